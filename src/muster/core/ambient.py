@@ -1,0 +1,93 @@
+"""Time, randomness and ids: the one object that is passed in wherever any of them is needed.
+
+Domain time is what ``Ambient.now`` says, and tests may move it (``muster.testing.clock``). Transport
+timeouts (handshakes, keep-alive) use real time, the event loop's, and do not come from here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+
+class Timer(Protocol):
+    """A callback that is due later."""
+
+    def cancel(self) -> None:
+        """Forget the callback; harmless when it has already run."""
+
+
+class Ambient(Protocol):
+    """What the domain may ask of the world. It does not promise that time never goes back."""
+
+    def now(self) -> float:
+        """Seconds since 1970-01-01 UTC, by the domain's clock."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+        ...
+
+    def at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` on the loop once ``now()`` has reached ``deadline`` (seconds since 1970)."""
+        ...
+
+    def random_bytes(self, count: int) -> bytes:
+        """``count`` bytes fit for keys."""
+        ...
+
+    def uuid(self) -> uuid.UUID:
+        """A fresh random UUID."""
+        ...
+
+
+class SystemAmbient:
+    """The machine's own clock and randomness."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self.now = time.time
+        self.monotonic = time.monotonic
+        self.random_bytes = os.urandom
+        self.uuid = uuid.uuid4
+
+    def at(self, deadline: float, callback: Callable[[], None]) -> Timer:
+        """See ``Ambient.at``. Re-armed when the wall clock was set back meanwhile."""
+        return _SystemTimer(self._loop, deadline, callback)
+
+
+class _SystemTimer:
+    __slots__ = ("_callback", "_deadline", "_handle", "_loop")
+
+    def __init__(self, loop: AbstractEventLoop, deadline: float, callback: Callable[[], None]) -> None:
+        self._loop, self._deadline, self._callback = loop, deadline, callback
+        self._handle = loop.call_later(max(0.0, deadline - time.time()), self._due)
+
+    def _due(self) -> None:
+        left = self._deadline - time.time()
+        if left > 0.001:
+            self._handle = self._loop.call_later(left, self._due)
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+def tracking_id(ambient: Ambient) -> str:
+    """A tracking id in Azure's form: 32 hex digits, ``-G:<n>-TimeStamp:MM/dd/yyyy HH:mm:ss`` (service.md 2.3)."""
+    stamp = datetime.fromtimestamp(ambient.now(), UTC).strftime("%m/%d/%Y %H:%M:%S")
+    return f"{ambient.uuid().hex}-G:0-TimeStamp:{stamp}"
+
+
+def iso(moment: float) -> str:
+    """``moment`` (seconds since 1970) as Azure prints times: ISO 8601, UTC, seven fraction digits, ``Z``."""
+    seconds = datetime.fromtimestamp(moment, UTC)
+    return f"{seconds:%Y-%m-%dT%H:%M:%S.%f}0Z"

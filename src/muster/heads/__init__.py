@@ -1,0 +1,1 @@
+"""Thin: sockets to wire events to domain calls."""

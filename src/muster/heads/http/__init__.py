@@ -1,0 +1,1 @@
+"""The HTTPS surface: one file per resource."""

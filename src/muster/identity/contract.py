@@ -1,0 +1,79 @@
+"""What the identity room asks of others: a store, and word of who is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from muster.identity.model import Identity, IdentityKey
+
+Change = Callable[[Identity | None, int], Identity | None]
+"""Given the identity as it stands (``None``: absent) and the number of modules its device has, returns what
+it shall be (``None``: deleted). Pure and quick; raises ``HubError`` to refuse. Runs inside the store's
+transaction and may run again if that is retried, so it must have no effects of its own."""
+
+
+class Edit(NamedTuple):
+    """A change to one identity. For a module whose device is missing the store answers 404001 by itself."""
+
+    key: IdentityKey
+    change: Change
+
+
+class Counts(NamedTuple):
+    """Devices (modules not counted) by status."""
+
+    enabled: int
+    disabled: int
+
+
+class IdentityStore(Protocol):
+    """Keeps identities, by hub.
+
+    Promises: an ``edit`` that returned is durable and seen by every later read. Deleting a device deletes
+    its modules. Does not promise: any order between edits made at the same time, or that a listing made
+    while edits run shows all of them or none.
+    """
+
+    async def get(self, hub: str, key: IdentityKey) -> Identity | None:
+        """The identity, or ``None``."""
+        ...
+
+    async def devices(self, hub: str, limit: int) -> Sequence[Identity]:
+        """Up to ``limit`` devices in the order of their ids."""
+        ...
+
+    async def modules(self, hub: str, device_id: str) -> Sequence[Identity]:
+        """The device's modules in the order of their ids; empty too when the device is unknown."""
+        ...
+
+    async def counts(self, hub: str) -> Counts:
+        """How many devices there are."""
+        ...
+
+    async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | None | Exception]:
+        """Apply each edit by itself, in order; one that raises leaves its identity as it was.
+
+        Returns, for each, what the identity is now, or the exception its change raised.
+        """
+        ...
+
+
+class Presence(Protocol):
+    """Who is connected; answered by the session table."""
+
+    def is_connected(self, key: IdentityKey) -> bool:
+        """Whether a live session of this identity exists."""
+        ...
+
+    def connection_changed(self, key: IdentityKey) -> float:
+        """When it last connected or disconnected (seconds since 1970), ``NEVER`` when not since the hub's start."""
+        ...
+
+    def last_activity(self, key: IdentityKey) -> float:
+        """When it last connected, disconnected or sent something; ``NEVER`` as above."""
+        ...
+
+    def connected_count(self) -> int:
+        """How many devices (modules not counted) are connected."""
+        ...

@@ -1,0 +1,71 @@
+"""The verdict: what was checked when somebody asked to be let in, in order, with what was expected and seen.
+
+A verdict is a value. It never holds a secret: keys, tokens and passwords are described, not copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Flag, StrEnum, auto
+
+from muster.core.errors import ErrorRow
+from muster.identity.model import Identity
+
+
+class Outcome(StrEnum):
+    """What came of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Right(Flag):
+    """What a shared access policy grants (cs Common/Data/AccessRights.cs)."""
+
+    NONE = 0
+    REGISTRY_READ = auto()
+    REGISTRY_WRITE = auto()
+    SERVICE_CONNECT = auto()
+    DEVICE_CONNECT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. ``name`` is stable and lower-case (``token-expiry``); ``remedy`` says what to do on failure."""
+
+    name: str
+    outcome: Outcome
+    expected: str = ""
+    seen: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The decision on one attempt to authenticate or to act.
+
+    ``cause`` names the first failed check more closely (``key-of-other-device``), empty when allowed;
+    ``error`` is the catalogue's row that decides the wire answer, ``None`` when allowed. ``expires_at``
+    (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
+    ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7).
+    """
+
+    tracking_id: str
+    at: float
+    transport: str
+    peer: str
+    principal: str
+    checks: tuple[Check, ...]
+    cause: str = ""
+    error: ErrorRow | None = None
+    identity: Identity | None = None
+    policy: str = ""
+    rights: Right = Right.NONE
+    expires_at: float | None = None
+    auth_method: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the attempt succeeded."""
+        return self.error is None

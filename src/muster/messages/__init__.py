@@ -1,0 +1,1 @@
+"""What devices and the hub say to each other: telemetry and its partitions."""

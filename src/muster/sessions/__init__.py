@@ -1,0 +1,1 @@
+"""Who is connected, on which transport, with which verdict. One model for all heads."""

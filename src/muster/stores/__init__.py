@@ -1,0 +1,1 @@
+"""Implementations of the contracts that the domain rooms declare."""
