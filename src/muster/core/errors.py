@@ -49,19 +49,39 @@ INVALID_PROTOCOL_VERSION = ErrorRow(
     "Send ?api-version=2021-04-12, as the SDKs do.",
 )  # fmt: skip
 INVALID_OPERATION = ErrorRow(
-    400003, "InvalidOperation", "amqp:not-allowed", 5, "The operation makes no sense here.", "See the message.",
+    400003,
+    "InvalidOperation",
+    "amqp:not-allowed",
+    5,
+    "The operation makes no sense here.",
+    "See the message.",
 )
-ARGUMENT_INVALID = ErrorRow(400004, "ArgumentInvalid", _ARGUMENT, 5, "A value is not allowed.", "Correct the value named.")
+ARGUMENT_INVALID = ErrorRow(
+    400004, "ArgumentInvalid", _ARGUMENT, 5, "A value is not allowed.", "Correct the value named."
+)
 ARGUMENT_NULL = ErrorRow(400005, "ArgumentNull", _ARGUMENT, 5, "A required value is missing.", "Give the value named.")
 FORMAT_ERROR = ErrorRow(400006, "IotHubFormatError", _BAD, 5, "The body is not valid JSON.", "Send valid JSON.")
 DEVICE_DEFINED_TWICE = ErrorRow(
-    400011, "DeviceDefinedMultipleTimes", _ARGUMENT, 5, "An id stands twice in a bulk call.", "Name each id once.",
+    400011,
+    "DeviceDefinedMultipleTimes",
+    _ARGUMENT,
+    5,
+    "An id stands twice in a bulk call.",
+    "Name each id once.",
 )
 BULK_FAILURE = ErrorRow(
-    400013, "BulkRegistryOperationFailure", _ARGUMENT, 5, "Some items of a bulk call failed.", "See its errors list.",
+    400013,
+    "BulkRegistryOperationFailure",
+    _ARGUMENT,
+    5,
+    "Some items of a bulk call failed.",
+    "See its errors list.",
 )
 TAKEN_OVER = ErrorRow(
-    400027, "ConnectionForcefullyClosedOnNewConnection", "amqp:link:stolen", 5,
+    400027,
+    "ConnectionForcefullyClosedOnNewConnection",
+    "amqp:link:stolen",
+    5,
     "The same identity connected again; the newer connection wins.",
     "Look for a second process that uses this device's credential.",
 )
@@ -70,86 +90,171 @@ INVALID_DEVICE_SCOPE = ErrorRow(
     "Copy deviceScope from the parent.",
 )  # fmt: skip
 MODULE_UNDER_MODULE = ErrorRow(
-    400301, "CannotRegisterModuleToModule", _ARGUMENT, 5, "A module cannot have modules.", "Register it under a device.",
+    400301,
+    "CannotRegisterModuleToModule",
+    _ARGUMENT,
+    5,
+    "A module cannot have modules.",
+    "Register it under a device.",
 )
 UNAUTHORIZED = ErrorRow(
-    401002, "IotHubUnauthorizedAccess", "amqp:unauthorized-access", 5, "The credential was refused.",
+    401002,
+    "IotHubUnauthorizedAccess",
+    "amqp:unauthorized-access",
+    5,
+    "The credential was refused.",
     "Run: muster why <tracking id>",
 )
 DEVICE_UNAUTHORIZED = ErrorRow(
-    401003, "IotHubUnauthorized", "amqp:unauthorized-access", 5, "The device's credential was refused.",
+    401003,
+    "IotHubUnauthorized",
+    "amqp:unauthorized-access",
+    5,
+    "The device's credential was refused.",
     "Run: muster why <tracking id>",
 )
 SYSTEM_MODULE = ErrorRow(
-    401100, "SystemModuleModifyUnauthorizedAccess", "amqp:unauthorized-access", 5,
-    "Modules that the edge runtime owns are not written by services.", "Change them through the edge deployment.",
+    401100,
+    "SystemModuleModifyUnauthorizedAccess",
+    "amqp:unauthorized-access",
+    5,
+    "Modules that the edge runtime owns are not written by services.",
+    "Change them through the edge deployment.",
 )
 QUEUE_DEPTH = ErrorRow(
-    403004, "DeviceMaximumQueueDepthExceeded", "amqp:resource-limit-exceeded", 5,
-    "Too many messages wait for the device.", "Let the device receive, or purge its queue.",
+    403004,
+    "DeviceMaximumQueueDepthExceeded",
+    "amqp:resource-limit-exceeded",
+    5,
+    "Too many messages wait for the device.",
+    "Let the device receive, or purge its queue.",
 )
 DEVICE_DISABLED = ErrorRow(
-    403012, "DeviceDisabled", "amqp:unauthorized-access", 5, "The device is disabled.", "Enable it in the registry.",
+    403012,
+    "DeviceDisabled",
+    "amqp:unauthorized-access",
+    5,
+    "The device is disabled.",
+    "Enable it in the registry.",
 )
 NOT_FOUND = ErrorRow(404000, "GenericNotFound", "amqp:not-found", 5, "There is no such resource.", "Check the path.")
 DEVICE_NOT_FOUND = ErrorRow(
-    404001, "DeviceNotFound", "amqp:not-found", 5, "No such device is registered.", "Run: muster device add <id>",
+    404001,
+    "DeviceNotFound",
+    "amqp:not-found",
+    5,
+    "No such device is registered.",
+    "Run: muster device add <id>",
 )
 ADDRESS_NOT_FOUND = ErrorRow(
-    404006, "AmqpAddressNotFound", "amqp:not-found", 5, "No link can be attached to this address.",
+    404006,
+    "AmqpAddressNotFound",
+    "amqp:not-found",
+    5,
+    "No link can be attached to this address.",
     "Check the link's address.",
 )
 MODULE_NOT_FOUND = ErrorRow(
-    404010, "ModuleNotFound", "amqp:not-found", 5, "No such module is registered.",
+    404010,
+    "ModuleNotFound",
+    "amqp:not-found",
+    5,
+    "No such module is registered.",
     "Run: muster device add <device> --module <module>",
 )
 CONNECTION_CLOSED = ErrorRow(
-    404104, "DeviceConnectionClosedRemotely", "amqp:connection:forced", 5, "The device went away.",
+    404104,
+    "DeviceConnectionClosedRemotely",
+    "amqp:connection:forced",
+    5,
+    "The device went away.",
     "See the session's end in the log.",
 )
 METHOD_NOT_ALLOWED = ErrorRow(
-    405000, "GenericMethodNotAllowed", "amqp:not-allowed", 5, "The resource does not take this HTTP method.",
+    405000,
+    "GenericMethodNotAllowed",
+    "amqp:not-allowed",
+    5,
+    "The resource does not take this HTTP method.",
     "See the Allow header.",
 )
 DEVICE_EXISTS = ErrorRow(
-    409001, "DeviceAlreadyExists", "com.microsoft:device-already-exists", 5, "The device exists.",
+    409001,
+    "DeviceAlreadyExists",
+    "com.microsoft:device-already-exists",
+    5,
+    "The device exists.",
     "Send If-Match to update it.",
 )
 MODULE_EXISTS = ErrorRow(
-    409301, "ModuleAlreadyExistsOnDevice", "com.microsoft:device-already-exists", 5, "The module exists.",
+    409301,
+    "ModuleAlreadyExistsOnDevice",
+    "com.microsoft:device-already-exists",
+    5,
+    "The module exists.",
     "Send If-Match to update it.",
 )
 PRECONDITION_FAILED = ErrorRow(
     412001, "PreconditionFailed", "com.microsoft:precondition-failed", 5,
-    "The etag in the request does not match the etag of the existing resource, as per RFC7232, please check and try again",
+    "The etag in the request does not match the etag of the existing resource, as per RFC7232, "
+    "please check and try again",
     "Read the resource again and repeat the change on its present state.",
 )  # fmt: skip
 MESSAGE_TOO_LARGE = ErrorRow(
-    413001, "MessageTooLarge", "amqp:link:message-size-exceeded", 5, "The message is over 256 KiB.",
+    413001,
+    "MessageTooLarge",
+    "amqp:link:message-size-exceeded",
+    5,
+    "The message is over 256 KiB.",
     "Send less, or upload a file.",
 )
 TOO_MANY_DEVICES = ErrorRow(
-    413002, "TooManyDevices", "amqp:resource-limit-exceeded", 5, "More than 100 devices in one bulk call.",
+    413002,
+    "TooManyDevices",
+    "amqp:resource-limit-exceeded",
+    5,
+    "More than 100 devices in one bulk call.",
     "Split the call.",
 )
 TOO_MANY_MODULES = ErrorRow(
-    413003, "TooManyModulesOnDevice", "amqp:resource-limit-exceeded", 5, "The device has all the modules it may have.",
+    413003,
+    "TooManyModulesOnDevice",
+    "amqp:resource-limit-exceeded",
+    5,
+    "The device has all the modules it may have.",
     "Delete a module first.",
 )
 UNSUPPORTED_MEDIA = ErrorRow(
-    415000, "GenericUnsupportedMediaType", _BAD, 5, "The Content-Type is not understood.", "Send application/json.",
+    415000,
+    "GenericUnsupportedMediaType",
+    _BAD,
+    5,
+    "The Content-Type is not understood.",
+    "Send application/json.",
 )
 THROTTLED = ErrorRow(
-    429001, "ThrottlingException", "com.microsoft:device-container-throttled", CONNACK_UNAVAILABLE,
-    "The rate limit was exceeded.", "Slow down and retry.",
+    429001,
+    "ThrottlingException",
+    "com.microsoft:device-container-throttled",
+    CONNACK_UNAVAILABLE,
+    "The rate limit was exceeded.",
+    "Slow down and retry.",
 )
 SERVER_ERROR = ErrorRow(
-    500001, "ServerError", "amqp:internal-error", CONNACK_UNAVAILABLE, "The hub failed; this is a defect or a full disk.",
+    500001,
+    "ServerError",
+    "amqp:internal-error",
+    CONNACK_UNAVAILABLE,
+    "The hub failed; this is a defect or a full disk.",
     "See the hub's log under the tracking id.",
 )
 UNAVAILABLE = ErrorRow(
-    503001, "ServiceUnavailable", "com.microsoft:server-busy", CONNACK_UNAVAILABLE,
-    "The hub is starting, draining or overloaded.", "Retry in a moment.",
+    503001,
+    "ServiceUnavailable",
+    "com.microsoft:server-busy",
+    CONNACK_UNAVAILABLE,
+    "The hub is starting, draining or overloaded.",
+    "Retry in a moment.",
 )
 
 ALL: tuple[ErrorRow, ...] = tuple(value for value in list(globals().values()) if isinstance(value, ErrorRow))

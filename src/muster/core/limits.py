@@ -31,50 +31,108 @@ class Limit(NamedTuple):
 _QUOTAS = "docs iot-hub-devguide-quotas-throttling"
 
 MESSAGE_BYTES = Limit(
-    "device-to-cloud message", 262_144, 262_144, "bytes", _QUOTAS,
+    "device-to-cloud message",
+    262_144,
+    262_144,
+    "bytes",
+    _QUOTAS,
     "Body, system property values and user names and values together; clients refuse more by themselves.",
 )
 MQTT_PACKET_BYTES = Limit(
-    "MQTT packet", 262_144 + 65_535 + 16, 262_144 + 65_535 + 16, "bytes", "device.md 3.6, MQTT 3.1.1 section 3.3",
+    "MQTT packet",
+    262_144 + 65_535 + 16,
+    262_144 + 65_535 + 16,
+    "bytes",
+    "device.md 3.6, MQTT 3.1.1 section 3.3",
     "The largest message and the longest topic; bounds what an unfinished packet may cost.",
 )
 MQTT_KEEP_ALIVE = Limit(
-    "MQTT keep-alive", 1767, 1767, "seconds", "docs iot-mqtt-connect-to-iot-hub",
+    "MQTT keep-alive",
+    1767,
+    1767,
+    "seconds",
+    "docs iot-mqtt-connect-to-iot-hub",
     "1.5 x the client's value, at most this; also what a client that asked for none gets.",
 )
 SAS_CLOCK_SKEW = Limit(
-    "SAS clock skew", 300, 300, "seconds", "cs SharedAccessSignatureConstants.MaxClockSkew",
+    "SAS clock skew",
+    300,
+    300,
+    "seconds",
+    "cs SharedAccessSignatureConstants.MaxClockSkew",
     "A token is good for this long after its expiry, so that clocks may differ.",
 )
 DEVICE_ID_CHARACTERS = Limit(
-    "device or module id", 128, 128, "characters", "docs iot-hub-devguide-identity-registry",
+    "device or module id",
+    128,
+    128,
+    "characters",
+    "docs iot-hub-devguide-identity-registry",
     "Ids are part of topics, addresses and keys.",
 )
 MODULES_PER_DEVICE = Limit(
-    "modules of a device", 50, 50, "modules", "code 413003; docs quotas", "Matches the cloud.",
+    "modules of a device",
+    50,
+    50,
+    "modules",
+    "code 413003; docs quotas",
+    "Matches the cloud.",
 )
 BULK_DEVICES = Limit(
-    "devices in a bulk call", 100, 100, "devices", "service.md 2.6", "More is answered 413002.",
+    "devices in a bulk call",
+    100,
+    100,
+    "devices",
+    "service.md 2.6",
+    "More is answered 413002.",
 )
 REGISTRY_PAGE = Limit(
-    "devices in a listing", 1000, 1000, "devices", "service.md 2.5", "A listing is one answer, unpaged.",
+    "devices in a listing",
+    1000,
+    1000,
+    "devices",
+    "service.md 2.5",
+    "A listing is one answer, unpaged.",
 )
 PARTITIONS = Limit(
-    "partitions", 32, 32, "partitions", _QUOTAS, "Readers hold a link for each.",
+    "partitions",
+    32,
+    32,
+    "partitions",
+    _QUOTAS,
+    "Readers hold a link for each.",
 )
 CONNECT_WAIT = Limit(
-    "time to CONNECT", 60, 60, "seconds", "EH appsettings_hub.json ConnectArrivalTimeout",
+    "time to CONNECT",
+    60,
+    60,
+    "seconds",
+    "EH appsettings_hub.json ConnectArrivalTimeout",
     "From the TCP accept to the first complete packet, the TLS handshake included.",
 )
 HANDSHAKES = Limit(
-    "handshakes in flight", 512, 512, "connections", "own choice", "Bounds memory and work before authentication.",
+    "handshakes in flight",
+    512,
+    512,
+    "connections",
+    "own choice",
+    "Bounds memory and work before authentication.",
 )
 CONSUMER_READERS = Limit(
-    "readers of a partition without owner level", 5, 5, "receivers", "service.md 4.4",
+    "readers of a partition without owner level",
+    5,
+    5,
+    "receivers",
+    "service.md 4.4",
     "Per consumer group and partition, as Event Hubs has it.",
 )
 REFUSALS_KEPT = Limit(
-    "refusals kept", 10_000, 10_000, "verdicts", "own choice", "`muster why` finds them; the oldest go first.",
+    "refusals kept",
+    10_000,
+    10_000,
+    "verdicts",
+    "own choice",
+    "`muster why` finds them; the oldest go first.",
 )
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

@@ -51,7 +51,7 @@ class IdentityStore(Protocol):
         """How many devices there are."""
         ...
 
-    async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | None | Exception]:
+    async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | Exception | None]:
         """Apply each edit by itself, in order; one that raises leaves its identity as it was.
 
         Returns, for each, what the identity is now, or the exception its change raised.
