@@ -110,14 +110,6 @@ CONNECT_WAIT = Limit(
     "EH appsettings_hub.json ConnectArrivalTimeout",
     "From the TCP accept to the first complete packet, the TLS handshake included.",
 )
-HANDSHAKES = Limit(
-    "handshakes in flight",
-    512,
-    512,
-    "connections",
-    "own choice",
-    "Bounds memory and work before authentication.",
-)
 CONSUMER_READERS = Limit(
     "readers of a partition without owner level",
     5,

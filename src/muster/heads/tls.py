@@ -1,0 +1,498 @@
+"""TLS straight on the socket: a small transport under every protocol of the hub.
+
+OpenSSL reads and writes the socket itself (``pyOpenSSL`` in socket mode) and the event loop only tells when
+to try again. That costs half of what the loop's own TLS does, and it takes any client certificate without
+judging it: the hub does that, with the registry at hand. What the transport presents is the part of
+``asyncio.Transport`` that our protocols and aiohttp use.
+
+Rules that keep it right:
+
+- One ``recv`` for each wake-up. A read takes a whole TLS record (16 KiB at most) and OpenSSL reads nothing
+  ahead, so what is left is in the kernel and the level-triggered poll comes back for it.
+- A silent socket has no TLS state yet: it costs a file descriptor and this object.
+- Handshake steps are rationed by loop round, so that a storm of connects cannot starve those who are in.
+- A close that we start sends what is queued, says goodbye, and drains for a second: closing a socket
+  with unread input resets it, and a reset eats the answer that explains the refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from OpenSSL import SSL
+
+from muster.core.limits import CONNECT_WAIT
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+log = logging.getLogger("muster.tls")
+
+RECORD_BYTES = 16_384
+"""The longest TLS record's content (RFC 8446 section 5.1)."""
+WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 262_144, 65_536
+"""Queued output above the first pauses the protocol's writing, below the second it goes on."""
+FLUSH_SECONDS, LINGER_SECONDS = 30.0, 1.0
+"""After ``close``: how long queued output may take, and how long we then wait for the peer's own end."""
+HANDSHAKES_A_ROUND = 8
+ACCEPTS_A_ROUND = 64
+BACKLOG = 4096
+
+
+class WireProtocol(Protocol):
+    """What a transport calls: asyncio's ``Protocol``, by shape."""
+
+    def connection_made(self, transport: Any) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> bool | None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+
+class _State(IntEnum):
+    SILENT = 0
+    HANDSHAKE = 1
+    OPEN = 2
+    DRAINING = 3
+    CLOSED = 4
+
+
+class TlsTransport:
+    """One connection. Created by ``TlsListener``; protocols see it from ``connection_made`` on."""
+
+    __slots__ = (
+        "_closing", "_connection", "_fd", "_listener", "_loop", "_out", "_paused", "_peer", "_protocol", "_queued",
+        "_recv", "_send", "_sock", "_state", "_timer", "_writing", "_writing_paused",
+    )  # fmt: skip
+
+    def __init__(self, listener: TlsListener, sock: socket.socket, peer: Any) -> None:
+        self._listener = listener
+        self._loop = listener.loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._peer = peer
+        self._state = _State.SILENT
+        self._connection: SSL.Connection | None = None
+        self._protocol: WireProtocol | None = None
+        self._recv: Callable[[int], bytes]
+        self._send: Callable[[Any], int]
+        self._out = bytearray()
+        self._closing = self._paused = self._queued = self._writing = self._writing_paused = False
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(CONNECT_WAIT.open, self._too_slow)
+        self._loop.add_reader(self._fd, self._handshake_ready)
+
+    # --- the handshake
+
+    def _handshake_ready(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._listener.enqueue_handshake(self)
+
+    def step_handshake(self) -> None:
+        """Take the handshake one step further; called by the listener, so many a loop round."""
+        self._queued = False
+        if self._state > _State.HANDSHAKE:
+            return
+        if self._connection is None:
+            self._connection = SSL.Connection(self._listener.context(), self._sock)
+            self._connection.set_accept_state()
+            self._state = _State.HANDSHAKE
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            self._watch_writing(on=False)
+        except SSL.WantWriteError:
+            self._watch_writing(on=True)
+        except (SSL.Error, OSError) as error:
+            self._listener.handshake_failed(self, error)
+            self._drop(None)
+        else:
+            self._established(self._connection)
+
+    def _established(self, connection: SSL.Connection) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        self._watch_writing(on=False)
+        self._recv, self._send = connection.recv, connection.send
+        self._state = _State.OPEN
+        self._protocol = self._listener.make_protocol()
+        self._loop.add_reader(self._fd, self._readable)
+        self._protocol.connection_made(self)
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self._state < _State.OPEN:
+            self._listener.handshake_failed(self, TimeoutError(f"no TLS handshake within {CONNECT_WAIT.open} s"))
+        self._drop(None)
+
+    # --- reading
+
+    def _readable(self) -> None:
+        try:
+            data = self._recv(RECORD_BYTES)
+        except (SSL.WantReadError, SSL.WantWriteError):
+            return
+        except SSL.ZeroReturnError:
+            self._end_of_input()
+        except (SSL.Error, OSError) as error:
+            if isinstance(error, SSL.SysCallError) and error.args[0] in (-1, 0):
+                self._end_of_input()
+            else:
+                self._drop(ConnectionResetError("the peer broke the connection"))
+        else:
+            if self._state is _State.OPEN:
+                assert self._protocol is not None
+                self._protocol.data_received(data)
+
+    def _end_of_input(self) -> None:
+        if self._state is _State.OPEN and self._protocol is not None and not self._closing:
+            self._loop.remove_reader(self._fd)
+            if self._protocol.eof_received():
+                return
+        self._drop(None)
+
+    def pause_reading(self) -> None:
+        """Leave what the peer sends in the kernel until ``resume_reading``."""
+        if not self._paused and self._state is _State.OPEN and not self._closing:
+            self._paused = True
+            self._loop.remove_reader(self._fd)
+
+    def resume_reading(self) -> None:
+        """See ``pause_reading``."""
+        if self._paused:
+            self._paused = False
+            if self._state is _State.OPEN and not self._closing:
+                self._loop.add_reader(self._fd, self._readable)
+
+    def is_reading(self) -> bool:
+        """Whether input is being taken."""
+        return not self._paused and self._state is _State.OPEN
+
+    # --- writing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send ``data``, at once as far as the socket takes it. Dropped after ``close``."""
+        if self._state is not _State.OPEN or self._closing or not data:
+            return
+        if not self._out:
+            sent = 0
+            try:
+                sent = self._send(data)
+            except (SSL.WantWriteError, SSL.WantReadError):
+                pass
+            except (SSL.Error, OSError):
+                self._loop.call_soon(self._drop, ConnectionResetError("the peer broke the connection"))
+                return
+            if sent == len(data):
+                return
+            self._out += memoryview(data)[sent:] if sent else data
+        else:
+            self._out += data
+        self._watch_writing(on=True)
+        if len(self._out) > WRITE_HIGH_BYTES and not self._writing_paused:
+            self._writing_paused = True
+            assert self._protocol is not None
+            self._protocol.pause_writing()
+
+    def writelines(self, chunks: Any) -> None:
+        """Send the chunks as one."""
+        self.write(b"".join(chunks))
+
+    def _watch_writing(self, *, on: bool) -> None:
+        if on and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._writable)
+        elif self._writing and not on:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _writable(self) -> None:
+        if self._state is _State.HANDSHAKE:
+            self._handshake_ready()
+            return
+        try:
+            while self._out:
+                with memoryview(self._out) as view:
+                    sent = self._send(view)
+                del self._out[:sent]
+        except (SSL.WantWriteError, SSL.WantReadError):
+            pass
+        except (SSL.Error, OSError):
+            self._drop(ConnectionResetError("the peer broke the connection"))
+            return
+        if self._writing_paused and len(self._out) <= WRITE_LOW_BYTES:
+            self._writing_paused = False
+            if self._protocol is not None:
+                self._protocol.resume_writing()
+        if not self._out:
+            self._watch_writing(on=False)
+            if self._closing:
+                self._say_goodbye()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes queued here, those in the kernel not counted."""
+        return len(self._out)
+
+    def can_write_eof(self) -> bool:
+        """TLS half-close is not offered to protocols."""
+        return False
+
+    # --- the end
+
+    def is_closing(self) -> bool:
+        """Whether ``close`` or ``abort`` was called, or the connection is gone."""
+        return self._closing or self._state > _State.OPEN
+
+    def close(self) -> None:
+        """Send what is queued, then end. The protocol hears ``connection_lost`` soon."""
+        if self._closing or self._state > _State.OPEN:
+            return
+        if self._state < _State.OPEN:
+            self._drop(None)
+            return
+        self._closing = True
+        self._loop.remove_reader(self._fd)
+        self._timer = self._loop.call_later(FLUSH_SECONDS, self._too_slow)
+        if not self._out:
+            self._say_goodbye()
+
+    def abort(self) -> None:
+        """End now; what is queued is lost."""
+        self._drop(None)
+
+    def _say_goodbye(self) -> None:
+        self._state = _State.DRAINING
+        self._lose_protocol(None)
+        if self._connection is not None:
+            with contextlib.suppress(SSL.Error, OSError):
+                self._connection.shutdown()
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(None)
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LINGER_SECONDS, self._too_slow)
+        self._loop.add_reader(self._fd, self._drain)
+
+    def _drain(self) -> None:
+        try:
+            if self._sock.recv(65_536):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._drop(None)
+
+    def _drop(self, error: Exception | None) -> None:
+        if self._state is _State.CLOSED:
+            return
+        self._state = _State.CLOSED
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        self._out.clear()
+        self._sock.close()
+        self._connection = None
+        self._listener.forget(self)
+        self._lose_protocol(error)
+
+    def _lose_protocol(self, error: Exception | None) -> None:
+        if self._protocol is not None:
+            protocol, self._protocol = self._protocol, None
+            self._loop.call_soon(protocol.connection_lost, error)
+
+    # --- about the peer
+
+    def set_protocol(self, protocol: WireProtocol) -> None:
+        """From now on ``protocol`` is called."""
+        self._protocol = protocol
+
+    def get_protocol(self) -> WireProtocol | None:
+        """Who is called."""
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """One of ``peername``, ``sockname``, ``socket``, ``tls_version``, ``server_name``, ``peer_certificate``, and
+        ``peer_chain`` (what the client sent besides its certificate); ``default`` for what is not there.
+        """
+        if name == "peername":
+            return self._peer
+        if name == "socket":
+            return self._sock
+        if name == "sockname":
+            return self._sock.getsockname() if self._state is not _State.CLOSED else default
+        connection = self._connection
+        if connection is None:
+            return default
+        if name == "tls_version":
+            return connection.get_protocol_version_name()
+        if name == "server_name":
+            return connection.get_servername()
+        if name == "peer_certificate":
+            return connection.get_peer_certificate(as_cryptography=True)
+        if name == "peer_chain":
+            chain: list[x509.Certificate] | None = connection.get_peer_cert_chain(as_cryptography=True)
+            return chain or []
+        return default
+
+
+class TlsListener:
+    """Accepts on one or more addresses and gives each connection, once secured, a protocol of its own.
+
+    ``context`` is asked anew for each handshake, so that a new certificate serves new connections while
+    old ones go on. ``make_protocol`` is called when the handshake is done.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: Callable[[], SSL.Context],
+        make_protocol: Callable[[], WireProtocol],
+    ) -> None:
+        self.loop = loop
+        self.context = context
+        self.make_protocol = make_protocol
+        self._sockets: list[socket.socket] = []
+        self._transports: set[TlsTransport] = set()
+        self._waiting: deque[TlsTransport] = deque()
+        self._stepping = False
+        self._accepting = False
+        self.failed_handshakes = 0
+
+    def listen(self, sockets: list[socket.socket]) -> None:
+        """Take over bound sockets and accept on them."""
+        for sock in sockets:
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+        self._sockets += sockets
+        self._accept_on(on=True)
+
+    def _accept_on(self, *, on: bool) -> None:
+        if on is self._accepting:
+            return
+        self._accepting = on
+        for sock in self._sockets:
+            if on:
+                self.loop.add_reader(sock.fileno(), self._accept, sock)
+            else:
+                self.loop.remove_reader(sock.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_A_ROUND):
+            try:
+                sock, peer = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.warning("cannot accept: %s; accepting again in a second", error)
+                self._accept_on(on=False)
+                self.loop.call_later(1.0, self._accept_again)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._transports.add(TlsTransport(self, sock, peer))
+
+    def _accept_again(self) -> None:
+        if self._sockets:
+            self._accept_on(on=True)
+
+    # --- called by transports
+
+    def enqueue_handshake(self, transport: TlsTransport) -> None:
+        """``transport`` has input for its handshake."""
+        self._waiting.append(transport)
+        if not self._stepping:
+            self._stepping = True
+            self.loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        for _ in range(min(HANDSHAKES_A_ROUND, len(self._waiting))):
+            self._waiting.popleft().step_handshake()
+        if self._waiting:
+            self.loop.call_soon(self._step)
+        else:
+            self._stepping = False
+
+    def handshake_failed(self, transport: TlsTransport, error: Exception) -> None:
+        """Keep word of a connection that never became one."""
+        self.failed_handshakes += 1
+        log.info("TLS handshake with %s failed: %s", describe_peer(transport), _reason(error))
+
+    def forget(self, transport: TlsTransport) -> None:
+        """``transport`` is closed."""
+        self._transports.discard(transport)
+
+    # --- the end
+
+    @property
+    def connections(self) -> int:
+        """Sockets held, silent and draining ones included."""
+        return len(self._transports)
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; connections go on."""
+        self._accept_on(on=False)
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+    def close_connections(self) -> None:
+        """Close every connection, saying goodbye to those that are open."""
+        for transport in list(self._transports):
+            transport.close()
+
+    def abort_connections(self) -> None:
+        """Drop every connection."""
+        for transport in list(self._transports):
+            transport.abort()
+
+
+def describe_peer(transport: Any) -> str:
+    """``address:port`` of the other side, for verdicts and logs."""
+    peer = transport.get_extra_info("peername")
+    if not peer:
+        return "unknown"
+    host, port = peer[0], peer[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SSL.SysCallError):
+        return "the client closed the connection before the handshake was done"
+    if isinstance(error, SSL.Error) and error.args and error.args[0]:
+        return "; ".join(str(entry[-1]) for entry in error.args[0])
+    return str(error) or type(error).__name__
+
+
+def server_context(certificate_chain_file: str, key_file: str) -> SSL.Context:
+    """A context for the hub's listeners: TLS 1.2 and 1.3, a client certificate asked for and not judged here.
+
+    Session tickets and the cache are off: a resumed session loses the chain that the client sent.
+    Raises ``SSL.Error`` when the files do not hold a chain and its key.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES128:!aNULL:!eNULL:!SHA1")
+    context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+    context.use_certificate_chain_file(certificate_chain_file)
+    context.use_privatekey_file(key_file)
+    context.check_privatekey()
+    return context

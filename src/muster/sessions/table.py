@@ -1,0 +1,162 @@
+"""The session table: one live session for each identity, on whatever transport.
+
+A newer session takes over: the older one is ended before the newer is told that it is in. A change in the
+registry ends the sessions that it takes the ground from. Connection state, as the registry and the
+statistics show it, is read from here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from muster.core.ambient import Ambient
+from muster.core.bus import IDENTITY_CHANGED, Bus
+from muster.core.errors import DEVICE_DISABLED, DEVICE_NOT_FOUND, DEVICE_UNAUTHORIZED, TAKEN_OVER, ErrorRow
+from muster.identity.contract import IdentityStore
+from muster.identity.model import NEVER, Identity, IdentityKey, Status
+from muster.identity.verdict import Verdict
+
+log = logging.getLogger("muster.sessions")
+
+
+class Sink(Protocol):
+    """The head's end of a session: what the hub may do to the connection."""
+
+    def end(self, error: ErrorRow) -> None:
+        """Close the connection because of ``error``, as the protocol can say it. Called once, on the loop."""
+        ...
+
+
+class Session:
+    """One authenticated connection of one identity."""
+
+    __slots__ = ("ended", "identity", "opened", "sink", "verdict")
+
+    def __init__(self, identity: Identity, verdict: Verdict, sink: Sink, now: float) -> None:
+        self.identity = identity
+        self.verdict = verdict
+        self.sink = sink
+        self.opened = now
+        self.ended = False
+
+    @property
+    def key(self) -> IdentityKey:
+        """Whose session it is."""
+        return self.identity.key
+
+
+class SessionTable:
+    """All live sessions of one hub on this node; implements ``identity.contract.Presence``."""
+
+    def __init__(self, hub: str, store: IdentityStore, bus: Bus, ambient: Ambient) -> None:
+        self._hub = hub
+        self._store = store
+        self._ambient = ambient
+        self._sessions: dict[IdentityKey, Session] = {}
+        self._modules: dict[str, set[IdentityKey]] = {}
+        self._changed: dict[IdentityKey, float] = {}
+        self._devices = 0
+        self._rechecks: set[asyncio.Task[None]] = set()
+        self.takeovers = 0
+        bus.subscribe(IDENTITY_CHANGED, self._identity_changed)
+
+    # --- for heads
+
+    def open(self, verdict: Verdict, sink: Sink) -> Session:
+        """Begin the session that ``verdict`` allows; a session that this identity already has is ended first."""
+        identity = verdict.identity
+        assert identity is not None, "a session needs a verdict that allows an identity"
+        older = self._sessions.get(identity.key)
+        if older is not None:
+            self.takeovers += 1
+            log.info(
+                "%s: the connection from %s (%s) takes over from %s (%s)", identity.key, verdict.peer,
+                verdict.transport, older.verdict.peer, older.verdict.transport,
+            )  # fmt: skip
+            self._end(older, TAKEN_OVER)
+        now = self._ambient.now()
+        session = Session(identity, verdict, sink, now)
+        self._sessions[identity.key] = session
+        self._changed[identity.key] = now
+        if identity.module_id is None:
+            self._devices += 1
+        else:
+            self._modules.setdefault(identity.device_id, set()).add(identity.key)
+        return session
+
+    def close(self, session: Session) -> None:
+        """The connection is gone, by whosever wish; harmless when the session has ended already."""
+        if session.ended:
+            return
+        session.ended = True
+        key = session.key
+        del self._sessions[key]
+        self._changed[key] = self._ambient.now()
+        if key.module_id is None:
+            self._devices -= 1
+        else:
+            modules = self._modules[key.device_id]
+            modules.discard(key)
+            if not modules:
+                del self._modules[key.device_id]
+
+    def _end(self, session: Session, error: ErrorRow) -> None:
+        self.close(session)
+        session.sink.end(error)
+
+    def end_all(self, error: ErrorRow) -> None:
+        """End every session, as when the hub stops."""
+        for session in list(self._sessions.values()):
+            self._end(session, error)
+
+    # --- presence
+
+    def is_connected(self, key: IdentityKey) -> bool:
+        return key in self._sessions
+
+    def connection_changed(self, key: IdentityKey) -> float:
+        return self._changed.get(key, NEVER)
+
+    def last_activity(self, key: IdentityKey) -> float:
+        return self._changed.get(key, NEVER)
+
+    def connected_count(self) -> int:
+        return self._devices
+
+    # --- changes in the registry
+
+    def _identity_changed(self, payload: str) -> None:
+        device_id, _, module_id = payload.partition("/")
+        keys = {IdentityKey(device_id, module_id)} if module_id else {IdentityKey(device_id)}
+        if not module_id:
+            keys |= self._modules.get(device_id, set())
+        for key in keys:
+            session = self._sessions.get(key)
+            if session is not None:
+                task = asyncio.get_running_loop().create_task(self._recheck(session))
+                self._rechecks.add(task)
+                task.add_done_callback(self._rechecks.discard)
+
+    async def _recheck(self, session: Session) -> None:
+        present = await self._store.get(self._hub, session.key)
+        error = _ground_lost(session.identity, present)
+        if error is None and session.key.module_id is not None:
+            device = await self._store.get(self._hub, IdentityKey(session.key.device_id))
+            if device is not None and device.status is Status.DISABLED:
+                error = DEVICE_DISABLED
+        if error is not None and not session.ended:
+            log.info("%s: its session ends: %s", session.key, error.cause)
+            self._end(session, error)
+
+
+def _ground_lost(then: Identity, now: Identity | None) -> ErrorRow | None:
+    """Why a session that was opened with ``then`` cannot go on, or ``None``."""
+    if now is None or now.generation_id != then.generation_id:
+        return DEVICE_NOT_FOUND
+    if now.status is Status.DISABLED:
+        return DEVICE_DISABLED
+    if now.authentication != then.authentication:
+        return DEVICE_UNAUTHORIZED
+    return None
