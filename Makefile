@@ -1,0 +1,52 @@
+# `make run` starts a hub with a demo device; `make test` proves the checkout. Each installs what it needs by itself.
+# `make help` lists the rest.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+SOAK_ARGS ?=
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+.DEFAULT_GOAL := help
+
+# $(call prepare,TARGET): install what TARGET needs. When that cannot be done the script's one line ends the run.
+prepare = $(eval reason := $(shell $(PYTHON) scripts/bootstrap.py $(1)))$(if $(filter 0,$(.SHELLSTATUS)),,$(error \
+	$(or $(reason),scripts/bootstrap.py failed, see above)))
+
+.PHONY: help run test lint bench soak lock docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+
+run: ## start a hub with a demo device that sends telemetry
+	$(call prepare,run)@muster serve --demo
+
+test: ## style, types, layers and every test
+	$(call prepare,test)@$(MAKE) --no-print-directory check-style
+	@pytest -n 2 --dist worksteal -m "not soak" $(PYTEST_ARGS)
+
+lint: ## style, types and layers only
+	$(call prepare,test)@$(MAKE) --no-print-directory check-style
+
+.PHONY: check-style
+check-style:
+	@ruff check --quiet .
+	@ruff format --check --quiet .
+	@mypy --no-error-summary
+	@mypy --no-error-summary scripts bench
+	@mkdir -p build && lint-imports >build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
+
+bench: ## measure the hub beside Mosquitto and a least C server, into docs/results
+	$(call prepare,bench)@python -m bench.run $(BENCH_ARGS)
+
+soak: ## the long proofs; a run that was stopped goes on where it was
+	$(call prepare,test)@python scripts/soak.py $(SOAK_ARGS)
+
+docs: ## write docs/errors.md and docs/limits.md from their tables
+	$(call prepare,test)@python scripts/tables.py
+
+lock: ## renew requirements/*.lock from pyproject.toml
+	@PYTHON=$(PYTHON) scripts/lock
+
+clean: ## remove what the other targets made, but no data of a hub
+	rm -rf .venv build bench/build tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
