@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from muster.core.ambient import Ambient
@@ -56,6 +57,7 @@ class SessionTable:
         self._ambient = ambient
         self._sessions: dict[IdentityKey, Session] = {}
         self._modules: dict[str, set[IdentityKey]] = {}
+        self._subscriptions: dict[IdentityKey, dict[str, int]] = {}
         self._changed: dict[IdentityKey, float] = {}
         self._devices = 0
         self._rechecks: set[asyncio.Task[None]] = set()
@@ -110,6 +112,31 @@ class SessionTable:
         """End every session, as when the hub stops."""
         for session in list(self._sessions.values()):
             self._end(session, error)
+
+    # --- what lasts between MQTT connections (device.md 3.3)
+
+    def resume(self, key: IdentityKey, *, clean: bool) -> bool:
+        """Whether subscriptions of an earlier connection go on; with ``clean`` they are forgotten instead."""
+        if clean:
+            self.forget(key)
+        return key in self._subscriptions
+
+    def forget(self, key: IdentityKey) -> None:
+        """Forget all subscriptions, as at the end of a clean session."""
+        self._subscriptions.pop(key, None)
+
+    def subscribe(self, key: IdentityKey, granted: Mapping[str, int]) -> None:
+        """Remember filters with their QoS."""
+        if granted:
+            self._subscriptions.setdefault(key, {}).update(granted)
+
+    def unsubscribe(self, key: IdentityKey, filters: Iterable[str]) -> None:
+        """Forget filters."""
+        present = self._subscriptions.get(key, {})
+        for name in filters:
+            present.pop(name, None)
+        if not present:
+            self._subscriptions.pop(key, None)
 
     # --- presence
 
