@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from muster.wire.mqtt.packets import (
     IDENTIFIER_REJECTED,
     UNACCEPTABLE_PROTOCOL_LEVEL,
@@ -19,6 +21,10 @@ from muster.wire.mqtt.packets import (
     Will,
 )
 
+_NUL: Final = 0x00
+_HASH: Final = 0x23
+_PLUS: Final = 0x2B
+
 
 def publish(data: bytes, first: int, at: int, stop: int) -> Publish:
     """PUBLISH; ``first`` is the first byte of the fixed header (section 3.3)."""
@@ -27,7 +33,7 @@ def publish(data: bytes, first: int, at: int, stop: int) -> Publish:
         raise MqttError("PUBLISH ends before its topic.")
     end = begin + (data[at] << 8 | data[at + 1])
     topic = data[begin:end]
-    if not topic or b"+" in topic or b"#" in topic or b"\0" in topic or not topic.isascii():
+    if not topic or _PLUS in topic or _HASH in topic or _NUL in topic or not topic.isascii():
         _judge_topic(topic)
     if not first & 0x06:
         if end > stop:
@@ -50,7 +56,7 @@ def publish(data: bytes, first: int, at: int, stop: int) -> Publish:
 def _judge_topic(topic: bytes) -> None:
     if not topic:
         raise MqttError("PUBLISH has an empty topic (section 4.7.3).")
-    if b"+" in topic or b"#" in topic:
+    if _PLUS in topic or _HASH in topic:
         raise MqttError("The topic of PUBLISH holds a wildcard (section 3.3.2.1); percent-encode it in a property bag.")
     _decoded(topic, "The topic of PUBLISH")
 

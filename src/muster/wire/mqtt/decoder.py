@@ -69,9 +69,13 @@ class Decoder:
                 length = data[at + 1]
                 body = at + 2
                 if length > 0x7F:
-                    length, body = _remaining_length(data, at, end)
-                    if body == 0:
-                        break
+                    if body < end and data[body] < 0x80:  # two bytes, as most packets have: not worth a call
+                        length += (data[body] << 7) - 0x80
+                        body += 1
+                    else:
+                        length, body = _remaining_length(data, at, end)
+                        if body == 0:
+                            break
                 stop = body + length
                 if stop - at > self.max_packet_bytes:
                     raise MqttError(f"A packet of {stop - at} bytes; at most {self.max_packet_bytes} are taken here.")
