@@ -1,0 +1,333 @@
+"""SQLite as every store of this folder uses it: opening a file, bringing it up to date, one writer with group commit.
+
+See https://www.sqlite.org/wal.html for what WAL mode promises, in particular that ``synchronous=NORMAL``
+loses acknowledged commits when the power is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike, fspath
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+import apsw
+
+from muster.core.errors import INVALID_OPERATION, SERVER_ERROR, UNAVAILABLE, HubError
+
+OLDEST_SQLITE = (3, 51, 3)
+"""Versions 3.7.0 to 3.51.2 can lose committed writes when a checkpoint and a commit race ("WAL-reset bug")."""
+
+BUSY_MILLISECONDS = 5000
+"""How long a connection waits for a lock that another one holds."""
+
+WAL_FILE_LIMIT = 64 * 1024 * 1024
+"""A write-ahead log that grew beyond this many bytes is cut back to it when it starts over."""
+
+T = TypeVar("T")
+Work = Callable[[apsw.Connection], T]
+"""Reads and writes through the connection it is given, inside a transaction that the writer ends. Runs in
+the writer's thread; may run SQL but not BEGIN, COMMIT, ROLLBACK or SAVEPOINT."""
+
+CHECKPOINT_BYTES = 4 * 1024 * 1024
+"""Once this much was written to the write-ahead log, it is copied into the database file."""
+
+RESTART_FACTOR = 16
+"""A write-ahead log of this many times ``CHECKPOINT_BYTES``: wait for readers, so that it can start over."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def require_current_sqlite(version: str) -> None:
+    """Raise ``HubError`` (400003) when ``version`` (as SQLite names itself, ``3.51.3``) may lose commits."""
+    if tuple(int(part) for part in version.split(".")) < OLDEST_SQLITE:
+        oldest = ".".join(str(part) for part in OLDEST_SQLITE)
+        raise HubError(
+            INVALID_OPERATION,
+            f"SQLite {version} can lose committed writes; {oldest} or later is needed. "
+            "Upgrade the apsw package, which carries its own: pip install --upgrade apsw",
+        )
+
+
+def store_error(path: str | PathLike[str], error: apsw.Error) -> HubError:
+    """``error`` of SQLite as a refusal (500001) that names the file and what to do about it."""
+    match error:
+        case apsw.FullError():
+            advice = "the disk is full; free some space, then it goes on by itself"
+        case apsw.CorruptError() | apsw.NotADBError():
+            advice = "the file is damaged or not a database; restore it from a backup, or move it away to start anew"
+        case apsw.CantOpenError() | apsw.PermissionsError() | apsw.ReadOnlyError() | apsw.AuthError():
+            advice = "it cannot be opened for writing; check that the directory exists and who owns it"
+        case apsw.BusyError() | apsw.LockedError():
+            advice = "another process holds it; end that one first"
+        case apsw.IOError():
+            advice = "the disk failed to read or write; see the system's log"
+        case _:
+            advice = "SQLite refused"
+    return HubError(SERVER_ERROR, f"{fspath(path)}: {advice} ({type(error).__name__}: {error})")
+
+
+@contextlib.contextmanager
+def told_as_refusal(path: str | PathLike[str]) -> Iterator[None]:
+    """Turn what SQLite raises inside into ``HubError`` (500001), see ``store_error``."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise store_error(path, error) from error
+
+
+def open_connection(
+    path: str | PathLike[str],
+    *,
+    readonly: bool = False,
+    vfs: str | None = None,
+    durable: bool = True,
+    page_size: int = 4096,
+) -> apsw.Connection:
+    """Open the database at ``path`` the way the hub needs it: WAL, foreign keys on, no automatic checkpoint.
+
+    ``durable``: a COMMIT returns only after the disk has it; without, a power cut may lose or damage the
+    file. ``page_size`` (bytes, a power of two) counts only when the file is made. ``vfs`` names a registered
+    SQLite VFS to go through. The connection may be used by any thread, one at a time.
+    Raises ``HubError``: 400003 for a SQLite that is too old, 500001 when the file cannot be opened.
+    """
+    require_current_sqlite(apsw.sqlite_lib_version())
+    flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    with told_as_refusal(path):
+        connection = apsw.Connection(fspath(path), flags=flags, vfs=vfs)
+        try:
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+            connection.wal_autocheckpoint(0)
+            connection.pragma("foreign_keys", True)
+            connection.pragma("synchronous", "FULL" if durable else "OFF")
+            if not readonly:
+                connection.pragma("page_size", page_size)
+                connection.pragma("journal_size_limit", WAL_FILE_LIMIT)
+            mode = connection.pragma("journal_mode") if readonly else connection.pragma("journal_mode", "wal")
+            if mode != "wal":
+                raise apsw.CantOpenError(f"the journal mode is {mode}, write-ahead logging is needed")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def migrate(connection: apsw.Connection, migrations: Sequence[str]) -> None:
+    """Run those of ``migrations`` (SQL, oldest first) that the file has not seen, each in its own transaction.
+
+    The file's ``user_version`` counts them. A step that was ever released is never edited, only followed by
+    another. Raises ``HubError``: 400003 for a file that a newer hub has written, 500001 when a step fails.
+    """
+    path = connection.filename
+    with told_as_refusal(path):
+        seen = int(connection.pragma("user_version"))
+        if seen > len(migrations):
+            raise HubError(
+                INVALID_OPERATION,
+                f"{path} has layout {seen}, this version of muster knows {len(migrations)} at most; "
+                "run the newer version that wrote it",
+            )
+        for number, step in enumerate(migrations[seen:], seen + 1):
+            try:
+                connection.execute(f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {number}; COMMIT")
+            except apsw.Error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+
+class _Item(NamedTuple):
+    work: Work[Any]
+    done: Callable[[Any, BaseException | None], None]
+
+
+class _Outcome(NamedTuple):
+    done: Callable[[Any, BaseException | None], None]
+    result: Any
+    error: BaseException | None
+
+
+class Writer:
+    """The only connection that writes to a database, in a thread of its own.
+
+    Work that is handed in while a commit runs forms the next transaction; the first to come starts one at
+    once, and there is no timer. Promises: an outcome reaches the loop only after the COMMIT (with it the
+    fsync, when ``durable``) returned; outcomes arrive in the order the work was handed in; work that raises
+    undoes only its own changes. When the COMMIT itself fails, all work of that transaction fails and none
+    of its changes stay. Cancelling a future does not take the work back.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        migrations: Sequence[str],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        vfs: str | None = None,
+        durable: bool = True,
+        page_size: int = 4096,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
+    ) -> None:
+        """Open the file at ``path`` (made when missing), migrate it and start the thread.
+
+        Raises ``HubError`` as ``open_connection`` and ``migrate`` do. Blocks for as long as that takes.
+        """
+        self.path = fspath(path)
+        self._loop = loop
+        self._connection = open_connection(path, vfs=vfs, durable=durable, page_size=page_size)
+        try:
+            migrate(self._connection, migrations)
+            page = int(self._connection.pragma("page_size"))
+        except BaseException:
+            self._connection.close()
+            raise
+        self._checkpoint_pages = max(1, checkpoint_bytes // page)
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._closing: asyncio.Future[None] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"writer of {self.path}", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work[T]) -> asyncio.Future[T]:
+        """Have ``work`` done; the future holds what it returned, or what it or the commit raised.
+
+        What SQLite raises arrives as ``HubError`` (500001). Raises ``HubError`` (503001) after ``close``.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def done(result: T, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.call(work, done)
+        return future
+
+    def call(self, work: Work[T], done: Callable[[T, BaseException | None], None]) -> None:
+        """As ``submit``, but with ``done(result, error)`` called on the loop: one loop round earlier."""
+        if self._closing is not None:
+            raise HubError(UNAVAILABLE, f"{self.path} is closed; nothing can be written any more")
+        self._queue.put(_Item(work, done))
+
+    async def close(self) -> None:
+        """End the thread after the work handed in so far, and close the file. Harmless when repeated."""
+        if self._closing is None:
+            self._closing = self._loop.create_future()
+            self._queue.put(None)
+        await asyncio.shield(self._closing)
+        self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            batch, closing = self._next_batch()
+            outcomes = self._transact(batch) if batch else []
+            try:
+                if outcomes:
+                    self._loop.call_soon_threadsafe(self._deliver, outcomes)
+            except RuntimeError:  # the loop is gone, and with it all who could still ask for something
+                break
+            if outcomes:
+                self._checkpoint()
+        try:
+            self._connection.close()
+        finally:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._closed)
+
+    def _next_batch(self) -> tuple[list[_Item], bool]:
+        batch: list[_Item] = []
+        item = self._queue.get()
+        try:
+            while item is not None:
+                batch.append(item)
+                item = self._queue.get_nowait()
+        except Empty:
+            return batch, False
+        return batch, True
+
+    def _transact(self, batch: list[_Item]) -> list[_Outcome]:
+        """Run ``batch`` in one transaction. A single item needs no savepoint: its failure ends the whole."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if len(batch) == 1:
+                item = batch[0]
+                outcomes = [_Outcome(item.done, item.work(connection), None)]
+            else:
+                outcomes = [self._step(item) for item in batch]
+            connection.execute("COMMIT")
+            return outcomes
+        except BaseException as error:  # whatever it is, it belongs to those who wait; the thread goes on
+            self._roll_back()
+            told = self._told(error)
+            return [_Outcome(item.done, None, told) for item in batch]
+
+    def _step(self, item: _Item) -> _Outcome:
+        connection = self._connection
+        connection.execute("SAVEPOINT item")
+        try:
+            result = item.work(connection)
+        except BaseException as error:
+            if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
+                raise
+            connection.execute("ROLLBACK TO item; RELEASE item")
+            return _Outcome(item.done, None, self._told(error))
+        connection.execute("RELEASE item")
+        return _Outcome(item.done, result, None)
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except apsw.Error:
+            _LOG.exception("%s: a failed transaction could not be rolled back", self.path)
+
+    def _told(self, error: BaseException) -> BaseException:
+        told: BaseException
+        if isinstance(error, apsw.Error):
+            told = store_error(self.path, error)
+        elif isinstance(error, StopIteration):  # a future does not take it
+            told = RuntimeError("work for the writer ended with StopIteration")
+        else:
+            return error
+        told.__cause__ = error
+        return told
+
+    def _checkpoint(self) -> None:
+        """Copy the write-ahead log into the database file once enough of it has gathered.
+
+        PASSIVE waits for nobody. When readers have kept the log from starting over for long, RESTART waits
+        for those present, which are short.
+        """
+        written, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)
+        if written < self._checkpoint_pages:
+            return
+        self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)
+        try:
+            frames, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if frames >= RESTART_FACTOR * self._checkpoint_pages:
+                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            _LOG.warning("%s: the write-ahead log cannot start over, a reader holds it", self.path)
+        except apsw.Error as error:  # nothing is lost: the log keeps it, and the next checkpoint tries again
+            _LOG.error("%s", store_error(self.path, error))
+
+    def _deliver(self, outcomes: list[_Outcome]) -> None:
+        for outcome in outcomes:
+            try:
+                outcome.done(outcome.result, outcome.error)
+            except Exception as error:
+                self._loop.call_exception_handler(
+                    {"message": f"{self.path}: a callback failed after a commit", "exception": error}
+                )
+
+    def _closed(self) -> None:
+        if self._closing is not None and not self._closing.done():
+            self._closing.set_result(None)
