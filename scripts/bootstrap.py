@@ -73,7 +73,7 @@ def install_debian(packages: list[str], reason: str) -> None:
     else:
         raise Missing(remedy)
     say(f"installing Debian packages: {wanted}")
-    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o=Dpkg::Use-Pty=0"]
     try:
         run(*apt, "update")
         run(*apt, "install", "--yes", "--no-install-recommends", *packages)
@@ -134,17 +134,21 @@ def pip_command() -> list[str | Path]:
 
 
 def install_locked(name: str) -> None:
-    """Install requirements/NAME.lock, hashes checked, and the checkout itself, unless just that is installed."""
+    """Install requirements/NAME.lock, hashes checked, unless just that is installed.
+
+    Nothing is built in an environment fetched for it: what builds need is locked in run.lock, which goes first and
+    brings the checkout itself along.
+    """
     lock = ROOT / "requirements" / f"{name}.lock"
     stamp = VENV / f".{name}.stamp"
     made_from = digest(lock, ROOT / "pyproject.toml", note=f"{VENV} {version_of(VENV_PYTHON)}")
     if read(stamp) == made_from:
         return
     say(f"installing requirements/{name}.lock")
-    pip = [*pip_command(), "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    pip = [*pip_command(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-build-isolation"]
     run(*pip, "--require-hashes", "--requirement", lock)
-    if name != "node":
-        run(*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    if name == "run":
+        run(*pip, "--no-deps", "--editable", ROOT)
     stamp.write_text(made_from)
 
 
@@ -211,7 +215,7 @@ def prepare_run() -> None:
 
 
 def prepare_test() -> None:
-    make_environment()
+    prepare_run()
     install_locked("dev")
     install_npm()
 
