@@ -62,6 +62,14 @@ SAS_CLOCK_SKEW = Limit(
     "cs SharedAccessSignatureConstants.MaxClockSkew",
     "A token is good for this long after its expiry, so that clocks may differ.",
 )
+SAS_TOKEN_CHARACTERS = Limit(
+    "SAS token",
+    4096,
+    4096,
+    "characters",
+    "own choice",
+    "Two ids of 128 characters encoded twice, a host name and a signature fit; bounds work before authentication.",
+)
 DEVICE_ID_CHARACTERS = Limit(
     "device or module id",
     128,
@@ -69,6 +77,14 @@ DEVICE_ID_CHARACTERS = Limit(
     "characters",
     "docs iot-hub-devguide-identity-registry",
     "Ids are part of topics, addresses and keys.",
+)
+STATUS_REASON_CHARACTERS = Limit(
+    "status reason",
+    128,
+    128,
+    "characters",
+    "service.md 2.4",
+    "Matches the cloud.",
 )
 MODULES_PER_DEVICE = Limit(
     "modules of a device",
@@ -93,6 +109,14 @@ REGISTRY_PAGE = Limit(
     "devices",
     "service.md 2.5",
     "A listing is one answer, unpaged.",
+)
+HTTP_BODY_BYTES = Limit(
+    "body of a REST call",
+    8_388_608,
+    8_388_608,
+    "bytes",
+    "own choice",
+    "100 devices with twins of the largest size in a bulk call; bounds what a request may cost.",
 )
 PARTITIONS = Limit(
     "partitions",
@@ -125,6 +149,38 @@ REFUSALS_KEPT = Limit(
     "verdicts",
     "own choice",
     "`muster why` finds them; the oldest go first.",
+)
+REFUSALS_IN_MEMORY = Limit(
+    "refusals in memory",
+    1000,
+    1000,
+    "verdicts",
+    "own choice",
+    "The newest, found without the store; about 3 KiB each.",
+)
+REFUSALS_PER_PRINCIPAL = Limit(
+    "refusals in memory of one principal",
+    20,
+    20,
+    "verdicts",
+    "own choice",
+    "One device that hammers must not push out the refusals of the others.",
+)
+REFUSALS_WRITTEN = Limit(
+    "refusals written to the store",
+    20,
+    20,
+    "verdicts per second",
+    "own choice",
+    "In a flood the rest stay in memory and in the counts only; bursts of ten seconds' worth pass.",
+)
+SIGNATURE_PROBES = Limit(
+    "searches for the owner of a wrong key",
+    5,
+    5,
+    "searches per second",
+    "own choice",
+    "A search reads up to 100 identities to say whose key signed a token; a flood must not buy that work.",
 )
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

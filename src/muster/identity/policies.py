@@ -1,0 +1,74 @@
+"""Shared access policies: a name, two keys, and the rights they grant (service.md 1.1)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from muster.core.ambient import Ambient
+from muster.identity.verdict import Right
+
+KEY_BYTES = 32
+OWNER, SERVICE = "iothubowner", "service"
+
+BUILT_IN: Mapping[str, Right] = {
+    OWNER: Right.REGISTRY_READ | Right.REGISTRY_WRITE | Right.SERVICE_CONNECT | Right.DEVICE_CONNECT,
+    SERVICE: Right.SERVICE_CONNECT,
+    "device": Right.DEVICE_CONNECT,
+    "registryRead": Right.REGISTRY_READ,
+    "registryReadWrite": Right.REGISTRY_READ | Right.REGISTRY_WRITE,
+}
+"""The five policies of a new hub and what they grant."""
+
+_RIGHT_NAMES = {
+    Right.REGISTRY_READ: "RegistryRead",
+    Right.REGISTRY_WRITE: "RegistryWrite",
+    Right.SERVICE_CONNECT: "ServiceConnect",
+    Right.DEVICE_CONNECT: "DeviceConnect",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SharedAccessPolicy:
+    """A policy. Keys are base64 text; either signs."""
+
+    name: str
+    rights: Right
+    primary_key: str = field(repr=False)
+    secondary_key: str = field(repr=False)
+
+
+def make_policies(ambient: Ambient) -> tuple[SharedAccessPolicy, ...]:
+    """The built-in policies with fresh random keys."""
+    return tuple(
+        SharedAccessPolicy(name, rights, _text(ambient.random_bytes(KEY_BYTES)), _text(ambient.random_bytes(KEY_BYTES)))
+        for name, rights in BUILT_IN.items()
+    )
+
+
+def development_policies() -> tuple[SharedAccessPolicy, ...]:
+    """The built-in policies with keys that anyone can know, the same on every machine.
+
+    For ``muster serve --ephemeral``: connection strings can then stand in code and documentation. They
+    protect nothing.
+    """
+    return tuple(
+        SharedAccessPolicy(name, rights, development_key(f"{name}/primary"), development_key(f"{name}/secondary"))
+        for name, rights in BUILT_IN.items()
+    )
+
+
+def development_key(name: str) -> str:
+    """A well-known key: base64 of SHA-256 of ``muster development key: {name}``. Public by design."""
+    return _text(hashlib.sha256(f"muster development key: {name}".encode()).digest())
+
+
+def rights_text(rights: Right) -> str:
+    """Rights as Azure writes them: ``RegistryRead, RegistryWrite`` (service.md 1.1); ``none`` for none."""
+    return ", ".join(name for right, name in _RIGHT_NAMES.items() if right in rights) or "none"
+
+
+def _text(key: bytes) -> str:
+    return base64.b64encode(key).decode()
