@@ -49,4 +49,4 @@ lock: ## renew requirements/*.lock from pyproject.toml
 	@PYTHON=$(PYTHON) scripts/lock
 
 clean: ## remove what the other targets made, but no data of a hub
-	rm -rf .venv build bench/build tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf --one-file-system .venv build bench/build tests/node/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

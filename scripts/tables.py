@@ -1,0 +1,62 @@
+"""Write docs/errors.md and docs/limits.md from the tables in muster.core, so that they cannot drift apart.
+
+usage: tables.py     (`make docs`; tests/unit/test_house_rules.py compares)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from muster.core import errors, limits
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+ERRORS_INTRODUCTION = """# Errors
+
+Every refusal of the hub is one row of this table (`src/muster/core/errors.py`), spelled as each protocol spells it.
+The HTTP status is the first three digits of the code. *MQTT* is the CONNACK return code when the refusal meets a
+CONNECT; later on MQTT can only close the connection. `muster why TRACKING_ID` says which check failed, and on what.
+"""
+
+LIMITS_INTRODUCTION = """# Limits
+
+Every limit of the hub (`src/muster/core/limits.py`) with its value in the `azure` profile, which copies the cloud
+service, and in the `open` profile, the default of `muster serve`. *Source* is where the value comes from.
+"""
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, a line a row; vertical bars inside cells are escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+
+
+def errors_page() -> str:
+    """docs/errors.md: every row of the catalogue, by code."""
+    head = ("code", "name", "AMQP condition", "MQTT", "cause", "remedy")
+    rows = sorted(errors.ALL, key=lambda row: (row.code, row.name))
+    cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
+    return f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}"
+
+
+def limits_page() -> str:
+    """docs/limits.md: every limit, by name."""
+    head = ("limit", "azure", "open", "unit", "why", "source")
+    rows = sorted(limits.ALL, key=lambda row: row.name.lower())
+    cells = [(r.name, f"{r.azure:,}", f"{r.open:,}", r.unit, r.reason, r.source) for r in rows]
+    return f"{LIMITS_INTRODUCTION}\n{markdown_table(head, cells)}"
+
+
+PAGES = {"errors.md": errors_page, "limits.md": limits_page}
+
+
+def main() -> int:
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
