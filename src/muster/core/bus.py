@@ -11,7 +11,8 @@ from typing import Protocol
 Listener = Callable[[str], None]
 
 IDENTITY_CHANGED = "identity.changed"
-"""Payload ``device`` or ``device/module``: that identity was changed or deleted; sessions must look again."""
+"""Payload ``device`` or ``device/module``: that identity was changed or deleted; sessions must look again.
+A device's concerns its modules too."""
 
 
 class Bus(Protocol):

@@ -89,6 +89,22 @@ INVALID_DEVICE_SCOPE = ErrorRow(
     400028, "InvalidDeviceScope", _ARGUMENT, 5, "The device scope names no known edge device.",
     "Copy deviceScope from the parent.",
 )  # fmt: skip
+INVALID_POLICY_KEY = ErrorRow(
+    400035,
+    "InvalidPolicyKey",
+    _ARGUMENT,
+    5,
+    "The policy key names no kind of key.",
+    "Send primaryKey, secondaryKey or both.",
+)
+KEYS_NOT_REGENERATED = ErrorRow(
+    400036,
+    "BulkRegenerateDeviceKeyOperationFailure",
+    _ARGUMENT,
+    5,
+    "Keys of some identities could not be made anew.",
+    "See its errors list.",
+)
 MODULE_UNDER_MODULE = ErrorRow(
     400301,
     "CannotRegisterModuleToModule",
@@ -200,6 +216,14 @@ PRECONDITION_FAILED = ErrorRow(
     "please check and try again",
     "Read the resource again and repeat the change on its present state.",
 )  # fmt: skip
+BODY_TOO_LARGE = ErrorRow(
+    413000,
+    "GenericRequestEntityTooLarge",
+    "amqp:link:message-size-exceeded",
+    5,
+    "The request's body is too large.",
+    "Split the call.",
+)
 MESSAGE_TOO_LARGE = ErrorRow(
     413001,
     "MessageTooLarge",

@@ -7,14 +7,25 @@ from typing import NamedTuple, Protocol
 
 from muster.identity.model import Identity, IdentityKey
 
-Change = Callable[[Identity | None, int], Identity | None]
-"""Given the identity as it stands (``None``: absent) and the number of modules its device has, returns what
-it shall be (``None``: deleted). Pure and quick; raises ``HubError`` to refuse. Runs inside the store's
-transaction and may run again if that is retried, so it must have no effects of its own."""
+
+class Standing(NamedTuple):
+    """How things stand when a change is made: the identity (``None``: absent) and, when it is a module, its
+    device, which is never absent then, and how many modules that device has."""
+
+    identity: Identity | None
+    device: Identity | None = None
+    modules: int = 0
+
+
+Change = Callable[[Standing], Identity | None]
+"""Returns what the identity shall be (``None``: deleted, or still absent). Pure and quick; raises ``HubError`` to
+refuse. Runs inside the store's transaction and may run again if that is retried, so it must have no effects of
+its own."""
 
 
 class Edit(NamedTuple):
-    """A change to one identity. For a module whose device is missing the store answers 404001 by itself."""
+    """A change to one identity. For a module whose device is missing the store answers 404001 by itself, with
+    the device's id as the message."""
 
     key: IdentityKey
     change: Change

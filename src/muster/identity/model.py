@@ -54,9 +54,10 @@ class Authentication:
 class Identity:
     """One registered device or module.
 
-    ``version`` counts writes and is what the ETag is made from; ``generation_id`` changes when an id is
-    deleted and made again. Times are seconds since 1970. A module has no status of its own: ``status`` is
-    always enabled there, and the device's counts.
+    ``version`` begins at random, grows by one with each write, and is what the ETag is made from: an ETag from
+    before an id was deleted and made again does not match. ``generation_id`` (decimal digits) changes then too.
+    Times are seconds since 1970. A module has no status of its own: ``status`` is always enabled there, and the
+    device's counts.
     """
 
     key: IdentityKey

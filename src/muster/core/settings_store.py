@@ -1,0 +1,22 @@
+"""What a hub keeps about itself: the contract of its store of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class HubSettingsStore(Protocol):
+    """A few named values: keys of policies, the id scope, the CA and the like.
+
+    Promises: what ``put_settings`` has written is durable when it returns, all of it or none. Does not promise to
+    be fast, to know what a value means, or to keep older values.
+    """
+
+    async def get_setting(self, name: str) -> bytes | None:
+        """The value of ``name``, ``None`` when it was never written."""
+        ...
+
+    async def put_settings(self, values: Mapping[str, bytes]) -> None:
+        """Write ``values`` over what was there; other names stay as they are."""
+        ...

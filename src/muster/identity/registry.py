@@ -1,0 +1,265 @@
+"""The identity registry of a hub: devices and modules made, read, changed and deleted, one by one and in bulk.
+
+Knows no protocol: drafts in, identities out, refusals as ``HubError``. After every change that a live session
+may have to hear of, ``core.bus.IDENTITY_CHANGED`` is published.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from muster.core.ambient import Ambient
+from muster.core.bus import IDENTITY_CHANGED, Bus
+from muster.core.errors import (
+    ARGUMENT_NULL,
+    DEVICE_DEFINED_TWICE,
+    INVALID_DEVICE_SCOPE,
+    INVALID_OPERATION,
+    SYSTEM_MODULE,
+    TOO_MANY_DEVICES,
+    HubError,
+)
+from muster.core.limits import BULK_DEVICES, REGISTRY_PAGE
+from muster.identity import changes, scopes
+from muster.identity.changes import ANY, Draft, Fresh, ImportMode, KeyChoice, Match, not_found
+from muster.identity.contract import Change, Counts, Edit, IdentityStore, Presence
+from muster.identity.ids import SYSTEM_MODULES, check_key
+from muster.identity.keys import generate_key
+from muster.identity.model import Identity, IdentityKey
+
+_TICKS_AT_1970 = 621_355_968_000_000_000
+_TICKS_A_SECOND = 10_000_000
+
+
+class Activity(NamedTuple):
+    """What is known of an identity's connection; times as ``Presence`` has them."""
+
+    connected: bool
+    connection_changed: float
+    last_activity: float
+
+
+class BulkItem(NamedTuple):
+    """One item of a bulk call. ``match`` (``None``: not given) counts in the conditional modes only."""
+
+    mode: ImportMode
+    draft: Draft
+    match: Match | None = None
+
+
+class Registry:
+    """The identities of ``hub``."""
+
+    def __init__(self, hub: str, store: IdentityStore, presence: Presence, bus: Bus, ambient: Ambient) -> None:
+        self._hub = hub
+        self._store = store
+        self._presence = presence
+        self._bus = bus
+        self._ambient = ambient
+        self._last_ticks = 0
+
+    # --- reading
+
+    async def get(self, key: IdentityKey) -> Identity:
+        """The identity; 404001 when there is no such device, 404010 when the device has no such module."""
+        identity = await self._store.get(self._hub, key)
+        if identity is None:
+            if key.module_id is not None:
+                await self.get(IdentityKey(key.device_id))
+            raise not_found(key)
+        return identity
+
+    async def devices(self, limit: int = REGISTRY_PAGE.open) -> Sequence[Identity]:
+        """Devices in the order of their ids, 1 to 1,000; any other ``limit`` means 1,000 (service.md 2.5)."""
+        most = REGISTRY_PAGE.open
+        return await self._store.devices(self._hub, limit if 1 <= limit <= most else most)
+
+    async def modules(self, device_id: str) -> Sequence[Identity]:
+        """The modules of a device in the order of their ids; 404001 when there is no such device."""
+        await self.get(IdentityKey(device_id))
+        return await self._store.modules(self._hub, device_id)
+
+    async def counts(self) -> Counts:
+        """Devices by status."""
+        return await self._store.counts(self._hub)
+
+    def connected_count(self) -> int:
+        """Devices that are connected now."""
+        return self._presence.connected_count()
+
+    def activity(self, key: IdentityKey) -> Activity:
+        """The identity's connection state."""
+        presence = self._presence
+        return Activity(presence.is_connected(key), presence.connection_changed(key), presence.last_activity(key))
+
+    # --- changing
+
+    async def create(self, draft: Draft) -> Identity:
+        """Register a new identity.
+
+        Raises ``HubError``: 409001 or 409301 when it exists, 404001 when a module's device does not, 413003,
+        401100 for a system module, 400028 for a wrong scope, 400004 or 400005 for a wrong value.
+        """
+        await self._check(draft)
+        return await self._put(draft, changes.create(draft, self._fresh()))
+
+    async def update(self, draft: Draft, match: Match) -> Identity:
+        """Write over an existing identity. Raises as ``create`` does, 404001 or 404010, and 412001."""
+        await self._check(draft)
+        identity = await self._put(draft, changes.update(draft, match, self._fresh()))
+        self._publish(draft.key)
+        return identity
+
+    async def delete(self, key: IdentityKey, match: Match = ANY) -> None:
+        """Remove an identity, a device with its modules. Raises ``HubError`` 404001, 404010, 412001, 401100."""
+        _guard(key)
+        (outcome,) = await self._store.edit(self._hub, [Edit(key, changes.delete(key, match))])
+        if isinstance(outcome, Exception):
+            raise outcome
+        self._publish(key)
+
+    async def bulk(self, items: Sequence[BulkItem]) -> list[HubError | None]:
+        """Do each item by itself; returns, item by item, why it was refused, or ``None``.
+
+        Raises ``HubError`` for the whole call, doing nothing: 413002 for more than 100 items, 400011 when an
+        identity stands in it twice (service.md 2.6).
+        """
+        check_bulk([item.draft.key for item in items])
+        outcomes: list[HubError | None] = [None] * len(items)
+        accepted: list[int] = []
+        edits: list[Edit] = []
+        followers: list[Edit] = []
+        for position, item in enumerate(items):
+            try:
+                edits.append(await self._bulk_edit(item))
+            except HubError as error:
+                outcomes[position] = error
+            else:
+                accepted.append(position)
+                if not item.mode.deletes:
+                    followers += await self._system_modules(item.draft)
+        results = await self._store.edit(self._hub, edits + followers)
+        for position, result in zip(accepted, results, strict=False):
+            outcomes[position] = _refusal(result)
+            if outcomes[position] is None and items[position].mode is not ImportMode.CREATE:
+                self._publish(items[position].draft.key)
+        return outcomes
+
+    async def regenerate(self, keys: Sequence[IdentityKey], choice: KeyChoice) -> list[Identity | HubError]:
+        """Make symmetric keys anew; returns, one by one, the identity or why not (404001, 404010, 400036, 401100).
+
+        Raises ``HubError`` as ``bulk`` does.
+        """
+        check_bulk(keys)
+        outcomes: list[Identity | HubError] = []
+        for key in keys:
+            try:
+                _guard(key)
+                identity = await self._edit_one(key, changes.rotate(key, choice, self._fresh()))
+            except HubError as error:
+                outcomes.append(error)
+            else:
+                self._publish(key)
+                outcomes.append(identity)
+        return outcomes
+
+    # --- within
+
+    async def _put(self, draft: Draft, change: Change) -> Identity:
+        followers = await self._system_modules(draft)
+        return await self._edit_one(draft.key, change, followers)
+
+    async def _edit_one(self, key: IdentityKey, change: Change, followers: Sequence[Edit] = ()) -> Identity:
+        outcome, *_ = await self._store.edit(self._hub, [Edit(key, change), *followers])
+        if isinstance(outcome, Exception):
+            raise outcome
+        assert outcome is not None, "a change that deletes does not come here"
+        return outcome
+
+    async def _bulk_edit(self, item: BulkItem) -> Edit:
+        make = changes.BY_MODE.get(item.mode)
+        if make is None:
+            raise HubError(
+                INVALID_OPERATION,
+                f"importMode {item.mode} writes a twin, which this hub does not keep, send create, update or delete.",
+            )
+        if item.mode.conditional and item.match is None:
+            raise HubError(ARGUMENT_NULL, f"eTag is missing, importMode {item.mode} needs it.")
+        if item.mode.deletes:
+            _guard(item.draft.key)
+        else:
+            await self._check(item.draft)
+        match = item.match if item.mode.conditional and item.match is not None else ANY
+        return Edit(item.draft.key, make(item.draft, match, self._fresh()))
+
+    async def _check(self, draft: Draft) -> None:
+        """What a draft must fulfil by itself and against other identities."""
+        check_key(draft.key)
+        _guard(draft.key)
+        if draft.key.module_id is None:
+            await self._check_parent(draft)
+
+    async def _check_parent(self, draft: Draft) -> None:
+        """The parent that a draft names must be an edge device and not a descendant of the device: else 400028."""
+        device_id = draft.key.device_id
+        scope = scopes.wanted_parent(draft.iot_edge, draft.device_scope, draft.parent_scopes)
+        if scope is None or (not draft.iot_edge and scopes.device_of(scope) == device_id):
+            return
+        for _ in range(scopes.DEEPEST):
+            parent_id = scopes.device_of(scope)
+            if parent_id == device_id:
+                raise HubError(INVALID_DEVICE_SCOPE, f"{scope} is the device itself or below it, name another parent.")
+            parent = await self._store.get(self._hub, IdentityKey(parent_id))
+            if parent is None or not parent.iot_edge or parent.device_scope != scope:
+                raise HubError(INVALID_DEVICE_SCOPE, f"{scope} is not the scope of an edge device of this hub.")
+            if not parent.parent_scopes:
+                return
+            scope = parent.parent_scopes[0]
+        raise HubError(INVALID_DEVICE_SCOPE, f"The hierarchy has more than {scopes.DEEPEST} levels.")
+
+    async def _system_modules(self, draft: Draft) -> list[Edit]:
+        """The edits that give an edge device its system modules, or take them from one that ceases to be one."""
+        if draft.key.module_id is not None:
+            return []
+        if not draft.iot_edge:
+            present = await self._store.get(self._hub, draft.key)
+            if present is None or not present.iot_edge:
+                return []
+        keys = [IdentityKey(draft.key.device_id, name) for name in SYSTEM_MODULES]
+        return [Edit(key, changes.keep_system_module(key, self._fresh())) for key in keys]
+
+    def _fresh(self) -> Fresh:
+        ambient = self._ambient
+        now = ambient.now()
+        self._last_ticks = max(self._last_ticks + 1, _TICKS_AT_1970 + int(now * _TICKS_A_SECOND))
+        version = 1 + (int.from_bytes(ambient.random_bytes(4)) >> 2)
+        return Fresh(now, self._last_ticks, version, (generate_key(ambient), generate_key(ambient)))
+
+    def _publish(self, key: IdentityKey) -> None:
+        self._bus.publish(IDENTITY_CHANGED, str(key))
+
+
+def check_bulk(keys: Sequence[IdentityKey]) -> None:
+    """Refuse a bulk call over too many identities (413002) or with one of them twice (400011)."""
+    if len(keys) > BULK_DEVICES.open:
+        raise HubError(
+            TOO_MANY_DEVICES, f"The call names {len(keys)} identities, {BULK_DEVICES.open} are allowed. Split it."
+        )
+    twice = [str(key) for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise HubError(DEVICE_DEFINED_TWICE, f"{twice[0]} stands more than once in the call, name each identity once.")
+
+
+def _guard(key: IdentityKey) -> None:
+    if key.module_id in SYSTEM_MODULES:
+        raise HubError(SYSTEM_MODULE, f"{key.module_id} belongs to the edge runtime and follows its device.")
+
+
+def _refusal(outcome: Identity | Exception | None) -> HubError | None:
+    if isinstance(outcome, HubError):
+        return outcome
+    if isinstance(outcome, Exception):
+        raise outcome
+    return None
