@@ -1,0 +1,39 @@
+"""The layout of ``hub.db``, where a hub keeps all but its telemetry."""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE identities (
+        hub TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        module_id TEXT NOT NULL,
+        generation_id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        authentication TEXT NOT NULL,
+        primary_key TEXT,
+        secondary_key TEXT,
+        primary_thumbprint TEXT,
+        secondary_thumbprint TEXT,
+        status TEXT NOT NULL,
+        status_reason TEXT,
+        status_updated REAL NOT NULL,
+        iot_edge INTEGER NOT NULL,
+        device_scope TEXT,
+        parent_scopes TEXT,
+        managed_by TEXT,
+        PRIMARY KEY (hub, device_id, module_id)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE identity_counts (
+        hub TEXT NOT NULL,
+        status TEXT NOT NULL,
+        devices INTEGER NOT NULL,
+        PRIMARY KEY (hub, status)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE settings (
+        name TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    ) WITHOUT ROWID, STRICT
+    """,
+)
+"""Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -1,0 +1,194 @@
+"""Identities in ``hub.db``.
+
+One row for each identity, clustered on (hub, device, module), where the empty module id means the device
+itself. Measured with 10^6 devices: a point read costs 11 to 13 microseconds with and without a rowid; without,
+the file is a sixth smaller, a listing reads pages in order, and a device stands beside its modules. Devices
+are counted as they are written: counting 10^6 rows at every call would not do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from muster.core.errors import DEVICE_NOT_FOUND, HubError
+from muster.identity.contract import Counts, Edit, Standing
+from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
+from muster.stores.sqlite.database import Writer, store_error
+
+_COLUMNS = (
+    "device_id, module_id, generation_id, version, authentication, primary_key, secondary_key, primary_thumbprint, "
+    "secondary_thumbprint, status, status_reason, status_updated, iot_edge, device_scope, parent_scopes, managed_by"
+)
+# Only the fixed list of columns goes into these texts; every value is bound.
+_GET = f"SELECT {_COLUMNS} FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"  # noqa: S608
+_DEVICES = (
+    f"SELECT {_COLUMNS} FROM identities WHERE hub = ? AND device_id > ? AND module_id = '' "  # noqa: S608
+    "ORDER BY device_id LIMIT ?"
+)
+_MODULES = (
+    f"SELECT {_COLUMNS} FROM identities WHERE hub = ? AND device_id = ? AND module_id > '' "  # noqa: S608
+    "ORDER BY module_id"
+)
+_COUNT_MODULES = "SELECT count(*) FROM identities WHERE hub = ? AND device_id = ? AND module_id > ''"
+_PUT = f"INSERT OR REPLACE INTO identities (hub, {_COLUMNS}) VALUES (?{', ?' * 16})"  # noqa: S608
+_DELETE = "DELETE FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"
+_DELETE_DEVICE = "DELETE FROM identities WHERE hub = ? AND device_id = ?"
+_COUNTS = "SELECT status, devices FROM identity_counts WHERE hub = ?"
+_ADD_COUNT = (
+    "INSERT INTO identity_counts (hub, status, devices) VALUES (?, ?, ?) "
+    "ON CONFLICT (hub, status) DO UPDATE SET devices = devices + excluded.devices"
+)
+
+_PAGE = 200
+"""Devices that a listing reads at a time; between pages the loop goes on and no transaction is open."""
+_STATUS = {status.value: status for status in Status}
+_AUTHENTICATION = {kind.value: kind for kind in AuthenticationType}
+
+
+class SqliteIdentityStore:
+    """``identity.contract.IdentityStore`` on a ``hub.db``.
+
+    Reads run on the loop, on ``reader``, which nothing but the loop's thread may use: a point read costs less
+    than handing it to another thread would. Raises ``HubError`` (500001) when the disk fails.
+    """
+
+    def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    async def get(self, hub: str, key: IdentityKey) -> Identity | None:
+        try:
+            return _get(self._reader, hub, key)
+        except apsw.Error as error:
+            raise store_error(self._writer.path, error) from error
+
+    async def devices(self, hub: str, limit: int) -> Sequence[Identity]:
+        found: list[Identity] = []
+        after = ""
+        while len(found) < limit:
+            page = self._read(_DEVICES, (hub, after, min(_PAGE, limit - len(found))))
+            found += page
+            if len(page) < _PAGE:
+                break
+            after = page[-1].device_id
+            await asyncio.sleep(0)
+        return found
+
+    async def modules(self, hub: str, device_id: str) -> Sequence[Identity]:
+        return self._read(_MODULES, (hub, device_id))
+
+    async def counts(self, hub: str) -> Counts:
+        try:
+            by_status: dict[str, int] = dict(self._reader.execute(_COUNTS, (hub,)))
+        except apsw.Error as error:
+            raise store_error(self._writer.path, error) from error
+        return Counts(by_status.get(Status.ENABLED, 0), by_status.get(Status.DISABLED, 0))
+
+    async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | Exception | None]:
+        if not edits:
+            return []
+        return await self._writer.submit(lambda connection: [_edit(connection, hub, edit) for edit in edits])
+
+    def _read(self, query: str, bindings: tuple[Any, ...]) -> list[Identity]:
+        try:
+            return [_identity(row) for row in self._reader.execute(query, bindings)]
+        except apsw.Error as error:
+            raise store_error(self._writer.path, error) from error
+
+
+def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Identity | None:
+    row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
+    return None if row is None else _identity(row)
+
+
+def _edit(connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
+    """One edit within a transaction. What refuses is raised before anything is written."""
+    try:
+        standing = _standing(connection, hub, edit.key)
+        wanted = edit.change(standing)
+    except HubError as error:
+        return error
+    before = standing.identity
+    if wanted is before:
+        return before
+    device_id, module_id = edit.key
+    if wanted is not None:
+        connection.execute(_PUT, _row(hub, wanted))
+    elif module_id is not None:
+        connection.execute(_DELETE, (hub, device_id, module_id))
+    else:
+        connection.execute(_DELETE_DEVICE, (hub, device_id))
+    if module_id is None:
+        _recount(connection, hub, before, wanted)
+    return wanted
+
+
+def _standing(connection: apsw.Connection, hub: str, key: IdentityKey) -> Standing:
+    identity = _get(connection, hub, key)
+    if key.module_id is None:
+        return Standing(identity)
+    device = _get(connection, hub, IdentityKey(key.device_id))
+    if device is None:
+        raise HubError(DEVICE_NOT_FOUND, key.device_id)
+    modules = connection.execute(_COUNT_MODULES, (hub, key.device_id)).get
+    return Standing(identity, device, modules)
+
+
+def _recount(connection: apsw.Connection, hub: str, before: Identity | None, after: Identity | None) -> None:
+    was, now = before and before.status, after and after.status
+    if was is now:
+        return
+    if was is not None:
+        connection.execute(_ADD_COUNT, (hub, was, -1))
+    if now is not None:
+        connection.execute(_ADD_COUNT, (hub, now, 1))
+
+
+def _row(hub: str, identity: Identity) -> tuple[Any, ...]:
+    authentication = identity.authentication
+    return (
+        hub,
+        identity.key.device_id,
+        identity.key.module_id or "",
+        identity.generation_id,
+        identity.version,
+        authentication.type,
+        authentication.primary_key,
+        authentication.secondary_key,
+        authentication.primary_thumbprint,
+        authentication.secondary_thumbprint,
+        identity.status,
+        identity.status_reason,
+        identity.status_updated,
+        identity.iot_edge,
+        identity.device_scope,
+        json.dumps(identity.parent_scopes) if identity.parent_scopes else None,
+        identity.managed_by,
+    )
+
+
+def _identity(row: tuple[Any, ...]) -> Identity:
+    (
+        device_id, module_id, generation_id, version, kind, primary_key, secondary_key, primary_thumbprint,
+        secondary_thumbprint, status, reason, updated, iot_edge, device_scope, parent_scopes, managed_by,
+    ) = row  # fmt: skip
+    return Identity(
+        key=IdentityKey(device_id, module_id or None),
+        generation_id=generation_id,
+        version=version,
+        authentication=Authentication(
+            _AUTHENTICATION[kind], primary_key, secondary_key, primary_thumbprint, secondary_thumbprint
+        ),
+        status=_STATUS[status],
+        status_reason=reason,
+        status_updated=updated,
+        iot_edge=bool(iot_edge),
+        device_scope=device_scope,
+        parent_scopes=tuple(json.loads(parent_scopes)) if parent_scopes else (),
+        managed_by=managed_by,
+    )

@@ -1,0 +1,36 @@
+"""The hub's settings in ``hub.db``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import apsw
+
+from muster.stores.sqlite.database import Writer, told_as_refusal
+
+_GET = "SELECT value FROM settings WHERE name = ?"
+_PUT = "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)"
+
+
+class SqliteHubSettingsStore:
+    """``core.settings_store.HubSettingsStore`` on a ``hub.db``.
+
+    ``reader`` is used by the loop's thread only. Raises ``HubError`` (500001) when the disk fails.
+    """
+
+    def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    async def get_setting(self, name: str) -> bytes | None:
+        with told_as_refusal(self._writer.path):
+            value: bytes | None = self._reader.execute(_GET, (name,)).get
+            return value
+
+    async def put_settings(self, values: Mapping[str, bytes]) -> None:
+        rows = list(values.items())
+
+        def write(connection: apsw.Connection) -> None:
+            connection.executemany(_PUT, rows)
+
+        await self._writer.submit(write)
