@@ -43,10 +43,10 @@ _ESCAPES: Final = {high + low: chr(int(high + low, 16)) for high in "01234567" f
 def parse_bag(bag: str) -> tuple[dict[str, str], dict[str, str | None]]:
     """The system properties by neutral name, and the application properties, of an encoded ``bag``.
 
-    A key without ``=`` has the value ``None`` and is no system property. Of a repeated key the last counts.
-    ``+`` is itself, and so is ``=`` in a value. Unknown ``$.`` keys are application properties. What is not a
-    percent escape of valid UTF-8 is taken as it stands, as .NET does: the C SDK sends unencoded text. Empty items
-    are skipped. Raises ``HubError`` 400004 for an item without a key.
+    An application key without ``=`` has the value ``None``, a system key without it is dropped. Of a repeated key
+    the last counts. ``+`` is itself, and so is ``=`` in a value. Unknown ``$.`` keys are application properties. What
+    is not a percent escape of valid UTF-8 is taken as it stands, as .NET does: the C SDK sends unencoded text. Empty
+    items are skipped. Raises ``HubError`` 400004 for an item without a key.
     """
     system: dict[str, str] = {}
     application: dict[str, str | None] = {}
@@ -54,15 +54,15 @@ def parse_bag(bag: str) -> tuple[dict[str, str], dict[str, str | None]]:
         key, separator, value = item.partition("=")
         name = _SYSTEM_KEYS.get(key)
         if name is None:
-            if not key:
-                if not item:
-                    continue
-                raise HubError(ARGUMENT_INVALID, "A property in the topic has a value but no name; write name=value.")
+            if not item:
+                continue
             key = percent_decoded(key)
+            if not key:
+                raise HubError(ARGUMENT_INVALID, "A property in the topic has a value but no name; write name=value.")
             name = _SYSTEM_KEYS.get(key)
-        if name is None or not separator:
+        if name is None:
             application[key] = percent_decoded(value) if separator else None
-        elif name:
+        elif name and separator:
             system[name] = percent_decoded(value)
     return system, application
 
