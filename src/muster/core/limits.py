@@ -134,6 +134,14 @@ CONNECT_WAIT = Limit(
     "EH appsettings_hub.json ConnectArrivalTimeout",
     "From the TCP accept to the first complete packet, the TLS handshake included.",
 )
+REQUEST_HEAD_BYTES = Limit(
+    "head of the first request on 443",
+    16_384,
+    16_384,
+    "bytes",
+    "own choice",
+    "Read before it is known whether REST or a WebSocket is wanted.",
+)
 CONSUMER_READERS = Limit(
     "readers of a partition without owner level",
     5,

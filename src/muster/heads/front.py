@@ -105,7 +105,7 @@ class FrontProtocol:
     def eof_received(self) -> bool:
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._timer.cancel()
 
     def pause_writing(self) -> None:
