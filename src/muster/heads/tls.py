@@ -372,6 +372,7 @@ class TlsListener:
         self._waiting: deque[TlsTransport] = deque()
         self._stepping = False
         self._accepting = False
+        self._empty: asyncio.Event | None = None
         self.failed_handshakes = 0
 
     def listen(self, sockets: list[socket.socket]) -> None:
@@ -436,6 +437,8 @@ class TlsListener:
     def forget(self, transport: TlsTransport) -> None:
         """``transport`` is closed."""
         self._transports.discard(transport)
+        if self._empty is not None and not self._transports:
+            self._empty.set()
 
     # --- the end
 
@@ -451,10 +454,16 @@ class TlsListener:
             sock.close()
         self._sockets.clear()
 
-    def close_connections(self) -> None:
-        """Close every connection, saying goodbye to those that are open."""
+    async def close_connections(self, seconds: float) -> None:
+        """Close every connection, saying goodbye to those that are open; what is left after ``seconds`` is dropped."""
         for transport in list(self._transports):
             transport.close()
+        if self._transports:
+            self._empty = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+        self.abort_connections()
 
     def abort_connections(self) -> None:
         """Drop every connection."""
