@@ -51,7 +51,7 @@ class Decoder:
         self._buffer = bytearray()
         self._missing = 0
         self._plain = True
-        self._failure: MqttError | None = None
+        self._failure: tuple[str, int | None] | None = None
 
     def receive(self, data: bytes) -> list[Packet]:
         """The packets that ``data`` completes, in order; what is left over waits for the next call.
@@ -73,11 +73,13 @@ class Decoder:
                         length += (data[body] << 7) - 0x80
                         body += 1
                     else:
+                        _judge_first(first)
                         length, body = _remaining_length(data, at, end)
                         if body == 0:
                             break
                 stop = body + length
                 if stop - at > self.max_packet_bytes:
+                    _judge_first(first)
                     raise MqttError(f"A packet of {stop - at} bytes; at most {self.max_packet_bytes} are taken here.")
                 if stop > end:
                     self._missing = stop - end
@@ -93,23 +95,21 @@ class Decoder:
             if at < end:
                 self._keep(data, at)
         except MqttError as error:
-            self._plain, self._failure, self._buffer = False, error, bytearray()
+            self._plain, self._failure, self._buffer = False, (error.reason, error.connack), bytearray()
             error.packets = packets
             raise
         return packets
 
     def _keep(self, data: bytes, at: int) -> None:
         """Hold what began at ``at`` until the rest comes; refuse at once what can never become a packet."""
-        first = data[at]
-        if first & 0xF0 != 0x30 and first not in _BODIES:
-            raise _bad_first_byte(first)
+        _judge_first(data[at])
         self._buffer += data[at:]
         self._plain = False
 
     def _resume(self, data: bytes) -> bytes:
         """The pending bytes with ``data``, or nothing while the packet begun is still incomplete."""
         if self._failure is not None:
-            raise MqttError(self._failure.reason, self._failure.connack)
+            raise MqttError(*self._failure)
         self._buffer += data
         if len(data) < self._missing:
             self._missing -= len(data)
@@ -136,6 +136,12 @@ def _remaining_length(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return length, where + 1
     raise MqttError("The remaining length is longer than four bytes (MQTT 3.1.1 section 2.2.3).")
+
+
+def _judge_first(first: int) -> None:
+    """Refuse what no packet begins with, before its length is looked at: then the fault does not depend on the cuts."""
+    if first & 0xF0 != 0x30 and first not in _BODIES:
+        raise _bad_first_byte(first)
 
 
 def _bad_first_byte(first: int) -> MqttError:
