@@ -89,13 +89,12 @@ def check_token(exam: Examination, credential: Credential, error: ErrorRow) -> N
 
 def check_token_host(exam: Examination, hub: Hub, token: SasToken, error: ErrorRow) -> bool:
     """Whether the token was made for this hub, under any of its names."""
-    readings = sas.readings(token.resource)
-    if any(hub.knows(reading.host) for reading in readings):
+    if any(hub.knows(reading.host) for reading in token.readings):
         exam.passed("token-host", "one of the hub's names", "known")
         return True
-    exam.failed(
-        "token-host", "token-for-another-hub", error, expected=hosts_text(hub), seen=mistakes.shown(readings[0].host)
-    )
+    often = any(hub.knows(reading.host) for reading in sas.further_readings(token.resource))
+    cause = "scope-encoded-too-often" if often else "token-for-another-hub"
+    exam.failed("token-host", cause, error, expected=hosts_text(hub), seen=mistakes.shown(token.readings[0].host))
     return False
 
 

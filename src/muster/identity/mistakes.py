@@ -27,6 +27,8 @@ def shown(text: str) -> str:
         if _KEY.search(reading) or _CONNECTION_STRING.search(reading) or "sig=" in reading.lower():
             return "(hidden, it may hold a key)"
     clean = "".join(character if character.isprintable() else "?" for character in text[: _LONGEST_SHOWN + 1])
+    if not clean:
+        return "(empty)"
     return clean if len(clean) <= _LONGEST_SHOWN else f"{clean[:_LONGEST_SHOWN]}..."
 
 

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hmac
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -23,6 +24,7 @@ SCHEME = "SharedAccessSignature"
 _MOST_CHARACTERS = SAS_TOKEN_CHARACTERS.open
 _EXPIRY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 _UNENCODED = re.compile(r"[\x21-\x7e]+")
+_MOST_DECODINGS = 3
 _FIELDS = ("sr", "sig", "se")
 
 
@@ -45,7 +47,8 @@ class SasToken:
 
     ``resource`` and ``expiry_text`` are the raw ``sr`` and ``se``; ``expiry`` is ``se`` in seconds since 1970
     (a fraction is allowed); ``policy`` is ``skn`` decoded, ``None`` when absent or empty (the C SDK sends it
-    empty); ``signature`` is the 32 bytes of ``sig``.
+    empty); ``signature`` is the 32 bytes of ``sig``;
+    ``readings`` are the resources that ``sr`` may mean.
     """
 
     resource: str
@@ -53,6 +56,7 @@ class SasToken:
     expiry: float
     policy: str | None
     signature: bytes = field(repr=False)
+    readings: tuple[Resource, ...]
 
 
 class KeyReading(StrEnum):
@@ -93,8 +97,14 @@ def parse(text: str) -> SasToken:
     expiry = fields["se"]
     if not _EXPIRY.fullmatch(expiry):
         raise SasError("expiry-not-seconds", "se is not a number of seconds")
+    resource, policy = fields["sr"], fields.get("skn")
     return SasToken(
-        fields["sr"], expiry, float(expiry), unquote(fields.get("skn", "")) or None, _signature(fields["sig"])
+        resource,
+        expiry,
+        float(expiry),
+        unquote(policy) if policy else None,
+        _signature(fields["sig"]),
+        readings(resource),
     )
 
 
@@ -195,6 +205,13 @@ def readings(raw: str) -> tuple[Resource, ...]:
     if "/" in raw:
         found.append(_resource(raw))
     return tuple(dict.fromkeys(found))
+
+
+def further_readings(raw: str) -> Iterator[Resource]:
+    """What ``sr`` would mean if it were decoded more often than is right; to recognise that mistake."""
+    for _ in range(_MOST_DECODINGS):
+        raw = unquote(raw)
+        yield from readings(raw)
 
 
 def _resource(text: str) -> Resource:

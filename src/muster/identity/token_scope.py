@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from muster.core.errors import DEVICE_UNAUTHORIZED, UNAUTHORIZED
 from muster.identity import sas
 from muster.identity.examination import Examination
@@ -11,8 +9,6 @@ from muster.identity.hub import Hub
 from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 from muster.identity.sas import Resource, SasToken
-
-_MOST_DECODINGS = 4
 
 
 def check_device(exam: Examination, hub: Hub, key: IdentityKey, token: SasToken) -> None:
@@ -40,7 +36,7 @@ def check_service(exam: Examination, hub: Hub, resource: str, token: SasToken) -
         exam.passed("scope", "covers the resource", "covers it")
         return
     if token.policy is None:
-        devices = any(reading.path[:1] == ("devices",) for reading in sas.readings(token.resource))
+        devices = any(reading.path[:1] == ("devices",) for reading in token.readings)
         cause = "device-token-on-service" if devices else "policy-name-missing"
     else:
         cause = "scope-encoded-too-often" if _covers_decoded(hub, token, wanted) else "scope-too-narrow"
@@ -59,25 +55,20 @@ def _path(key: IdentityKey) -> tuple[str, ...]:
 
 
 def _covering(hub: Hub, token: SasToken, wanted: tuple[str, ...]) -> Resource | None:
-    for reading in sas.readings(token.resource):
+    for reading in token.readings:
         if reading.covers(wanted) and hub.knows(reading.host):
             return reading
     return None
 
 
 def _covers_decoded(hub: Hub, token: SasToken, wanted: tuple[str, ...]) -> bool:
-    text = token.resource
-    for _ in range(_MOST_DECODINGS):
-        text = unquote(text)
-        if any(reading.covers(wanted) and hub.knows(reading.host) for reading in sas.readings(text)):
-            return True
-    return False
+    return any(one.covers(wanted) and hub.knows(one.host) for one in sas.further_readings(token.resource))
 
 
 def _device_mistake(hub: Hub, key: IdentityKey, token: SasToken, wanted: tuple[str, ...]) -> str:
     if _covers_decoded(hub, token, wanted):
         return "scope-encoded-too-often"
-    path = next(reading.path for reading in sas.readings(token.resource) if hub.knows(reading.host))
+    path = next(reading.path for reading in token.readings if hub.knows(reading.host))
     if path[0] == wanted[1]:
         return "scope-without-devices"
     if path[0] != "devices":
