@@ -1,0 +1,42 @@
+"""ETags of identities, and the ``If-Match`` that comes back (service.md 2.2)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from muster.identity.changes import ANY, Match
+
+NO_VERSION = Match(-1)
+"""What an ETag that we never gave matches: nothing."""
+_DIGITS = 19
+
+
+def etag_of(version: int) -> str:
+    """The ETag of an identity's ``version``, without quotes: base64 of its decimal digits."""
+    return base64.b64encode(str(version).encode()).decode()
+
+
+def match_of(etag: str) -> Match:
+    """The precondition that an unquoted ``etag`` (from a header or a body) stands for; ``*`` means any."""
+    if etag == "*":
+        return ANY
+    try:
+        digits = base64.b64decode(etag, validate=True)
+    except (binascii.Error, ValueError):
+        return NO_VERSION
+    return Match(int(digits)) if digits.isdigit() and len(digits) <= _DIGITS else NO_VERSION
+
+
+def read_if_match(header: str | None) -> Match | None:
+    """The precondition of an ``If-Match`` header, ``None`` for none.
+
+    Clients write ``"MQ=="``, ``MQ==``, ``W/"MQ=="``, ``"*"`` and ``*``; an empty ``""``, as the newer C# client
+    sends it to create, is no precondition.
+    """
+    if header is None:
+        return None
+    etag = header.strip().removeprefix("W/")
+    if len(etag) > 1 and etag.startswith('"') and etag.endswith('"'):
+        etag = etag[1:-1]
+    return match_of(etag) if etag else None
