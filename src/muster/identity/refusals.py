@@ -27,6 +27,16 @@ class KeptRefusal(NamedTuple):
     principal: str
     report: Mapping[str, Any]
 
+    @property
+    def identifier(self) -> str:
+        """See ``identifier_of``."""
+        return identifier_of(self.tracking_id)
+
+
+def identifier_of(tracking_id: str) -> str:
+    """The part of a tracking id that is unique: its 32 hex digits, in lower case. The rest people leave off."""
+    return tracking_id.strip()[:32].lower()
+
 
 class RefusalStore(Protocol):
     """Keeps refusals over restarts, the oldest dropped first.
@@ -40,7 +50,7 @@ class RefusalStore(Protocol):
         ...
 
     async def find(self, tracking_id: str) -> KeptRefusal | None:
-        """The refusal whose tracking id begins with ``tracking_id`` (its 32 hex digits are enough)."""
+        """The refusal with this tracking id, of which ``identifier_of`` counts."""
         ...
 
     async def newest(self, principal: str | None, limit: int) -> Sequence[KeptRefusal]:
@@ -68,7 +78,7 @@ class Refusals:
     def add(self, verdict: Verdict) -> None:
         """Keep a refusal. Quick, whatever the load."""
         self._counts[verdict.cause] += 1
-        identifier = _identifier(verdict.tracking_id)
+        identifier = identifier_of(verdict.tracking_id)
         own = self._by_principal.get(verdict.principal)
         if own is not None and len(own) >= self._most_each:
             del self._by_id[own.popleft()]
@@ -93,11 +103,10 @@ class Refusals:
 
     async def find(self, tracking_id: str) -> KeptRefusal | None:
         """The refusal with this tracking id; its first 32 hex digits are enough."""
-        identifier = _identifier(tracking_id)
-        verdict = self._by_id.get(identifier)
+        verdict = self._by_id.get(identifier_of(tracking_id))
         if verdict is not None:
             return _kept(verdict)
-        return None if self._store is None else await self._store.find(identifier)
+        return None if self._store is None else await self._store.find(tracking_id)
 
     async def last(self) -> KeptRefusal | None:
         """The newest refusal."""
@@ -114,7 +123,7 @@ class Refusals:
                 found[identifier] = _kept(verdict)
         if self._store is not None and len(found) < limit:
             for refusal in await self._store.newest(principal, limit):
-                found.setdefault(_identifier(refusal.tracking_id), refusal)
+                found.setdefault(refusal.identifier, refusal)
         return sorted(found.values(), key=lambda refusal: refusal.at, reverse=True)[:limit]
 
     def counts(self) -> Mapping[str, int]:
@@ -124,10 +133,6 @@ class Refusals:
 
 def _is_of(principal: str, wanted: str) -> bool:
     return principal == wanted or principal.startswith(f"{wanted}/")
-
-
-def _identifier(tracking_id: str) -> str:
-    return tracking_id.strip()[:32].lower()
 
 
 def _kept(verdict: Verdict) -> KeptRefusal:

@@ -35,5 +35,16 @@ MIGRATIONS: tuple[str, ...] = (
         value BLOB NOT NULL
     ) WITHOUT ROWID, STRICT
     """,
+    """
+    CREATE TABLE refusals (
+        number INTEGER PRIMARY KEY,
+        identifier TEXT NOT NULL UNIQUE,
+        tracking_id TEXT NOT NULL,
+        at REAL NOT NULL,
+        principal TEXT NOT NULL,
+        report TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX refusals_by_principal ON refusals (principal, number)
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""
