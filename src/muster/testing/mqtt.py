@@ -120,9 +120,11 @@ class MqttClient:
         self.writer = writer
 
     @classmethod
-    async def open(cls, host: str, port: int, context: ssl.SSLContext | None = None) -> MqttClient:
-        """Connect the socket, with TLS when ``context`` is given; nothing is sent yet."""
-        return cls(*await asyncio.open_connection(host, port, ssl=context))
+    async def open(
+        cls, host: str, port: int, context: ssl.SSLContext | None = None, server_name: str | None = None
+    ) -> MqttClient:
+        """Connect the socket, with TLS when ``context`` is given, checked against ``server_name``."""
+        return cls(*await asyncio.open_connection(host, port, ssl=context, server_hostname=server_name))
 
     async def send(self, *packets: bytes) -> None:
         """Send the packets in one write."""

@@ -1,0 +1,53 @@
+"""Fixtures that every kind of test may use. A worker of pytest-xdist has loopback addresses of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from muster.testing.hub import HubProcess
+
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_hosts = itertools.count(11)
+
+
+def loopback() -> str:
+    """A loopback address that nobody else in this run has: SDKs insist on their ports, so hubs differ by address."""
+    return f"127.{40 + _WORKER}.0.{next(_hosts)}"
+
+
+@pytest.fixture
+def make_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
+    """Makes hubs of the test's own, not yet started: ``make_hub("--partitions", "2")``; killed at the end."""
+    made: list[HubProcess] = []
+
+    def make(*options: str, ephemeral: bool = False) -> HubProcess:
+        directory = tmp_path / f"hub{len(made)}"
+        directory.mkdir()
+        made.append(HubProcess(directory, loopback(), *options, ephemeral=ephemeral))
+        return made[-1]
+
+    yield make
+    for hub in made:
+        hub.kill()
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """One hub for all tests of a worker that do not mind each other: use device ids of your own."""
+    with HubProcess(
+        tmp_path_factory.mktemp("hub"), loopback(), "--consumer-group", "second", "--log-level", "info"
+    ) as hub:
+        yield hub
+
+
+@pytest.fixture
+def https_443(hub: HubProcess) -> HubProcess:
+    """``hub`` where clients with a fixed port 443 can reach it; skips where 443 may not be bound."""
+    if hub.port("https") != 443:
+        pytest.skip("port 443 may not be bound here: sysctl net.ipv4.ip_unprivileged_port_start=443, or be root")
+    return hub
