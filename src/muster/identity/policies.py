@@ -12,6 +12,8 @@ from muster.identity.verdict import Right
 
 KEY_BYTES = 32
 OWNER, SERVICE = "iothubowner", "service"
+PROVISIONING_OWNER = "provisioningserviceowner"
+"""The built-in policy of a provisioning service; it has no rights at a hub (provisioning.md section 7)."""
 
 BUILT_IN: Mapping[str, Right] = {
     OWNER: Right.REGISTRY_READ | Right.REGISTRY_WRITE | Right.SERVICE_CONNECT | Right.DEVICE_CONNECT,
@@ -42,10 +44,12 @@ class SharedAccessPolicy:
 
 def make_policies(ambient: Ambient) -> tuple[SharedAccessPolicy, ...]:
     """The built-in policies with fresh random keys."""
-    return tuple(
-        SharedAccessPolicy(name, rights, _text(ambient.random_bytes(KEY_BYTES)), _text(ambient.random_bytes(KEY_BYTES)))
-        for name, rights in BUILT_IN.items()
-    )
+    return tuple(_random(name, rights, ambient) for name, rights in BUILT_IN.items())
+
+
+def make_provisioning_policy(ambient: Ambient) -> SharedAccessPolicy:
+    """The provisioning service's owner with fresh random keys."""
+    return _random(PROVISIONING_OWNER, Right.NONE, ambient)
 
 
 def development_policies() -> tuple[SharedAccessPolicy, ...]:
@@ -54,10 +58,12 @@ def development_policies() -> tuple[SharedAccessPolicy, ...]:
     For ``muster serve --ephemeral``: connection strings can then stand in code and documentation. They
     protect nothing.
     """
-    return tuple(
-        SharedAccessPolicy(name, rights, development_key(f"{name}/primary"), development_key(f"{name}/secondary"))
-        for name, rights in BUILT_IN.items()
-    )
+    return tuple(_well_known(name, rights) for name, rights in BUILT_IN.items())
+
+
+def development_provisioning_policy() -> SharedAccessPolicy:
+    """The provisioning service's owner with keys that anyone can know."""
+    return _well_known(PROVISIONING_OWNER, Right.NONE)
 
 
 def development_key(name: str) -> str:
@@ -68,6 +74,15 @@ def development_key(name: str) -> str:
 def rights_text(rights: Right) -> str:
     """Rights as Azure writes them: ``RegistryRead, RegistryWrite`` (service.md 1.1); ``none`` for none."""
     return ", ".join(name for right, name in _RIGHT_NAMES.items() if right in rights) or "none"
+
+
+def _random(name: str, rights: Right, ambient: Ambient) -> SharedAccessPolicy:
+    keys = [_text(ambient.random_bytes(KEY_BYTES)) for _ in range(2)]
+    return SharedAccessPolicy(name, rights, *keys)
+
+
+def _well_known(name: str, rights: Right) -> SharedAccessPolicy:
+    return SharedAccessPolicy(name, rights, development_key(f"{name}/primary"), development_key(f"{name}/secondary"))
 
 
 def _text(key: bytes) -> str:

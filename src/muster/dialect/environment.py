@@ -1,0 +1,81 @@
+"""How to reach a hub, by the names that ``muster env`` prints and the ready file holds; known here only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from muster.dialect.connection_string import ConnectionString
+from muster.identity.hub import Hub
+from muster.identity.policies import OWNER, SERVICE, SharedAccessPolicy
+
+MQTT_PORT, AMQP_PORT, HTTPS_PORT = 8883, 5671, 443
+"""The ports that clients know by heart."""
+
+
+def environment(
+    *,
+    hub: Hub,
+    dps_host: str,
+    provisioning: SharedAccessPolicy,
+    id_scope: str,
+    ports: Mapping[str, int],
+    ca_file: Path,
+    ca_bundle: Path,
+) -> dict[str, str]:
+    """The names of ``muster env`` and their values, in order (design.md section 3).
+
+    ``HUB_HOST`` is a bare host name, since most SDKs know their ports by heart. The connection strings of
+    services carry the HTTPS port where it is not 443, and that of Event Hubs clients the AMQP port where it is not
+    5671: the clients that can be told use it, the others ignore it or would fail either way (clients.md section 2).
+
+    Args:
+        hub: names and policies.
+        dps_host: the provisioning service's host name.
+        provisioning: the provisioning service's owner policy.
+        id_scope: the provisioning service's id scope.
+        ports: by ``mqtt``, ``amqp``, ``https`` and, when open, ``amqp_plain``.
+        ca_file: our CA's certificate.
+        ca_bundle: ours and the system's.
+    """
+    https = ports["https"]
+    own, dps = _with_port(hub.host, https, HTTPS_PORT), _with_port(dps_host, https, HTTPS_PORT)
+    ca, bundle = str(ca_file.absolute()), str(ca_bundle.absolute())
+    names = {
+        "HUB_HOST": hub.host,
+        "HUB_CONNECTION_STRING": _service(own, hub.policies[OWNER]),
+        "SERVICE_CONNECTION_STRING": _service(own, hub.policies[SERVICE]),
+        "EVENTHUB_CONNECTION_STRING": _event_hub(hub, ports["amqp"]),
+        "DPS_HOST": dps_host,
+        "DPS_ID_SCOPE": id_scope,
+        "DPS_CONNECTION_STRING": _service(dps, provisioning),
+        "HUB_CA_FILE": ca,
+        "HUB_CA_BUNDLE": bundle,
+        "MQTT_PORT": str(ports["mqtt"]),
+        "AMQP_PORT": str(ports["amqp"]),
+        "HTTPS_PORT": str(https),
+        "REQUESTS_CA_BUNDLE": bundle,
+        "SSL_CERT_FILE": bundle,
+        "NODE_EXTRA_CA_CERTS": ca,
+    }
+    if "amqp_plain" in ports:
+        names["EVENTHUB_EMULATOR_CONNECTION_STRING"] = _event_hub(hub, ports["amqp_plain"], emulator=True)
+    return names
+
+
+def _service(host: str, policy: SharedAccessPolicy) -> str:
+    return ConnectionString(host_name=host, policy=policy.name, key=policy.primary_key).text()
+
+
+def _event_hub(hub: Hub, port: int, *, emulator: bool = False) -> str:
+    """The entity is named as the hub is; ``UseDevelopmentEmulator`` makes clients speak without TLS."""
+    policy = hub.policies[SERVICE]
+    host = _with_port(hub.host, port, 0 if emulator else AMQP_PORT)
+    return ConnectionString(
+        endpoint=f"sb://{host}/", policy=policy.name, key=policy.primary_key, entity_path=hub.name, emulator=emulator
+    ).text()
+
+
+def _with_port(host: str, port: int, usual: int) -> str:
+    named = f"[{host}]" if ":" in host else host
+    return named if port == usual else f"{named}:{port}"
