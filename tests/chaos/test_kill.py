@@ -41,7 +41,8 @@ class Sender:
                     number, self.next = self.next, self.next + 1
                     packet_id = number % 65_535 + 1
                     unanswered[packet_id] = number
-                    await client.send(publish(f"devices/{name}/messages/events/n={number}", b"x" * 200, 1, packet_id))
+                    topic = f"devices/{name}/messages/events/n={number}"
+                    await client.send(publish(topic, b"x" * 200, packet_id=packet_id))
                 answer = await client.expect("PUBACK")
                 self.acknowledged.append(unanswered.pop(answer.packet_id))
         except (OSError, EOFError):

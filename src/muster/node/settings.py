@@ -8,6 +8,7 @@ from pathlib import Path
 from muster.core.limits import Profile
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
+LOOPBACK = frozenset({*DEFAULT_BIND, "localhost"})
 DAY_SECONDS = 86_400
 
 

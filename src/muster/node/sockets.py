@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from muster.node.settings import DEFAULT_BIND
 
-FALLBACK_HTTPS_PORT = 8443
+HTTPS_PORT, FALLBACK_HTTPS_PORT = 443, 8443
 _ATTEMPTS = 20
 
 

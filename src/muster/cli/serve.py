@@ -1,0 +1,148 @@
+"""``muster serve``: the hub in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from muster.node.settings import Settings
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default="muster-data", show_default=True,
+              help="Directory that keeps everything.")  # fmt: skip
+@click.option("--ephemeral", is_flag=True, help="Keep nothing; use the well-known development keys.")
+@click.option("--hostname", multiple=True, default=("localhost",), show_default=True,
+              help="A name of the hub; the first goes into connection strings. Repeatable.")  # fmt: skip
+@click.option("--dps-hostname", default="", help="The provisioning service's name.  [default: the hub's]")
+@click.option("--bind", multiple=True, default=("127.0.0.1", "::1"), show_default=True,
+              help="An address to listen on. Repeatable.")  # fmt: skip
+@click.option("--mqtt-port", type=click.IntRange(0, 65535), default=8883, show_default=True, help="0: any free one.")
+@click.option("--amqp-port", type=click.IntRange(0, 65535), default=5671, show_default=True, help="0: any free one.")
+@click.option("--https-port", type=click.IntRange(0, 65535), default=443, show_default=True,
+              help="HTTPS and WebSocket; 0: any free one.")  # fmt: skip
+@click.option("--amqp-plain-port", type=click.IntRange(0, 65535), default=None,
+              help="AMQP without TLS, for Event Hubs clients with UseDevelopmentEmulator=true (they expect 5672).  "
+                   "[default: closed]")  # fmt: skip
+@click.option("--profile", type=click.Choice(["open", "azure"]), default="open", show_default=True,
+              help="azure copies every limit of the cloud service; open lifts those users hate.")  # fmt: skip
+@click.option("--partitions", type=click.IntRange(1, 32), default=4, show_default=True,
+              help="Of the built-in endpoint; fixed at the first start.")  # fmt: skip
+@click.option("--consumer-group", multiple=True, help="A consumer group besides $Default. Repeatable.")
+@click.option("--retention-days", type=click.FloatRange(min=0, min_open=True), default=7.0, show_default=True,
+              help="How long telemetry is kept.")  # fmt: skip
+@click.option("--retention-mib", type=click.IntRange(1), default=10240, show_default=True,
+              help="How much telemetry is kept.")  # fmt: skip
+@click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
+              help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
+@click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
+@click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+def serve(**options: Any) -> None:
+    """Run the hub in the foreground. SIGTERM or Ctrl-C drains and ends it."""
+    logging.basicConfig(
+        level=options["log_level"].upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    settings = _settings(options)
+    import uvloop  # noqa: PLC0415 - slow to import, and only this command needs it
+
+    uvloop.run(_serve(settings, demo=options["demo"]))
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from muster.core.limits import Profile  # noqa: PLC0415
+    from muster.node.settings import DAY_SECONDS, LOOPBACK, Settings  # noqa: PLC0415
+
+    ephemeral = options["ephemeral"]
+    if ephemeral and options["profile"] == "azure" and not set(options["bind"]) <= LOOPBACK:
+        raise click.UsageError(
+            "--ephemeral uses keys that everyone knows; with --profile azure it serves loopback only. "
+            "Use --data, or bind 127.0.0.1 and ::1."
+        )
+    return Settings(
+        data=None if ephemeral else options["data"],
+        hostnames=tuple(options["hostname"]),
+        dps_hostname=options["dps_hostname"],
+        bind=tuple(options["bind"]),
+        mqtt_port=options["mqtt_port"],
+        amqp_port=options["amqp_port"],
+        https_port=options["https_port"],
+        amqp_plain_port=options["amqp_plain_port"],
+        profile=Profile(options["profile"]),
+        partitions=options["partitions"],
+        consumer_groups=tuple(options["consumer_group"]),
+        retention_seconds=int(options["retention_days"] * DAY_SECONDS),
+        retention_bytes=options["retention_mib"] * 1024**2,
+        sync=options["sync"] == "full",
+        ready_file=options["ready_file"],
+    )
+
+
+async def _serve(settings: Settings, *, demo: bool) -> None:
+    from muster.core.errors import HubError  # noqa: PLC0415
+    from muster.node.directory import DirectoryInUseError, write_private  # noqa: PLC0415
+    from muster.node.node import Node  # noqa: PLC0415
+    from muster.node.sockets import BindError  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    node = Node(settings)
+    try:
+        await node.start()
+    except (BindError, DirectoryInUseError, HubError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    demo_task = None
+    try:
+        if demo:
+            from muster.testing.demo import run_demo  # noqa: PLC0415
+
+            demo_task = loop.create_task(run_demo(node))
+        for note in node.notes:
+            click.echo(note, err=True)
+        _greet(node.facts, settings, demo=demo)
+        if settings.ready_file is not None:
+            write_private(settings.ready_file, json.dumps(node.facts, indent=1).encode())
+        await stop.wait()
+    finally:
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)
+        if demo_task is not None:
+            demo_task.cancel()
+        await node.stop()
+
+
+def _greet(facts: dict[str, Any], settings: Settings, *, demo: bool) -> None:
+    """What to do next, the ready line last."""
+    where = "nothing is kept" if settings.data is None else f"data in {settings.data}"
+    data = "" if settings.data is None or str(settings.data) == "muster-data" else f" --data {settings.data}"
+    lines = [
+        f"Muster hub {facts['HUB_HOST']} ({settings.profile} profile, {where})",
+        f"  owner       {facts['HUB_CONNECTION_STRING']}",
+        f"  events      {facts['EVENTHUB_CONNECTION_STRING']}",
+        f"  trust       {facts['HUB_CA_FILE']}",
+    ]
+    if settings.data is not None:
+        lines += [
+            "Next, in another terminal:",
+            f"  muster env{data}                        what clients need, one NAME=value a line",
+            f"  muster device add my-device{data}       register a device, print its connection string",
+            f"  muster monitor{data}                    watch telemetry arrive"
+            + (" (the demo device is sending)" if demo else ""),
+        ]
+    ports = facts["ports"]
+    lines.append(f"ready: MQTT {ports['mqtt']}, AMQP {ports['amqp']}, HTTPS and WebSocket {ports['https']}")
+    click.echo("\n".join(lines))

@@ -1,0 +1,381 @@
+"""The MQTT 3.1.1 head: one connection of one device or module.
+
+Life of a connection: silent until CONNECT, then waiting for the verdict, then open until either side ends
+it. Rules of what a device may say are in ``dialect``, who it is in ``identity``, what becomes of a message
+in ``messages``; here is only the order of things on one socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from muster.core.ambient import Ambient, Timer, tracking_id
+from muster.core.errors import (
+    ARGUMENT_INVALID,
+    CONNACK_IDENTIFIER,
+    CONNACK_UNAVAILABLE,
+    DEVICE_DISABLED,
+    DEVICE_NOT_FOUND,
+    DEVICE_UNAUTHORIZED,
+    INVALID_OPERATION,
+    MESSAGE_TOO_LARGE,
+    ErrorRow,
+    HubError,
+)
+from muster.core.limits import CONNECT_WAIT, MESSAGE_BYTES, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
+from muster.dialect.mqtt import Login, parse_username, subscription_kind, telemetry_properties
+from muster.dialect.property_bag import size_of
+from muster.dialect.record import message_head, record, sender_annotations
+from muster.heads.tls import describe_peer
+from muster.identity.authenticator import Authenticator, DeviceAttempt
+from muster.identity.refusals import Refusals
+from muster.identity.verdict import Check, Outcome, Verdict
+from muster.messages.telemetry import Batch, Telemetry
+from muster.sessions.table import Session, SessionTable
+from muster.wire.mqtt import encoder
+from muster.wire.mqtt.decoder import Decoder
+from muster.wire.mqtt.packets import (
+    SUBSCRIBE_REFUSED,
+    Connect,
+    Disconnect,
+    MqttError,
+    Packet,
+    PingReq,
+    PubAck,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+)
+
+log = logging.getLogger("muster.mqtt")
+
+UNAUTHENTICATED_BYTES = 65_536
+"""The largest CONNECT taken: ids, a user name, a token and a will; before it is judged it costs no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class MqttServices:
+    """What a connection needs of the rest of the hub."""
+
+    authenticator: Authenticator
+    sessions: SessionTable
+    telemetry: Telemetry
+    refusals: Refusals
+    ambient: Ambient
+
+
+class MqttConnection:
+    """The protocol object of one socket, and the sink of its session."""
+
+    __slots__ = (
+        "_acks", "_batch", "_clean", "_decoder", "_early", "_expiry", "_head", "_held", "_interval", "_key", "_loop",
+        "_orderly", "_partition", "_peer", "_room", "_seen", "_sender", "_services", "_session", "_task", "_time",
+        "_timer", "_topic", "_transport", "_transport_name", "_will",
+    )  # fmt: skip
+
+    def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
+        self._services = services
+        self._loop = loop
+        self._time = loop.time
+        self._transport: Any = None
+        self._decoder = Decoder(UNAUTHENTICATED_BYTES)
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._early: list[Packet] = []
+        self._will: Publish | None = None
+        self._expiry: Timer | None = None
+        self._batch: Batch | None = None
+        self._acks = bytearray()
+        self._topic = self._sender = self._head = b""
+        self._partition = self._room = 0
+        self._orderly = self._held = self._clean = False
+
+    # --- the transport calls
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._peer = describe_peer(transport)
+        self._transport_name = "mqtt-ws" if transport.get_extra_info("websocket") else "mqtt"
+        self._seen = self._time()
+        self._interval = float(CONNECT_WAIT.open)
+        self._timer = self._loop.call_later(self._interval, self._idle)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen = self._time()
+        try:
+            packets = self._decoder.receive(data)
+        except MqttError as error:
+            self._serve(error.packets)
+            if not self._transport.is_closing():
+                self._broken(error)
+            return
+        self._serve(packets)
+
+    def _serve(self, packets: list[Packet]) -> None:
+        for packet in packets:
+            if type(packet) is Publish and self._session is not None:
+                self._publish(packet)
+            elif self._task is not None:
+                self._early.append(packet)
+                self._transport.pause_reading()
+            else:
+                self._other(packet)
+            if self._transport is None or self._transport.is_closing():
+                return
+        if self._services.telemetry.congested and not self._held:
+            self._held = True
+            self._transport.pause_reading()
+            self._services.telemetry.when_clear(self._clear)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        session = self._session
+        if session is not None:
+            if self._clean and not session.ended:
+                self._services.sessions.forget(session.key)
+            self._services.sessions.close(session)
+            if self._will is not None and not self._orderly:
+                self._services.telemetry.append(self._partition, self._will_record(self._will))
+            log.debug("%s: disconnected (%s)", session.key, "in order" if self._orderly else exc or "connection lost")
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._held and self._task is None:
+            self._transport.resume_reading()
+
+    def _clear(self) -> None:
+        self._held = False
+        if self._transport is not None and self._task is None:
+            self._transport.resume_reading()
+
+    # --- CONNECT
+
+    def _connect(self, packet: Connect) -> None:
+        if not packet.client_id:
+            self._transport.write(encoder.connack(False, CONNACK_IDENTIFIER))
+            self._breach(_failed("client-id", "the device id, or device/module", "nothing", "Send the device id."))
+            return
+        self._task = self._loop.create_task(self._admit(packet))
+
+    async def _admit(self, packet: Connect) -> None:
+        try:
+            login = parse_username(packet.username or "")
+            verdict = await self._services.authenticator.device(
+                DeviceAttempt(
+                    transport=self._transport_name,
+                    peer=self._peer,
+                    host=login.host,
+                    key=login.key,
+                    token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
+                    api_version=login.api_version,
+                    client_id=packet.client_id,
+                )
+            )
+            if verdict.error is not None:
+                self._refuse(verdict.error)
+                return
+            self._open(packet, login, verdict)
+        except HubError as error:
+            expected = "{host}/{deviceId}[/{moduleId}]/?api-version=..."
+            check = _failed("user-name", expected, error.message, error.row.remedy)
+            self._keep_breach(check, error.row, packet.client_id)
+            self._refuse(error.row)
+        except Exception:
+            log.exception("cannot decide on the connection from %s", self._peer)
+            self._transport.write(encoder.connack(False, CONNACK_UNAVAILABLE))
+            self._transport.close()
+        finally:
+            self._task = None
+
+    def _refuse(self, error: ErrorRow) -> None:
+        self._transport.write(encoder.connack(False, error.mqtt))
+        self._transport.close()
+
+    def _open(self, packet: Connect, login: Login, verdict: Verdict) -> None:
+        services, key = self._services, login.key
+        identity = verdict.identity
+        assert identity is not None
+        self._key = key
+        self._partition = services.telemetry.partition_of(key.device_id)
+        self._sender = sender_annotations(
+            device_id=key.device_id,
+            module_id=key.module_id,
+            auth_method=verdict.auth_method,
+            generation_id=identity.generation_id,
+            model_id=login.model_id,
+        )
+        if packet.will is not None:
+            will = packet.will
+            self._will = Publish(will.topic.encode(), will.payload, min(will.qos, 1), 0, False, will.retain)
+            self._will_record(self._will)
+        self._session = services.sessions.open(verdict, self)
+        if verdict.expires_at is not None:
+            self._expiry = services.ambient.at(verdict.expires_at, self._expired)
+        self._interval = float(min(packet.keep_alive * 1.5 or MQTT_KEEP_ALIVE.open, MQTT_KEEP_ALIVE.open))
+        self._timer.cancel()
+        self._timer = self._loop.call_later(self._interval, self._idle)
+        self._decoder.max_packet_bytes = MQTT_PACKET_BYTES.open
+        self._clean = packet.clean_session
+        present = services.sessions.resume(key, clean=self._clean)
+        self._transport.write(encoder.connack(present, 0))
+        early, self._early, self._task = self._early, [], None
+        if early:
+            self._serve(early)
+            if self._transport is not None and not self._held:
+                self._transport.resume_reading()
+
+    # --- PUBLISH: the hot path
+
+    def _publish(self, packet: Publish) -> None:
+        topic, payload, qos, packet_id, _, retain = packet
+        if topic != self._topic or retain:
+            try:
+                self._read_topic(topic, retain=retain)
+            except HubError as error:
+                expected = f"devices/{self._key.device_id}/messages/events/..."
+                self._breach(_failed("topic", expected, error.message, error.row.remedy), error.row)
+                return
+        if len(payload) > self._room:
+            expected = f"at most {MESSAGE_BYTES.open} bytes with properties"
+            check = _failed("message-size", expected, f"{len(payload)} bytes of body", MESSAGE_TOO_LARGE.remedy)
+            self._breach(check, MESSAGE_TOO_LARGE)
+            return
+        if qos == 2:
+            self._breach(_failed("qos", "QoS 0 or 1", "a PUBLISH of QoS 2", "Publish with QoS 1; there is no QoS 2."))
+            return
+        batch = self._services.telemetry.append(self._partition, record(self._sender, self._head, payload))
+        if qos:
+            if batch is not self._batch:
+                self._batch = batch
+                self._acks = acks = bytearray()
+                batch.when_durable(partial(self._durable, acks))
+            self._acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
+
+    def _read_topic(self, topic: bytes, *, retain: bool = False, will: bool = False) -> None:
+        """Make ``_head`` and ``_room`` those of ``topic``; kept, as a device's next message often has the same."""
+        system, application = telemetry_properties(topic, self._key)
+        if retain:
+            application["mqtt-retain"] = "true"
+        if will:
+            application["iothub-MessageType"] = "Will"
+        self._head = message_head(system, application)
+        self._room = MESSAGE_BYTES.open - size_of(system, application, b"")
+        self._topic = b"" if retain or will else topic
+
+    def _durable(self, acks: bytearray, error: BaseException | None) -> None:
+        if self._transport is None:
+            return
+        if error is None:
+            self._transport.write(acks)
+        else:
+            self._transport.close()
+
+    def _will_record(self, will: Publish) -> bytes:
+        """The will as a stored message. Raises ``HubError`` when its topic is not this device's telemetry topic."""
+        self._read_topic(will.topic, retain=will.retain, will=True)
+        if len(will.payload) > self._room:
+            raise HubError(MESSAGE_TOO_LARGE, "The will is over 256 KiB.")
+        return record(self._sender, self._head, will.payload)
+
+    # --- the other packets
+
+    def _other(self, packet: Packet) -> None:
+        if self._session is None:
+            if isinstance(packet, Connect):
+                self._connect(packet)
+            else:
+                self._breach(_failed("first-packet", "CONNECT", type(packet).__name__.upper(), "Send CONNECT first."))
+        elif isinstance(packet, PingReq):
+            self._transport.write(encoder.PINGRESP)
+        elif isinstance(packet, Subscribe):
+            self._subscribe(packet)
+        elif isinstance(packet, Unsubscribe):
+            self._services.sessions.unsubscribe(self._key, packet.filters)
+            self._transport.write(encoder.unsuback(packet.packet_id))
+        elif isinstance(packet, Disconnect):
+            self._orderly = True
+            self._transport.close()
+        elif isinstance(packet, Connect):
+            self._breach(_failed("packet", "one CONNECT", "a second CONNECT", "Open a new connection instead."))
+        elif not isinstance(packet, PubAck):
+            self._breach(_failed("packet", "QoS 0 or 1", type(packet).__name__.upper(), "The hub has no QoS 2."))
+
+    def _subscribe(self, packet: Subscribe) -> None:
+        granted = {name: min(qos, 1) for name, qos in packet.filters if subscription_kind(name, self._key) is not None}
+        self._services.sessions.subscribe(self._key, granted)
+        self._transport.write(
+            encoder.suback(packet.packet_id, [granted.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters])
+        )
+
+    # --- the end
+
+    def end(self, error: ErrorRow) -> None:
+        """See ``sessions.table.Sink``: MQTT 3.1.1 has no word for it, so the socket is closed."""
+        if error in (DEVICE_DISABLED, DEVICE_NOT_FOUND):
+            self._will = None
+        if self._transport is not None:
+            self._transport.close()
+
+    def _expired(self) -> None:
+        self._expiry = None
+        remedy = "Reconnect with a new token before the old one ends; the SDKs do."
+        check = _failed("token-expiry", "a token renewed in time", "the connection's token has expired", remedy)
+        self._breach(check, DEVICE_UNAUTHORIZED)
+
+    def _idle(self) -> None:
+        left = self._seen + self._interval - self._time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._idle)
+        elif self._session is None:
+            expected = f"CONNECT within {CONNECT_WAIT.open} s"
+            self._breach(_failed("connect-wait", expected, "nothing", "Send CONNECT at once."))
+        else:
+            expected, seen = f"a packet every {self._interval / 1.5:.0f} s", f"silence for {self._interval:.0f} s"
+            remedy = "Send PINGREQ in time, or ask for a longer keep-alive."
+            self._breach(_failed("keep-alive", expected, seen, remedy))
+
+    def _broken(self, error: MqttError) -> None:
+        if error.connack is not None and self._session is None:
+            self._transport.write(encoder.connack(False, error.connack))
+        check = _failed("packet", "valid MQTT 3.1.1", error.reason, "See the MQTT 3.1.1 standard.")
+        self._breach(check, ARGUMENT_INVALID)
+
+    def _breach(self, check: Check, row: ErrorRow = INVALID_OPERATION) -> None:
+        """Close because the device broke a rule, and keep why."""
+        self._keep_breach(check, row, "" if self._session is None else str(self._key))
+        if self._transport is not None:
+            self._transport.close()
+
+    def _keep_breach(self, check: Check, row: ErrorRow, principal: str) -> None:
+        services = self._services
+        services.refusals.add(
+            Verdict(
+                tracking_id=tracking_id(services.ambient),
+                at=services.ambient.now(),
+                transport=self._transport_name,
+                peer=self._peer,
+                principal=principal,
+                checks=(check,),
+                cause=check.name,
+                error=row,
+                identity=None if self._session is None else self._session.identity,
+            )
+        )
+
+
+def _failed(name: str, expected: str, seen: str, remedy: str) -> Check:
+    return Check(name, Outcome.FAILED, expected, seen, remedy)
