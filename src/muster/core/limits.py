@@ -126,6 +126,22 @@ PARTITIONS = Limit(
     _QUOTAS,
     "Readers hold a link for each.",
 )
+TELEMETRY_PENDING_BYTES = Limit(
+    "telemetry not yet on disk",
+    16_777_216,
+    16_777_216,
+    "bytes",
+    "own choice",
+    "Above it the hub stops reading from devices until the disk has caught up.",
+)
+TELEMETRY_TAIL_BYTES = Limit(
+    "telemetry kept in memory",
+    33_554_432,
+    33_554_432,
+    "bytes",
+    "own choice",
+    "Receivers that keep up are served from it; those further behind read from the disk.",
+)
 CONNECT_WAIT = Limit(
     "time to CONNECT",
     60,

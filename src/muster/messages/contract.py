@@ -17,6 +17,11 @@ class Slice(NamedTuple):
     enqueued_ms: int
     records: Sequence[bytes]
 
+    def since(self, sequence: int) -> Slice:
+        """The slice without its records before ``sequence``, which must not be all of them."""
+        skip = sequence - self.base
+        return self if skip <= 0 else Slice(sequence, self.enqueued_ms, self.records[skip:])
+
 
 class PartitionState(NamedTuple):
     """Where a partition stands. ``first`` is the oldest sequence number still kept, ``next`` the one to come.
@@ -42,21 +47,34 @@ class TelemetryLog(Protocol):
     """Durable partitions, one writer.
 
     Promises: when ``done(None)`` is called the writes are on disk, all of them, and survive a power cut;
-    commits end in the order they were handed in. Does not promise to know devices, consumers or formats.
+    when it is called with an error, none of them is stored; commits end in the order they were handed in.
+    A damaged message is never returned: it is missing from what is read, and the store has told the log.
+    Does not promise to know devices, consumers or formats.
     """
 
     partitions: int
+
+    created_at: float
+    """When the log was made, seconds since 1970."""
 
     def states(self) -> Sequence[PartitionState]:
         """As of opening: where each partition stands."""
         ...
 
     def commit(self, writes: Sequence[Write], done: Callable[[BaseException | None], None]) -> None:
-        """Store ``writes`` in one transaction; ``done`` is called on the loop. Returns at once."""
+        """Store ``writes`` in one transaction; ``done`` is called on the loop. Returns at once.
+
+        Fails with ``HubError`` (500001) when the disk is full or broken, and when a write does not start at
+        its partition's ``next`` or goes back in time. After a failure the log goes on from where it stood.
+        """
         ...
 
     async def read(self, partition: int, sequence: int, limit_bytes: int) -> Sequence[Slice]:
-        """Slices from ``sequence`` on, at least one if there is any, about ``limit_bytes`` at most."""
+        """Slices from ``sequence`` on, in order, at least one if there is any.
+
+        Ends with the slice that reaches ``limit_bytes``. The first starts at ``sequence``, or later when
+        that message is not kept any more; with ``sequence`` at or beyond ``next`` there is none.
+        """
         ...
 
     async def sequence_at(self, partition: int, enqueued_ms: int, *, inclusive: bool) -> int:
@@ -64,12 +82,13 @@ class TelemetryLog(Protocol):
         ...
 
     async def trim(self, before_ms: int, limit_bytes: int) -> Sequence[int]:
-        """Drop whole slices that are older than ``before_ms`` or over ``limit_bytes`` a partition.
+        """Drop whole slices, the oldest first, as long as they are older than ``before_ms`` or the log is
+        larger than ``limit_bytes``.
 
         Returns each partition's ``first`` afterwards. Short: call again while it still finds something.
         """
         ...
 
     async def close(self) -> None:
-        """End after the commits handed in so far."""
+        """End after the commits handed in so far. Harmless when repeated; nothing else may be called after it."""
         ...

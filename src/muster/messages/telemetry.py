@@ -1,0 +1,265 @@
+"""Telemetry: what devices send, batched into the log's commits, and handed to those who read along.
+
+Runs on the loop's thread only. One commit is under way at a time; what is appended meanwhile forms the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+from muster.core.ambient import Ambient
+from muster.core.errors import UNAVAILABLE, HubError
+from muster.core.limits import TELEMETRY_PENDING_BYTES, TELEMETRY_TAIL_BYTES
+from muster.messages.contract import PartitionState, Slice, TelemetryLog, Write
+from muster.messages.retention import Retention
+from muster.messages.tail import Tail
+
+Durable = Callable[[BaseException | None], None]
+"""Called with ``None`` once the batch is on disk, or with what went wrong: then none of it is."""
+
+_LOOKS_PER_LIMIT = 16
+
+
+class Batch:
+    """Messages that are committed together. Compare batches by identity."""
+
+    __slots__ = ("bytes", "callbacks", "shares", "writes")
+
+    def __init__(self, partitions: int) -> None:
+        self.shares: list[list[bytes]] = [[] for _ in range(partitions)]
+        self.callbacks: list[Durable] = []
+        self.writes: list[Write] = []
+        self.bytes = 0
+
+    def when_durable(self, callback: Durable) -> None:
+        """Have ``callback`` called on the loop when the batch is on disk or has failed, in order of registration."""
+        self.callbacks.append(callback)
+
+
+class Telemetry:
+    """The hub's device-to-cloud messages.
+
+    A message is acknowledged to its device only after ``Batch.when_durable`` said so. When a commit fails,
+    the batch under way **and the one forming behind it** fail together and take no sequence numbers: a device
+    may have messages in both, and would send the earlier ones again after the later ones had been stored. It
+    is up to the head to end such a connection (or to reject such deliveries), so that the device sends again
+    all that was not acknowledged, in its own order.
+
+    ``messages``, ``bytes``, ``commits`` and ``failed_commits`` count since the start, for meters.
+    """
+
+    def __init__(
+        self,
+        log: TelemetryLog,
+        ambient: Ambient,
+        *,
+        retention_seconds: float,
+        retention_bytes: int,
+        tail_bytes: int = TELEMETRY_TAIL_BYTES.open,
+        max_pending_bytes: int = TELEMETRY_PENDING_BYTES.open,
+    ) -> None:
+        """Take over ``log``. To be made on a running loop.
+
+        ``retention_bytes`` and ``tail_bytes`` (kept in memory) count all partitions together. With more than
+        ``max_pending_bytes`` not yet on disk ``congested`` holds.
+        """
+        self.partitions = log.partitions
+        self.created_at = log.created_at
+        self.pending_bytes = 0
+        self.messages = self.bytes = self.commits = self.failed_commits = 0
+        self._log = log
+        self._ambient = ambient
+        self._loop = asyncio.get_running_loop()
+        self._states = list(log.states())
+        self._enqueued_ms = max(state.enqueued_ms for state in self._states)
+        self._tail = Tail(self._states, tail_bytes)
+        self._max_pending = max_pending_bytes
+        self._forming = Batch(self.partitions)
+        self._scheduled = False
+        self._running: Batch | None = None
+        self._closed = False
+        self._idle: list[asyncio.Future[None]] = []
+        self._subscribers: list[dict[object, Callable[[], None]]] = [{} for _ in range(self.partitions)]
+        self._held_back: deque[Callable[[], None]] = deque()
+        self._retention = Retention(
+            log, ambient, seconds=retention_seconds, limit_bytes=retention_bytes, trimmed=self._trimmed
+        )
+        self._look_every = max(1, retention_bytes // _LOOKS_PER_LIMIT)
+        self._look_at = self._look_every
+
+    def partition_of(self, device_id: str) -> int:
+        """Where the device's messages (and those of its modules) go: BLAKE2b, 8 bytes, big endian, modulo partitions.
+
+        It never changes for a data directory. Sessions keep the answer.
+        """
+        digest = blake2b(device_id.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.partitions
+
+    def append(self, partition: int, record: bytes) -> Batch:
+        """Put ``record`` (a stored message) behind the others of ``partition``; the answer is the forming batch.
+
+        All records appended before the next commit starts share one batch, so a caller registers one callback
+        for many. Raises ``HubError`` (503001) after ``close``.
+        """
+        if not self._scheduled:
+            self._schedule()
+        forming = self._forming
+        forming.shares[partition].append(record)
+        self.pending_bytes += len(record)
+        return forming
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits for the disk that heads should stop reading their sockets."""
+        return self.pending_bytes > self._max_pending
+
+    def when_clear(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once, soon after ``congested`` has ceased to hold."""
+        if self.congested:
+            self._held_back.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
+    def state(self, partition: int) -> PartitionState:
+        """Where the partition stands on disk."""
+        return self._states[partition]
+
+    def subscribe(self, partition: int, wake: Callable[[], None]) -> Callable[[], None]:
+        """Have ``wake`` called whenever the partition has something new; the answer ends that."""
+        token = object()
+        subscribers = self._subscribers[partition]
+        subscribers[token] = wake
+
+        def unsubscribe() -> None:
+            subscribers.pop(token, None)
+
+        return unsubscribe
+
+    def tail(self, partition: int, sequence: int) -> Sequence[Slice] | None:
+        """Stored slices from ``sequence`` on out of memory, not necessarily all: ask again behind the last.
+
+        Empty: nothing new, wait to be woken. ``None``: that is not in memory any more, use ``read``.
+        """
+        if sequence < self._states[partition].first:
+            return None
+        return self._tail.since(partition, sequence)
+
+    async def read(self, partition: int, sequence: int, limit_bytes: int) -> Sequence[Slice]:
+        """Stored slices from ``sequence`` on, from memory or disk, see ``TelemetryLog.read``.
+
+        Empty: nothing new, wait to be woken. Raises ``HubError`` (500001) when the disk fails.
+        """
+        kept = self.tail(partition, sequence)
+        return await self._log.read(partition, sequence, limit_bytes) if kept is None else kept
+
+    async def sequence_at(self, partition: int, enqueued_ms: int, *, inclusive: bool) -> int:
+        """The first kept sequence number enqueued after (``inclusive``: at or after) a moment, else the next one."""
+        state = self._states[partition]
+        earliest = enqueued_ms if inclusive else enqueued_ms + 1
+        if earliest > state.enqueued_ms:
+            return state.next
+        found = self._tail.first_enqueued(partition, earliest)
+        if found is None:
+            return await self._log.sequence_at(partition, enqueued_ms, inclusive=inclusive)
+        return max(found, state.first)
+
+    def start(self) -> None:
+        """Begin to remove what retention does not keep."""
+        self._retention.start()
+
+    async def stop(self) -> None:
+        """End what ``start`` began; messages are still taken."""
+        await self._retention.stop()
+
+    async def trim(self) -> None:
+        """Remove now what retention does not keep. Raises ``HubError`` (500001) when the disk fails."""
+        await self._retention.trim()
+
+    async def close(self) -> None:
+        """Take nothing more, commit what was appended, close the log. Harmless when repeated."""
+        self._closed = True
+        await self.stop()
+        while self._running is not None or self._scheduled:
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
+        await self._log.close()
+
+    def _schedule(self) -> None:
+        if self._closed:
+            raise HubError(UNAVAILABLE, "the hub is closing and takes no messages; send again to the next one")
+        self._scheduled = True
+        if self._running is None:
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        """Commit the forming batch. Its messages get their sequence numbers and their time now."""
+        batch, self._forming = self._forming, Batch(self.partitions)
+        self._scheduled = False
+        self._running = batch
+        batch.bytes = self.pending_bytes
+        self._enqueued_ms = now = max(self._enqueued_ms, int(self._ambient.now() * 1000))
+        batch.writes = [
+            Write(partition, self._states[partition].next, now, share)
+            for partition, share in enumerate(batch.shares)
+            if share
+        ]
+        self._log.commit(batch.writes, self._ended)
+
+    def _ended(self, error: BaseException | None) -> None:
+        batch, self._running = self._running, None
+        if batch is None:
+            raise RuntimeError("the log ended a commit twice")
+        self.pending_bytes -= batch.bytes
+        if error is None:
+            self._settle(batch)
+            if self._scheduled:  # the disk works while the acknowledgements below are written
+                self._start()
+            self._tell(batch, None)
+            for write in batch.writes:
+                for wake in tuple(self._subscribers[write.partition].values()):
+                    self._call(wake)
+        else:
+            self._refuse(batch, error)
+        while self._held_back and not self.congested:
+            self._call(self._held_back.popleft())
+        if self._running is None and not self._scheduled:
+            idle, self._idle = self._idle, []
+            for future in idle:
+                future.set_result(None)
+
+    def _settle(self, batch: Batch) -> None:
+        for partition, base, enqueued_ms, records in batch.writes:
+            next_ = base + len(records)
+            self._states[partition] = PartitionState(self._states[partition].first, next_, enqueued_ms)
+            self._tail.push(partition, Slice(base, enqueued_ms, records))
+            self.messages += len(records)
+        self.bytes += batch.bytes
+        self.commits += 1
+        if self.bytes >= self._look_at:
+            self._look_at = self.bytes + self._look_every
+            self._retention.look()
+
+    def _refuse(self, batch: Batch, error: BaseException) -> None:
+        self.failed_commits += 1
+        behind, self._forming = self._forming, Batch(self.partitions)
+        self._scheduled = False
+        self.pending_bytes = 0
+        self._tell(batch, error)
+        self._tell(behind, error)
+
+    def _tell(self, batch: Batch, error: BaseException | None) -> None:
+        for callback in batch.callbacks:
+            self._call(callback, error)
+
+    def _call(self, callback: Callable[..., None], *arguments: BaseException | None) -> None:
+        try:
+            callback(*arguments)
+        except Exception as problem:
+            self._loop.call_exception_handler({"message": "a telemetry callback failed", "exception": problem})
+
+    def _trimmed(self, firsts: Sequence[int]) -> None:
+        self._states = [state._replace(first=first) for state, first in zip(self._states, firsts, strict=True)]
