@@ -39,11 +39,6 @@ def parse_json(data: bytes) -> Any:
         raise HubError(FORMAT_ERROR, f"The body is not valid JSON: {error}.") from None
 
 
-def parse_object(data: bytes) -> Members:
-    """The members of a body that must be an object: 400004 when it is something else, else as ``parse_json``."""
-    return Members.of(parse_json(data), "The body")
-
-
 def compact(value: Any) -> bytes:
     """``value`` as the service writes JSON: no blanks, UTF-8."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

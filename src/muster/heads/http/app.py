@@ -1,0 +1,106 @@
+"""The HTTP application: every request finds its operation, is judged, and gets an answer in the service's shape.
+
+One route takes all requests, because the method may stand in a header (``X-HTTP-Method-Override``, which Java
+uses), ids hold any of ``%``, ``+``, ``#`` and ``?`` percent-encoded, and what aiohttp would answer by itself (404,
+405) must have the service's shape.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from aiohttp import web
+
+from muster.core.ambient import Ambient, tracking_id
+from muster.core.errors import BAD_REQUEST, BODY_TOO_LARGE, SERVER_ERROR, HubError
+from muster.core.limits import HTTP_BODY_BYTES
+from muster.dialect.api_version import check_api_version
+from muster.heads.http.answers import error_answer, sign
+from muster.heads.http.auth import ServiceGate, authorize
+from muster.heads.http.devices import DeviceOperations
+from muster.heads.http.health import HealthOperations
+from muster.heads.http.modules import ModuleOperations
+from muster.heads.http.operations import Call, Operation, OperationTable
+from muster.heads.http.statistics import StatisticsOperations
+from muster.identity.registry import Registry
+
+log = logging.getLogger("muster.http")
+
+
+def build_app(
+    *,
+    registry: Registry,
+    gate: ServiceGate,
+    ambient: Ambient,
+    ready: Callable[[], bool],
+    more: Iterable[Operation] = (),
+) -> web.Application:
+    """The application for port 443.
+
+    Args:
+        registry: the hub's identities.
+        gate: judges callers; an ``identity.authenticator.Authenticator``.
+        ready: whether every listener of the node serves, for ``/health/ready``.
+        more: operations besides those of the registry and of health.
+    """
+    operations = OperationTable(
+        [
+            *HealthOperations(ready).table(),
+            *DeviceOperations(registry).table(),
+            *ModuleOperations(registry).table(),
+            *StatisticsOperations(registry).table(),
+            *more,
+        ]
+    )
+    dispatcher = _Dispatcher(operations, gate, ambient)
+    app = web.Application(client_max_size=HTTP_BODY_BYTES.open)
+    app.router.add_route("*", "/{path:.*}", dispatcher.answer)
+    return app
+
+
+class _Dispatcher:
+    def __init__(self, operations: OperationTable, gate: ServiceGate, ambient: Ambient) -> None:
+        self._operations = operations
+        self._gate = gate
+        self._ambient = ambient
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Every request comes here, and every answer goes out from here."""
+        tracking = tracking_id(self._ambient)
+        try:
+            answer = await self._perform(request, tracking)
+        except HubError as error:
+            tracking = error.tracking_id or tracking
+            answer = error_answer(error, tracking)
+            log.debug("%s %s: %s (%s)", request.method, request.rel_url.raw_path, error, tracking)
+        except web.HTTPRequestEntityTooLarge:
+            message = f"The body has more than {HTTP_BODY_BYTES.open} bytes, split the call."
+            answer = error_answer(HubError(BODY_TOO_LARGE, message), tracking)
+        except web.RequestPayloadError:
+            message = "The body does not fit its Content-Length, Transfer-Encoding or Content-Encoding."
+            answer = error_answer(HubError(BAD_REQUEST, message), tracking)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("%s %s failed (%s)", request.method, request.rel_url.raw_path, tracking)
+            message = "The hub failed, see its log under the tracking id."
+            answer = error_answer(HubError(SERVER_ERROR, message), tracking)
+        sign(answer, tracking)
+        return answer
+
+    async def _perform(self, request: web.Request, tracking: str) -> web.StreamResponse:
+        operation, parameters, path = self._operations.find(_method(request), request.rel_url.raw_path)
+        call = Call(request, path, parameters, tracking)
+        if operation.right is not None:
+            check_api_version(call.query("api-version"))
+            authorize(call, operation.right, self._gate)
+        return await operation.handler(call)
+
+
+def _method(request: web.Request) -> str:
+    """The method meant: Java sends ``POST`` and names the one it means in a header (service.md 0.3)."""
+    method = request.method
+    if method == "POST":
+        method = request.headers.get("X-HTTP-Method-Override", method).strip().upper()
+    return "GET" if method == "HEAD" else method

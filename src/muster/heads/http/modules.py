@@ -1,0 +1,68 @@
+"""``/devices/{id}/modules``: module identities (service.md 2.7)."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from muster.core.errors import MODULE_UNDER_MODULE, HubError
+from muster.dialect.etag import etag_of
+from muster.dialect.identity_bodies import module_body, module_draft
+from muster.heads.http.answers import json_answer
+from muster.heads.http.operations import Call, Operation
+from muster.identity.changes import ANY
+from muster.identity.model import Identity, IdentityKey
+from muster.identity.registry import Registry
+from muster.identity.verdict import Right
+
+
+class ModuleOperations:
+    """Module identities of one hub."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def table(self) -> list[Operation]:
+        """The rows for the operation table."""
+        read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
+        module = "/devices/{device_id}/modules/{module_id}"
+        return [
+            Operation("GET", "/devices/{device_id}/modules", read, self.list),
+            Operation("GET", module, read, self.get),
+            Operation("PUT", module, write, self.put),
+            Operation("DELETE", module, write, self.delete),
+            Operation("PUT", f"{module}/modules/{{inner_id}}", write, self.put_below),
+        ]
+
+    async def list(self, call: Call) -> web.Response:
+        """All modules of a device."""
+        found = await self._registry.modules(call.parameters["device_id"])
+        return json_answer([module_body(identity, self._registry.activity(identity.key)) for identity in found])
+
+    async def get(self, call: Call) -> web.Response:
+        """One module."""
+        return self._answer(await self._registry.get(_key(call)))
+
+    async def put(self, call: Call) -> web.Response:
+        """Create without ``If-Match`` (201), update with it (200)."""
+        draft = module_draft(await call.json_object(), _key(call))
+        match = call.if_match()
+        if match is None:
+            return self._answer(await self._registry.create(draft), 201)
+        return self._answer(await self._registry.update(draft, match))
+
+    async def delete(self, call: Call) -> web.Response:
+        """Delete; without ``If-Match`` whatever state the module is in."""
+        await self._registry.delete(_key(call), call.if_match() or ANY)
+        return web.Response(status=204)
+
+    async def put_below(self, _: Call) -> web.Response:
+        """A module under a module: always 400301."""
+        raise HubError(MODULE_UNDER_MODULE)
+
+    def _answer(self, identity: Identity, status: int = 200) -> web.Response:
+        body = module_body(identity, self._registry.activity(identity.key))
+        return json_answer(body, status, etag=etag_of(identity.version))
+
+
+def _key(call: Call) -> IdentityKey:
+    return IdentityKey(call.parameters["device_id"], call.parameters["module_id"])
