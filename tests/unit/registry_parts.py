@@ -1,15 +1,13 @@
-"""A registry on a real store, with a clock that tests move and randomness that counts."""
+"""A registry on a real store, with a clock that tests move."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
-from muster.core.ambient import SystemAmbient
 from muster.core.bus import IDENTITY_CHANGED, LocalBus
 from muster.identity.changes import Draft
 from muster.identity.keys import Credentials
@@ -19,26 +17,16 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.testing.clock import VirtualAmbient
 
 HUB = "hub"
-
-
-class SetAmbient(SystemAmbient):
-    """Time stands where the test puts it; random bytes are a counter, so no two draws are alike."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.moment = 1_700_000_000.0
-        draws = itertools.count(1)
-        self.now = lambda: self.moment
-        self.random_bytes = lambda count: next(draws).to_bytes(count)
 
 
 class Parts(NamedTuple):
     registry: Registry
     store: SqliteIdentityStore
     sessions: SessionTable
-    ambient: SetAmbient
+    ambient: VirtualAmbient
     changed: list[str]
     """Payloads of IDENTITY_CHANGED so far."""
 
@@ -46,7 +34,7 @@ class Parts(NamedTuple):
 @contextlib.asynccontextmanager
 async def registry_parts(directory: Path) -> AsyncIterator[Parts]:
     loop = asyncio.get_running_loop()
-    ambient, bus, changed = SetAmbient(loop), LocalBus(), list[str]()
+    ambient, bus, changed = VirtualAmbient(1_700_000_000.0), LocalBus(), list[str]()
     path = directory / "hub.db"
     writer = Writer(path, MIGRATIONS, loop, durable=False)
     reader = open_connection(path, readonly=True)

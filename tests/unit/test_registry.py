@@ -150,12 +150,12 @@ async def test_an_update_needs_the_device(parts: Parts) -> None:
 
 async def test_an_update_replaces_all_but_the_keys(parts: Parts) -> None:
     made = await parts.registry.create(draft("d", status_reason="new"))
-    parts.ambient.moment += 60
+    parts.ambient.advance(60)
     off = await parts.registry.update(draft("d", status=Status.DISABLED), Match(made.version))
     assert off.authentication == made.authentication
-    assert (off.status, off.status_reason, off.status_updated) == (Status.DISABLED, None, parts.ambient.moment)
+    assert (off.status, off.status_reason, off.status_updated) == (Status.DISABLED, None, parts.ambient.now())
     assert (off.generation_id, off.version) == (made.generation_id, made.version + 1)
-    parts.ambient.moment += 60
+    parts.ambient.advance(60)
     again = await parts.registry.update(draft("d", status=Status.DISABLED, status_reason="lost"), ANY)
     assert again.status_updated == off.status_updated, "the status did not change"
     assert again.status_reason == "lost"

@@ -1,0 +1,231 @@
+"""What holds for every REST call: who may, api-versions, methods, paths, the shape of errors, health."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hub_rest import API, POLICIES, RestHub, rest_hub, token
+
+from muster.identity.policies import SharedAccessPolicy
+from muster.identity.verdict import Right
+
+TRACKING = r"[0-9a-f]{32}-G:\d+-TimeStamp:\d\d/\d\d/\d{4} \d\d:\d\d:\d\d"
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[RestHub]:
+    async with rest_hub(tmp_path) as hub:
+        yield hub
+
+
+def fields_of(head: bytes) -> dict[str, str]:
+    """The header fields of an answer's head."""
+    return dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)  # type: ignore[misc]
+
+
+async def test_1_an_error_looks_byte_for_byte_as_on_the_service(hub: RestHub) -> None:
+    answer = await hub.raw(
+        b"GET /devices/ghost?" + API.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Authorization: " + token().encode() + b"\r\n\r\n"
+    )
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    fields = fields_of(head)
+    assert fields["Content-Type"] == "application/json; charset=utf-8"
+    assert fields["Content-Length"] == str(len(body))
+    assert fields["Server"] == "Microsoft-HTTPAPI/2.0"
+    assert fields["iothub-errorcode"] == "DeviceNotFound"
+    found = re.fullmatch(
+        rb'\{"Message":"ErrorCode:DeviceNotFound;ghost","ExceptionMessage":"Tracking ID:('
+        + TRACKING.encode()
+        + rb')"\}',
+        body,
+    )
+    assert found is not None, body
+    assert fields["x-ms-request-id"].replace("-", "") == found[1].decode()[:32]
+
+
+async def test_2_without_credential_the_answer_is_the_service_s_401_and_a_verdict_is_kept(hub: RestHub) -> None:
+    answer = await hub.call("GET", "/devices", Authorization="")
+    assert answer.status == 401
+    assert answer.headers["iothub-errorcode"] == "IotHubUnauthorizedAccess"
+    found = re.fullmatch(
+        r'\{"Message":"ErrorCode:IotHubUnauthorizedAccess;Unauthorized","ExceptionMessage":"Tracking ID:(.+)"\}',
+        answer.body.decode(),
+    )
+    assert found is not None
+    assert re.fullmatch(TRACKING, found[1])
+    assert answer.headers["x-ms-request-id"].replace("-", "") == found[1][:32]
+    kept = await hub.refusals.find(found[1])
+    assert kept is not None
+    assert kept.tracking_id == found[1]
+    assert kept.report["transport"] == "https"
+
+
+WRONG_CREDENTIALS = {
+    "no token at all": "hello",
+    "another scheme": "Basic aW90aHVib3duZXI6eA==",
+    "expired": token(expiry=1_500_000_000),
+    "another hub": token(resource="other.azure-devices.net"),
+    "an unknown policy": token(SharedAccessPolicy("nobody", Right.NONE, base64.b64encode(b"x" * 32).decode(), "")),
+    "the key of another policy": token(
+        SharedAccessPolicy("iothubowner", Right.NONE, POLICIES["service"].primary_key, "")
+    ),
+    "a changed signature": token().replace("sig=", "sig=A"),
+    "a scope below the path": token(resource="localhost/devices/other"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CREDENTIALS)
+async def test_3_every_wrong_credential_gets_the_same_401_and_a_verdict_of_its_own(hub: RestHub, name: str) -> None:
+    answer = await hub.call("GET", "/devices/d", Authorization=WRONG_CREDENTIALS[name])
+    assert (answer.status, answer.error, answer.message) == (401, "IotHubUnauthorizedAccess", "Unauthorized")
+    kept = await hub.refusals.find(answer.json["ExceptionMessage"].removeprefix("Tracking ID:"))
+    assert kept is not None
+    signature = WRONG_CREDENTIALS[name].partition("sig=")[2].partition("&")[0]
+    report = json.dumps(dict(kept.report))
+    assert not signature or (signature not in report and unquote(signature) not in report)
+
+
+READ, WRITE, CONNECT = "read", "write", "connect"
+NEEDS = [
+    ("GET", "/devices", READ),
+    ("GET", "/devices/d", READ),
+    ("GET", "/devices/d/modules", READ),
+    ("GET", "/devices/d/modules/m", READ),
+    ("GET", "/statistics/devices", READ),
+    ("GET", "/statistics/service", CONNECT),
+    ("PUT", "/devices/d", WRITE),
+    ("DELETE", "/devices/d", WRITE),
+    ("PUT", "/devices/d/modules/m", WRITE),
+    ("DELETE", "/devices/d/modules/m", WRITE),
+    ("POST", "/devices", WRITE),
+    ("POST", "/devices/keys/regenerate", WRITE),
+]
+GRANTS = {
+    "iothubowner": {READ, WRITE, CONNECT},
+    "service": {CONNECT},
+    "device": set(),
+    "registryRead": {READ},
+    "registryReadWrite": {READ, WRITE},
+}
+
+
+@pytest.mark.parametrize("policy", GRANTS)
+async def test_4_each_policy_may_exactly_what_it_grants(hub: RestHub, policy: str) -> None:
+    for method, path, need in NEEDS:
+        body: Any = {} if method in {"PUT", "POST"} else None
+        answer = await hub.call(method, path, body, Authorization=token(policy))
+        assert (answer.status != 401) == (need in GRANTS[policy]), (method, path, answer.body)
+    assert list(await hub.registry.devices()) == [], "no call came through with its empty body"
+
+
+@pytest.mark.parametrize(
+    "resource", ["localhost", "LOCALHOST", "localhost:8443", "localhost/devices", "localhost/devices/d"]
+)
+async def test_5_a_token_for_the_host_or_for_what_holds_the_path_opens_it(hub: RestHub, resource: str) -> None:
+    answer = await hub.call("GET", "/devices/d", Authorization=token(resource=resource))
+    assert answer.status == 404
+
+
+@pytest.mark.parametrize(
+    "version", ["2016-11-14", "2018-06-30", "2020-05-31-preview", "2021-04-12", "2024-03-31", "2031-12-31"]
+)
+async def test_6_known_and_newer_api_versions_are_taken(hub: RestHub, version: str) -> None:
+    assert (await hub.call("GET", "/devices", query=f"api-version={version}")).status == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "api-version=", "api-version=1", "api-version=2021-4-12", "api-version=2016-02-03", "api-version=2021-13-01",
+     "api-version=2021-04-12x", "apiversion=2021-04-12"],
+)  # fmt: skip
+async def test_7_a_missing_or_impossible_api_version_is_400001(hub: RestHub, query: str) -> None:
+    answer = await hub.call("GET", "/devices", query=query)
+    assert (answer.status, answer.error) == (400, "InvalidProtocolVersion")
+    assert "api-version" in answer.message
+
+
+async def test_8_a_post_may_mean_another_method_as_java_does_it(hub: RestHub) -> None:
+    created = await hub.call("POST", "/devices/d", {"deviceId": "d"}, X_HTTP_Method_Override="PUT")
+    assert created.status == 200
+    assert (await hub.call("POST", "/devices/d", X_HTTP_Method_Override="get")).json == created.json
+    patched = await hub.call("POST", "/devices/d", {}, X_HTTP_Method_Override="PATCH")
+    assert (patched.status, patched.error) == (405, "GenericMethodNotAllowed")
+    assert (await hub.call("GET", "/devices/d", X_HTTP_Method_Override="DELETE")).status == 200, (
+        "only POST is overridden"
+    )
+    assert (await hub.call("POST", "/devices/d", X_HTTP_Method_Override="DELETE")).status == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PATCH", "/devices/d", "DELETE, GET, PUT"),
+        ("POST", "/devices/d", "DELETE, GET, PUT"),
+        ("PUT", "/devices", "GET, POST"),
+        ("DELETE", "/statistics/devices", "GET"),
+        ("PUT", "/devices/keys/regenerate", "POST"),
+        ("POST", "/health/live", "GET"),
+    ],
+)
+async def test_9_a_wrong_method_is_405_and_names_the_right_ones(
+    hub: RestHub, method: str, path: str, allow: str
+) -> None:
+    answer = await hub.call(method, path)
+    assert (answer.status, answer.error) == (405, "GenericMethodNotAllowed")
+    assert answer.headers["Allow"] == allow
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/devices/d/unknown", "/devices/d/modules/m/x", "/statistics", "/devices//"]
+)
+async def test_10_an_unknown_path_is_404_in_the_service_s_shape(hub: RestHub, path: str) -> None:
+    answer = await hub.call("GET", path, Authorization="")
+    assert (answer.status, answer.error) == (404, "GenericNotFound")
+
+
+async def test_11_a_head_is_a_get_without_its_body(hub: RestHub) -> None:
+    answer = await hub.call("HEAD", "/devices")
+    assert (answer.status, answer.body, answer.headers["Content-Length"]) == (200, b"", "2")
+
+
+async def test_12_health_is_open_and_readiness_follows_the_listeners(hub: RestHub) -> None:
+    for path in ("/health/live", "/health/ready", "/health/ready/"):
+        assert (await hub.call("GET", path, query="", Authorization="")).status == 200
+    hub.ready = False
+    assert (await hub.call("GET", "/health/ready", query="", Authorization="")).status == 503
+    assert (await hub.call("GET", "/health/live", query="", Authorization="")).status == 200
+
+
+async def test_13_a_failure_of_our_own_is_500_and_tells_nothing_but_its_tracking_id(
+    hub: RestHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("internal detail")
+
+    monkeypatch.setattr(hub.registry, "counts", fail)
+    answer = await hub.call("GET", "/statistics/devices")
+    assert (answer.status, answer.error) == (500, "ServerError")
+    assert b"detail" not in answer.body
+    tracking = answer.json["ExceptionMessage"].removeprefix("Tracking ID:")
+    assert tracking in caplog.text
+    assert "internal detail" in caplog.text
+
+
+async def test_14_bytes_that_are_no_utf_8_in_a_path_are_400(hub: RestHub) -> None:
+    head = b"GET /devices/\xff\xfe?" + API.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = await hub.raw(head + b"Authorization: " + token().encode() + b"\r\n\r\n")
+    assert answer.split(b" ")[1] == b"400"
+
+
+async def test_15_a_request_without_a_host_is_judged_like_any_other(hub: RestHub) -> None:
+    request = f"GET /devices?{API} HTTP/1.0\r\nAuthorization: {token()}\r\n\r\n"
+    assert (await hub.raw(request.encode())).startswith(b"HTTP/1.0 200 ")
