@@ -15,6 +15,7 @@ RECORD_OVERHEAD = 48
 """What a record costs in memory beside its bytes."""
 
 _COMPACT_AT = 1024
+_GONE = Slice(0, 0, ())
 
 
 class _Run:
@@ -36,6 +37,7 @@ class _Run:
     def drop_oldest(self) -> None:
         oldest = self.slices[self.head]
         self.start = oldest.base + len(oldest.records)
+        self.slices[self.head] = _GONE  # its memory must not wait for the list to be compacted
         self.head += 1
         if self.head >= _COMPACT_AT and self.head * 2 >= len(self.slices):
             del self.slices[: self.head], self.bases[: self.head]
