@@ -118,7 +118,6 @@ class Server(ABC):
     """One server under test. `load_options` are what mqload needs to know of it besides its port and process."""
 
     name: str
-    durable: bool
 
     def __init__(self, directory: Path, accounts: Accounts) -> None:
         self.directory = directory / self.name
@@ -200,7 +199,6 @@ class Minimal(Program):
     """bench/c/minsrv.c: the floor. On disk before the PUBACK; nothing checked, nobody reading."""
 
     name = "minimal C"
-    durable = True
 
     def command(self) -> list[str]:
         return [
@@ -216,7 +214,6 @@ class Mosquitto(Program):
     """Debian's Mosquitto with TLS and a password file; one QoS 1 subscriber, nothing stored."""
 
     name = "Mosquitto"
-    durable = False
 
     def command(self) -> list[str]:
         settings = {
@@ -244,7 +241,6 @@ class Muster(Server):
     """The hub: durable, every device with a token of its own, one receiver on all partitions reading along."""
 
     name = "Muster"
-    durable = True
 
     def __init__(self, directory: Path, accounts: Accounts) -> None:
         super().__init__(directory, accounts)

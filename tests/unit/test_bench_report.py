@@ -1,0 +1,73 @@
+"""The arithmetic behind docs/results: medians, ratios round by round, bars, and a run that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.journal import Journal
+from bench.measure import LoadError, Result, check_messages
+from bench.report import COSTS, summarize, to_markdown
+from bench.servers import mosquitto_line
+
+
+def journal_of(path: Path, measurement: str, figure: str, values: dict[str, list[float]]) -> Journal:
+    journal = Journal(path / "journal.jsonl")
+    for server, rounds in values.items():
+        for number, value in enumerate(rounds, start=1):
+            result: Result = {figure: value}
+            journal.once(measurement, server, number, lambda result=result: result)  # type: ignore[misc]
+    return journal
+
+
+def test_ratio_is_the_median_of_the_rounds_not_the_ratio_of_the_medians(tmp_path: Path) -> None:
+    values = {"Muster": [10.0, 30.0, 40.0], "Mosquitto": [20.0, 20.0, 100.0]}
+    journal = journal_of(tmp_path, "window 1", "server_us_per_message", values)
+    (row,) = summarize(journal, COSTS[:1])
+    assert row["values"]["Muster"] == {"median": 30.0, "min": 10.0, "max": 40.0}
+    assert row["ratios"] == {"Mosquitto": 0.5}
+
+
+@pytest.mark.parametrize(("own", "met"), [(13.0, True), (13.2, False)])
+def test_bar_on_a_ratio(tmp_path: Path, own: float, met: bool) -> None:
+    journal = journal_of(tmp_path, "window 1", "server_us_per_message", {"Muster": [own], "Mosquitto": [10.0]})
+    assert summarize(journal, COSTS[:1])[0]["met"] is met
+
+
+@pytest.mark.parametrize(("own", "met"), [(30.0, True), (30.5, False)])
+def test_bar_on_a_value(tmp_path: Path, own: float, met: bool) -> None:
+    journal = journal_of(tmp_path, "idle", "kib_per_connection", {"Muster": [own], "Mosquitto": [1.0]})
+    assert summarize(journal, COSTS[3:])[0]["met"] is met
+
+
+def test_a_figure_without_its_peer_meets_no_bar(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, "window 1", "server_us_per_message", {"Muster": [1.0]})
+    assert summarize(journal, COSTS[:1])[0]["met"] is None
+
+
+def test_report_names_a_missed_bar(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, "window 1", "server_us_per_message", {"Muster": [20.0], "Mosquitto": [10.0]})
+    facts = {"date": "d", "command": "c", "machine": {"cores": 2}, "rounds": 1}
+    scale = {"connections": 1, "payload_bytes": 1, "idle_connections": 1}
+    text = to_markdown({**facts, **scale, "figures": summarize(journal, COSTS[:1])})
+    assert "| CPU a message, window 1, µs | 20.00 | 10.00 | - | 2.00 | - | ≤ 1.3 x Mosquitto: **missed** |" in text
+
+
+def test_stopped_run_measures_only_what_is_left(tmp_path: Path) -> None:
+    journal_of(tmp_path, "window 1", "acks_per_s", {"Muster": [1.0]})
+    again = Journal(tmp_path / "journal.jsonl")
+    assert again.once("window 1", "Muster", 1, lambda: pytest.fail("was measured before")) == {"acks_per_s": 1.0}
+    assert not again.holds("window 1", "Muster", 2)
+
+
+@pytest.mark.parametrize(("sent", "acked", "delivered"), [(10, 9, 9), (10, 10, 9), (10, 10, 11)])
+def test_figures_of_a_run_that_lost_or_doubled_messages_are_refused(sent: int, acked: int, delivered: int) -> None:
+    with pytest.raises(LoadError):
+        check_messages("run", {"sent_total": sent, "acked_total": acked, "delivered_total": delivered}, read_along=True)
+
+
+def test_password_line_is_what_mosquitto_reads() -> None:
+    user, _, hashed = mosquitto_line("device-1", "secret").strip().partition(":")
+    empty, kind, iterations, salt, digest = hashed.split("$")
+    assert (user, empty, kind, iterations, len(salt), len(digest)) == ("device-1", "", "7", "101", 16, 88)
