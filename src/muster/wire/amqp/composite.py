@@ -32,6 +32,11 @@ class Kind(NamedTuple):
     name: str
     encode: Callable[[Any], bytes]
     accept: Callable[[Any], Any]
+    nullable: bool = False
+
+    def or_null(self) -> Kind:
+        """The same for a field that may be null although mandatory ones follow it."""
+        return self._replace(nullable=True)
 
 
 class Layout(NamedTuple):
@@ -91,6 +96,8 @@ def make_composite(layout: Layout, items: object) -> Any:
                 raise AmqpDecodeError(f"{layout.name}: {layout.fields[index]} is no {kind.name}") from None
         elif layout.fields[index] in layout.defaults:
             values.append(layout.defaults[layout.fields[index]])
+        elif kind.nullable:
+            values.append(None)
         else:
             raise AmqpDecodeError(f"{layout.name} lacks its {layout.fields[index]}")
     return layout.make(*values)
