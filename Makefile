@@ -26,7 +26,7 @@ test: ## style, types, layers and every test
 	@pytest -n 2 --dist worksteal -m "not soak" $(PYTEST_ARGS)
 
 lint: ## style, types and layers only
-	$(call prepare,test)@$(MAKE) --no-print-directory check-style
+	$(call prepare,lint)@$(MAKE) --no-print-directory check-style
 
 .PHONY: check-style
 check-style:
@@ -43,7 +43,7 @@ soak: ## the long proofs; a run that was stopped goes on where it was
 	$(call prepare,test)@python scripts/soak.py $(SOAK_ARGS)
 
 docs: ## write docs/errors.md and docs/limits.md from their tables
-	$(call prepare,test)@python scripts/tables.py
+	$(call prepare,lint)@python scripts/tables.py
 
 lock: ## renew requirements/*.lock from pyproject.toml
 	@PYTHON=$(PYTHON) scripts/lock

@@ -1,10 +1,11 @@
 """Bring a machine to where a make target can run, needing nothing but Python's standard library.
 
-usage: bootstrap.py run|test|bench
+usage: bootstrap.py run|lint|test|bench
 
   run    a virtual environment (.venv) with the locked packages of the hub, and the hub itself
-  test   the same with the test and lint tools, Node.js when the machine has none, and the npm packages of tests/node
-  bench  the same as run, with Mosquitto and OpenSSL's headers from Debian
+  lint   the same with the test and lint tools
+  test   the same with Node.js, when the machine has none, and the npm packages of tests/node
+  bench  as run, with Mosquitto and OpenSSL's headers from Debian
 
 Everything is done once: a stamp beside what was installed holds a digest of what it was installed from, so a second run
 takes a fraction of a second and a changed lock file is followed by itself.
@@ -145,7 +146,15 @@ def install_locked(name: str) -> None:
     if read(stamp) == made_from:
         return
     say(f"installing requirements/{name}.lock")
-    pip = [*pip_command(), "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-build-isolation"]
+    pip = [
+        *pip_command(),
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-build-isolation",
+        "--use-pep517",
+    ]
     run(*pip, "--require-hashes", "--requirement", lock)
     if name == "run":
         run(*pip, "--no-deps", "--editable", ROOT)
@@ -214,9 +223,13 @@ def prepare_run() -> None:
     install_locked("run")
 
 
-def prepare_test() -> None:
+def prepare_lint() -> None:
     prepare_run()
     install_locked("dev")
+
+
+def prepare_test() -> None:
+    prepare_lint()
     install_npm()
 
 
@@ -233,7 +246,7 @@ def prepare_bench() -> None:
     prepare_run()
 
 
-TARGETS = {"run": prepare_run, "test": prepare_test, "bench": prepare_bench}
+TARGETS = {"run": prepare_run, "lint": prepare_lint, "test": prepare_test, "bench": prepare_bench}
 
 
 def main(arguments: list[str]) -> int:
