@@ -20,7 +20,7 @@ from yarl import URL
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
-from muster.heads.http.app import build_app
+from muster.heads.http.app import build_app, make_runner
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.policies import SharedAccessPolicy, development_policies
@@ -113,7 +113,7 @@ async def rest_hub(directory: Path, tls: ssl.SSLContext | None = None) -> AsyncI
     gate = Authenticator(make_hub(["localhost"], development_policies()), store, ambient, refusals)
     running: list[RestHub] = []
     app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready)
-    runner = web.AppRunner(app, access_log=None)
+    runner = make_runner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()

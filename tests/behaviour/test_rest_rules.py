@@ -220,10 +220,18 @@ async def test_13_a_failure_of_our_own_is_500_and_tells_nothing_but_its_tracking
     assert "internal detail" in caplog.text
 
 
-async def test_14_bytes_that_are_no_utf_8_in_a_path_are_400(hub: RestHub) -> None:
-    head = b"GET /devices/\xff\xfe?" + API.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    answer = await hub.raw(head + b"Authorization: " + token().encode() + b"\r\n\r\n")
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /devices/\xff\xfe?" + API.encode() + b" HTTP/1.1\r\nHost: h", b"hello", b"GET / HTTP/1.1\r\nbad header",
+     b"GET / HTTP/1.1\r\nContent-Length: x", b"GET / HTTP/9", b"G\x00T / HTTP/1.1"],
+)  # fmt: skip
+async def test_14_what_is_no_http_is_400_and_one_line_in_the_log(
+    hub: RestHub, head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    answer = await hub.raw(head + b"\r\n\r\n")
     assert answer.split(b" ")[1] == b"400"
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
 
 
 async def test_15_a_request_without_a_host_is_judged_like_any_other(hub: RestHub) -> None:

@@ -23,6 +23,7 @@ from muster.heads.http.health import HealthOperations
 from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
+from muster.heads.http.wire_log import WireLog
 from muster.identity.registry import Registry
 
 log = logging.getLogger("muster.http")
@@ -57,6 +58,11 @@ def build_app(
     app = web.Application(client_max_size=HTTP_BODY_BYTES.open)
     app.router.add_route("*", "/{path:.*}", dispatcher.answer)
     return app
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """A runner for ``app``: its ``server``, once it is set up, makes the protocol that takes over a transport."""
+    return web.AppRunner(app, access_log=None, handle_signals=False, logger=WireLog())
 
 
 class _Dispatcher:
