@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_rest import RestHub, rest_hub
+from hub_rest import RestHub, create, rest_hub
 
 KEY = base64.b64encode(b"k" * 32).decode()
 SHA1 = "AB" * 20
@@ -18,13 +18,6 @@ SHA1 = "AB" * 20
 async def hub(tmp_path: Path) -> AsyncIterator[RestHub]:
     async with rest_hub(tmp_path) as hub:
         yield hub
-
-
-async def create(hub: RestHub, device_id: str = "d", **members: Any) -> dict[str, Any]:
-    answer = await hub.call("PUT", f"/devices/{quote(device_id, safe='')}", {"deviceId": device_id, **members})
-    assert answer.status == 200, answer.body
-    made: dict[str, Any] = answer.json
-    return made
 
 
 def bulk_items(count: int, mode: str = "create") -> list[dict[str, Any]]:

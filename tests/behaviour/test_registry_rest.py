@@ -11,11 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hub_rest import Answer, RestHub, rest_hub
+from hub_rest import Answer, RestHub, create, rest_hub
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z")
 NEVER = "0001-01-01T00:00:00Z"
-KEY = base64.b64encode(b"k" * 32).decode()
 SHA1 = "AB" * 20
 
 
@@ -23,13 +22,6 @@ SHA1 = "AB" * 20
 async def hub(tmp_path: Path) -> AsyncIterator[RestHub]:
     async with rest_hub(tmp_path) as hub:
         yield hub
-
-
-async def create(hub: RestHub, device_id: str = "d", **members: Any) -> dict[str, Any]:
-    answer = await hub.call("PUT", f"/devices/{quote(device_id, safe='')}", {"deviceId": device_id, **members})
-    assert answer.status == 200, answer.body
-    made: dict[str, Any] = answer.json
-    return made
 
 
 # --- one device
