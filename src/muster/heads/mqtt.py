@@ -11,7 +11,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from muster.core.ambient import Ambient, Timer, tracking_id
 from muster.core.errors import (
@@ -72,15 +72,16 @@ class MqttConnection:
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_batch", "_clean", "_decoder", "_early", "_expiry", "_head", "_held", "_interval", "_key", "_loop",
-        "_orderly", "_partition", "_peer", "_room", "_seen", "_sender", "_services", "_session", "_task", "_time",
-        "_timer", "_topic", "_transport", "_transport_name", "_will",
+        "_acks", "_append", "_batch", "_clean", "_decoder", "_early", "_expiry", "_head", "_held", "_interval", "_key",
+        "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender", "_services", "_session", "_task",
+        "_time", "_timer", "_topic", "_transport", "_transport_name", "_will",
     )  # fmt: skip
 
     def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
         self._services = services
         self._loop = loop
         self._time = loop.time
+        self._append = services.telemetry.append
         self._transport: Any = None
         self._decoder = Decoder(UNAUTHENTICATED_BYTES)
         self._session: Session | None = None
@@ -118,15 +119,16 @@ class MqttConnection:
     def _serve(self, packets: list[Packet]) -> None:
         for packet in packets:
             if type(packet) is Publish and self._session is not None:
-                self._publish(packet)
+                if not self._publish(packet):
+                    return
             elif self._task is not None:
                 self._early.append(packet)
                 self._transport.pause_reading()
             else:
                 self._other(packet)
-            if self._transport is None or self._transport.is_closing():
-                return
-        if self._services.telemetry.congested and not self._held:
+                if self._transport.is_closing():
+                    return
+        if not self._held and self._services.telemetry.congested:
             self._held = True
             self._transport.pause_reading()
             self._services.telemetry.when_clear(self._clear)
@@ -240,30 +242,29 @@ class MqttConnection:
 
     # --- PUBLISH: the hot path
 
-    def _publish(self, packet: Publish) -> None:
+    def _publish(self, packet: Publish) -> bool:
+        """Hand the message to the log and note the PUBACK it is owed; ``False`` when it closed the connection."""
         topic, payload, qos, packet_id, _, retain = packet
         if topic != self._topic or retain:
             try:
                 self._read_topic(topic, retain=retain)
             except HubError as error:
                 expected = f"devices/{self._key.device_id}/messages/events/..."
-                self._breach(_failed("topic", expected, error.message, error.row.remedy), error.row)
-                return
+                return self._breach(_failed("topic", expected, error.message, error.row.remedy), error.row)
         if len(payload) > self._room:
             expected = f"at most {MESSAGE_BYTES.open} bytes with properties"
             check = _failed("message-size", expected, f"{len(payload)} bytes of body", MESSAGE_TOO_LARGE.remedy)
-            self._breach(check, MESSAGE_TOO_LARGE)
-            return
+            return self._breach(check, MESSAGE_TOO_LARGE)
         if qos == 2:
-            self._breach(_failed("qos", "QoS 0 or 1", "a PUBLISH of QoS 2", "Publish with QoS 1; there is no QoS 2."))
-            return
-        batch = self._services.telemetry.append(self._partition, record(self._sender, self._head, payload))
+            return self._breach(_failed("qos", "QoS 0 or 1", "a PUBLISH of QoS 2", "Publish with QoS 1."))
+        batch = self._append(self._partition, record(self._sender, self._head, payload))
         if qos:
             if batch is not self._batch:
                 self._batch = batch
                 self._acks = acks = bytearray()
                 batch.when_durable(partial(self._durable, acks))
             self._acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
+        return True
 
     def _read_topic(self, topic: bytes, *, retain: bool = False, will: bool = False) -> None:
         """Make ``_head`` and ``_room`` those of ``topic``; kept, as a device's next message often has the same."""
@@ -354,11 +355,12 @@ class MqttConnection:
         check = _failed("packet", "valid MQTT 3.1.1", error.reason, "See the MQTT 3.1.1 standard.")
         self._breach(check, ARGUMENT_INVALID)
 
-    def _breach(self, check: Check, row: ErrorRow = INVALID_OPERATION) -> None:
+    def _breach(self, check: Check, row: ErrorRow = INVALID_OPERATION) -> Literal[False]:
         """Close because the device broke a rule, and keep why."""
         self._keep_breach(check, row, "" if self._session is None else str(self._key))
         if self._transport is not None:
             self._transport.close()
+        return False
 
     def _keep_breach(self, check: Check, row: ErrorRow, principal: str) -> None:
         services = self._services

@@ -23,7 +23,6 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from OpenSSL import SSL
@@ -57,12 +56,8 @@ class WireProtocol(Protocol):
     def resume_writing(self) -> None: ...
 
 
-class _State(IntEnum):
-    SILENT = 0
-    HANDSHAKE = 1
-    OPEN = 2
-    DRAINING = 3
-    CLOSED = 4
+_SILENT, _HANDSHAKE, _OPEN, _DRAINING, _CLOSED = range(5)
+"""The life of a connection, in order. Plain numbers: they are compared at every read and write."""
 
 
 class TlsTransport:
@@ -79,7 +74,7 @@ class TlsTransport:
         self._sock = sock
         self._fd = sock.fileno()
         self._peer = peer
-        self._state = _State.SILENT
+        self._state = _SILENT
         self._connection: SSL.Connection | None = None
         self._protocol: WireProtocol | None = None
         self._recv: Callable[[int], bytes]
@@ -99,12 +94,12 @@ class TlsTransport:
     def step_handshake(self) -> None:
         """Take the handshake one step further; called by the listener, so many a loop round."""
         self._queued = False
-        if self._state > _State.HANDSHAKE:
+        if self._state > _HANDSHAKE:
             return
         if self._connection is None:
             self._connection = SSL.Connection(self._listener.context(), self._sock)
             self._connection.set_accept_state()
-            self._state = _State.HANDSHAKE
+            self._state = _HANDSHAKE
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -123,14 +118,14 @@ class TlsTransport:
             self._timer = None
         self._watch_writing(on=False)
         self._recv, self._send = connection.recv, connection.send
-        self._state = _State.OPEN
+        self._state = _OPEN
         self._protocol = self._listener.make_protocol()
         self._loop.add_reader(self._fd, self._readable)
         self._protocol.connection_made(self)
 
     def _too_slow(self) -> None:
         self._timer = None
-        if self._state < _State.OPEN:
+        if self._state < _OPEN:
             self._listener.handshake_failed(self, TimeoutError(f"no TLS handshake within {CONNECT_WAIT.open} s"))
         self._drop(None)
 
@@ -149,12 +144,12 @@ class TlsTransport:
             else:
                 self._drop(ConnectionResetError("the peer broke the connection"))
         else:
-            if self._state is _State.OPEN:
+            if self._state == _OPEN:
                 assert self._protocol is not None
                 self._protocol.data_received(data)
 
     def _end_of_input(self) -> None:
-        if self._state is _State.OPEN and self._protocol is not None and not self._closing:
+        if self._state == _OPEN and self._protocol is not None and not self._closing:
             self._loop.remove_reader(self._fd)
             if self._protocol.eof_received():
                 return
@@ -162,7 +157,7 @@ class TlsTransport:
 
     def pause_reading(self) -> None:
         """Leave what the peer sends in the kernel until ``resume_reading``."""
-        if not self._paused and self._state is _State.OPEN and not self._closing:
+        if not self._paused and self._state == _OPEN and not self._closing:
             self._paused = True
             self._loop.remove_reader(self._fd)
 
@@ -170,18 +165,18 @@ class TlsTransport:
         """See ``pause_reading``."""
         if self._paused:
             self._paused = False
-            if self._state is _State.OPEN and not self._closing:
+            if self._state == _OPEN and not self._closing:
                 self._loop.add_reader(self._fd, self._readable)
 
     def is_reading(self) -> bool:
         """Whether input is being taken."""
-        return not self._paused and self._state is _State.OPEN
+        return not self._paused and self._state == _OPEN
 
     # --- writing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``, at once as far as the socket takes it. Dropped after ``close``."""
-        if self._state is not _State.OPEN or self._closing or not data:
+        if self._state != _OPEN or self._closing or not data:
             return
         if not self._out:
             sent = 0
@@ -216,7 +211,7 @@ class TlsTransport:
             self._loop.remove_writer(self._fd)
 
     def _writable(self) -> None:
-        if self._state is _State.HANDSHAKE:
+        if self._state == _HANDSHAKE:
             self._handshake_ready()
             return
         try:
@@ -250,13 +245,13 @@ class TlsTransport:
 
     def is_closing(self) -> bool:
         """Whether ``close`` or ``abort`` was called, or the connection is gone."""
-        return self._closing or self._state > _State.OPEN
+        return self._closing or self._state > _OPEN
 
     def close(self) -> None:
         """Send what is queued, then end. The protocol hears ``connection_lost`` soon."""
-        if self._closing or self._state > _State.OPEN:
+        if self._closing or self._state > _OPEN:
             return
-        if self._state < _State.OPEN:
+        if self._state < _OPEN:
             self._drop(None)
             return
         self._closing = True
@@ -270,7 +265,7 @@ class TlsTransport:
         self._drop(None)
 
     def _say_goodbye(self) -> None:
-        self._state = _State.DRAINING
+        self._state = _DRAINING
         self._lose_protocol(None)
         if self._connection is not None:
             with contextlib.suppress(SSL.Error, OSError):
@@ -296,9 +291,9 @@ class TlsTransport:
         self._drop(None)
 
     def _drop(self, error: Exception | None) -> None:
-        if self._state is _State.CLOSED:
+        if self._state == _CLOSED:
             return
-        self._state = _State.CLOSED
+        self._state = _CLOSED
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -335,7 +330,7 @@ class TlsTransport:
         if name == "socket":
             return self._sock
         if name == "sockname":
-            return self._sock.getsockname() if self._state is not _State.CLOSED else default
+            return self._sock.getsockname() if self._state != _CLOSED else default
         connection = self._connection
         if connection is None:
             return default
