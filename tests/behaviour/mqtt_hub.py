@@ -1,0 +1,209 @@
+"""The MQTT head on real sockets, over TLS and over WebSocket, with real stores and a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from muster.core.ambient import SystemAmbient
+from muster.core.bus import LocalBus
+from muster.dialect.record import describe
+from muster.heads.front import FrontProtocol
+from muster.heads.mqtt import MqttConnection, MqttServices
+from muster.heads.tls import TlsListener, server_context
+from muster.identity.authenticator import Authenticator
+from muster.identity.changes import Draft
+from muster.identity.hub import make_hub
+from muster.identity.model import IdentityKey
+from muster.identity.policies import development_policies
+from muster.identity.refusals import Refusals
+from muster.identity.registry import Registry
+from muster.identity.sas import make
+from muster.issuing.authority import issue_server_certificate, make_authority
+from muster.messages.contract import PartitionState, Slice, Write
+from muster.messages.telemetry import Telemetry
+from muster.sessions.table import SessionTable
+from muster.stores.sqlite.database import Writer, open_connection
+from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.testing.clock import VirtualAmbient
+from muster.testing.mqtt import MqttClient, connect
+
+PARTITIONS = 2
+TOKEN_SECONDS = 3600
+MAX_PENDING_BYTES = 2_000_000
+
+Done = Callable[[BaseException | None], None]
+
+
+class HeldLog:
+    """A real log whose commits wait while ``held``, and fail with ``failure`` instead when that is set."""
+
+    def __init__(self, log: SqliteTelemetryLog) -> None:
+        self._log = log
+        self.partitions, self.created_at = log.partitions, log.created_at
+        self.states: Callable[[], Sequence[PartitionState]] = log.states
+        self.read, self.sequence_at, self.trim, self.close = log.read, log.sequence_at, log.trim, log.close
+        self.held = False
+        self.failure: Exception | None = None
+        self.waiting: list[tuple[Sequence[Write], Done]] = []
+
+    def commit(self, writes: Sequence[Write], done: Done) -> None:
+        if self.failure is not None:
+            asyncio.get_running_loop().call_soon(done, self.failure)
+        elif self.held:
+            self.waiting.append((writes, done))
+        else:
+            self._log.commit(writes, done)
+
+    def release(self) -> None:
+        self.held = False
+        waiting, self.waiting = self.waiting, []
+        for writes, done in waiting:
+            self._log.commit(writes, done)
+
+
+class MqttHub:
+    """A hub that speaks MQTT. Devices are registered on first use."""
+
+    def __init__(self, ambient: VirtualAmbient, trust: ssl.SSLContext) -> None:
+        self.ambient = ambient
+        self.trust = trust
+        self.registry: Registry
+        self.sessions: SessionTable
+        self.refusals: Refusals
+        self.telemetry: Telemetry
+        self.log: HeldLog
+        self.port = self.websocket_port = 0
+        self._clients: list[MqttClient] = []
+
+    # --- clients
+
+    async def open(self) -> MqttClient:
+        """A connected socket on which nothing was sent."""
+        client = await MqttClient.open("localhost", self.port, self.trust)
+        self._clients.append(client)
+        return client
+
+    async def login(self, device_id: str, module_id: str | None = None) -> tuple[str, str, str]:
+        """Client id, user name and password of an identity, registered if need be."""
+        name = str(IdentityKey(device_id, module_id))
+        user = f"localhost/{name}/?api-version=2021-04-12&DeviceClientType=test"
+        return name, user, await self.token(device_id, module_id)
+
+    async def token(self, device_id: str, module_id: str | None = None, seconds: float = TOKEN_SECONDS) -> str:
+        key, resource = await self.key(device_id), f"localhost/devices/{device_id}"
+        if module_id is not None:
+            key, resource = await self.key(device_id, module_id), f"{resource}/modules/{module_id}"
+        return make(resource, int(self.ambient.now() + seconds), key)
+
+    async def key(self, device_id: str, module_id: str | None = None) -> bytes:
+        wanted = IdentityKey(device_id, module_id)
+        with contextlib.suppress(Exception):
+            await self.registry.create(Draft(key=wanted))
+        identity = await self.registry.get(wanted)
+        return base64.b64decode(identity.authentication.primary_key or "")
+
+    async def connect_packet(self, device_id: str, module_id: str | None = None, **options: Any) -> bytes:
+        return connect(*await self.login(device_id, module_id), **options)
+
+    async def device(self, device_id: str, module_id: str | None = None, **options: Any) -> MqttClient:
+        """A client that is in; options as of ``muster.testing.mqtt.connect``."""
+        client = await self.open()
+        _, code = await client.connect(*await self.login(device_id, module_id), **options)
+        assert code == 0
+        return client
+
+    # --- what became of it
+
+    async def messages(self, device_id: str) -> list[dict[str, Any]]:
+        """What the log holds of the device, decoded, in order."""
+        partition = self.telemetry.partition_of(device_id)
+        slices: Sequence[Slice] = await self.telemetry.read(partition, 0, 10_000_000)
+        described = [
+            describe(record, base + number, enqueued_ms)
+            for base, enqueued_ms, records in slices
+            for number, record in enumerate(records)
+        ]
+        return [message for message in described if message["device_id"] == device_id]
+
+    async def message_bodies(self, device_id: str, count: int) -> list[str]:
+        """The bodies of the device's messages once there are ``count``; fails when they do not come."""
+        async with asyncio.timeout(10):
+            while len(found := await self.messages(device_id)) < count:
+                await asyncio.sleep(0.01)
+        return [message["body"] for message in found]
+
+    async def last_cause(self) -> str:
+        """The cause of the newest refusal, empty without one."""
+        refusal = await self.refusals.last()
+        return "" if refusal is None else str(refusal.report["cause"])
+
+    async def settled(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    def close_clients(self) -> None:
+        for client in self._clients:
+            client.abort()
+
+
+@contextlib.asynccontextmanager
+async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
+    loop = asyncio.get_running_loop()
+    system, ambient = SystemAmbient(loop), VirtualAmbient()
+    authority = make_authority(system)
+    issued = issue_server_certificate(authority, ["localhost"], system)
+    for name, content in (("ca", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
+        (directory / name).write_bytes(content)
+    hub = MqttHub(ambient, ssl.create_default_context(cafile=str(directory / "ca")))
+
+    writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
+    reader = open_connection(directory / "hub.db", readonly=True)
+    store, bus = SqliteIdentityStore(writer, reader), LocalBus()
+    facts = make_hub(["localhost"], development_policies())
+    hub.sessions = SessionTable(facts.name, store, bus, ambient)
+    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient)
+    hub.refusals = Refusals(ambient)
+    hub.log = HeldLog(
+        SqliteTelemetryLog(directory / "telemetry.db", PARTITIONS, loop, created_at=ambient.now(), durable=False)
+    )
+    hub.telemetry = Telemetry(
+        hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
+    )
+    services = MqttServices(
+        Authenticator(facts, store, ambient, hub.refusals), hub.sessions, hub.telemetry, hub.refusals, ambient
+    )
+    context = server_context(str(directory / "chain"), str(directory / "key"))
+    make_mqtt: Callable[[], Any] = partial(MqttConnection, services, loop)
+    make_front = partial(FrontProtocol, loop, make_mqtt, make_mqtt, make_mqtt)
+    listeners = []
+    for make_protocol in (make_mqtt, make_front):
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        listener = TlsListener(loop, lambda: context, make_protocol)
+        listener.listen([sock])
+        listeners.append((listener, sock.getsockname()[1]))
+    hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
+    try:
+        yield hub
+    finally:
+        hub.log.release()
+        hub.close_clients()
+        for listener, _ in listeners:
+            listener.stop_accepting()
+            listener.abort_connections()
+        await asyncio.sleep(0)
+        await hub.telemetry.close()
+        reader.close()
+        await writer.close()
