@@ -68,7 +68,7 @@ def sample_python(pid: int, seconds: float, folder: Path) -> list[tuple[list[str
     spy = shutil.which("py-spy")
     if spy is None:
         return []
-    command = [spy, "record", "--nonblocking", "-r", str(SAMPLES_A_SECOND), "-d", str(int(seconds))]
+    command = [spy, "record", "--nonblocking", "--function", "-r", str(SAMPLES_A_SECOND), "-d", str(int(seconds))]
     command += ["-f", "raw", "-o", str(raw), "-p", str(pid)]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     if not raw.exists():
