@@ -49,14 +49,15 @@ class Ambient(Protocol):
 
 
 class SystemAmbient:
-    """The machine's own clock and randomness."""
+    """The machine's own clock and randomness. All but ``at`` can be had without an instance."""
+
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+    random_bytes = staticmethod(os.urandom)
+    uuid = staticmethod(uuid.uuid4)
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self.now = time.time
-        self.monotonic = time.monotonic
-        self.random_bytes = os.urandom
-        self.uuid = uuid.uuid4
 
     def at(self, deadline: float, callback: Callable[[], None]) -> Timer:
         """See ``Ambient.at``. Re-armed when the wall clock was set back meanwhile."""

@@ -13,18 +13,35 @@ from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
-from muster.identity.policies import BUILT_IN, SharedAccessPolicy, development_policies, make_policies
+from muster.identity.hub import hub_name
+from muster.identity.policies import (
+    BUILT_IN,
+    SharedAccessPolicy,
+    development_policies,
+    development_provisioning_policy,
+    make_policies,
+    make_provisioning_policy,
+)
+from muster.identity.verdict import Right
 from muster.issuing.authority import Credentials, issue_server_certificate, make_authority, still_serves
 
 DEVELOPMENT_ID_SCOPE = "0ne000DE4E10"
-_POLICIES, _ID_SCOPE, _AUTHORITY, _SERVER = "policies", "id-scope", "authority", "server-certificate"
+_NAME, _POLICIES, _PROVISIONING, _ID_SCOPE = "hub-name", "policies", "provisioning-policies", "id-scope"
+_AUTHORITY, _SERVER = "authority", "server-certificate"
+_ALL = (_NAME, _POLICIES, _PROVISIONING, _ID_SCOPE, _AUTHORITY, _SERVER)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Keys and certificates of one hub."""
+    """Name, keys and certificates of one hub.
 
+    ``name`` is made from the first host name at the first start and stays, whatever the host names become:
+    identities are kept under it, and Event Hubs clients have it in their connection strings.
+    """
+
+    name: str
     policies: tuple[SharedAccessPolicy, ...]
+    provisioning: SharedAccessPolicy
     id_scope: str
     authority: Credentials
     server: Credentials
@@ -35,14 +52,22 @@ async def load_material(
 ) -> Material:
     """What ``store`` holds; what is missing is made and put there first.
 
-    The server certificate is made anew when ``names`` are not those it was made for, or its end is near.
+    ``names`` are the hub's host names, its own first. The server certificate is made anew when ``names`` are not
+    those it was made for, or half its life is over.
     """
-    kept = {name: await store.get_setting(name) for name in (_POLICIES, _ID_SCOPE, _AUTHORITY, _SERVER)}
+    kept = {name: await store.get_setting(name) for name in _ALL}
     fresh: dict[str, bytes] = {}
-    policies = _policies_from(kept[_POLICIES]) if kept[_POLICIES] else None
-    if policies is None:
+    name = kept[_NAME]
+    if name is None:
+        name = fresh[_NAME] = hub_name(names[0]).encode()
+    policies = _policies_from(kept[_POLICIES])
+    if not policies:
         policies = development_policies() if development else make_policies(ambient)
         fresh[_POLICIES] = _policies_text(policies)
+    provisioning = _policies_from(kept[_PROVISIONING])
+    if not provisioning:
+        provisioning = (development_provisioning_policy() if development else make_provisioning_policy(ambient),)
+        fresh[_PROVISIONING] = _policies_text(provisioning)
     scope = kept[_ID_SCOPE]
     if scope is None:
         scope = (DEVELOPMENT_ID_SCOPE if development else f"0ne{ambient.random_bytes(4).hex().upper()}").encode()
@@ -57,18 +82,18 @@ async def load_material(
         fresh[_SERVER] = _credentials_text(server)
     if fresh:
         await store.put_settings(fresh)
-    return Material(policies, scope.decode(), authority, server)
+    return Material(name.decode(), policies, provisioning[0], scope.decode(), authority, server)
 
 
 def _policies_text(policies: Sequence[SharedAccessPolicy]) -> bytes:
     return json.dumps({policy.name: [policy.primary_key, policy.secondary_key] for policy in policies}).encode()
 
 
-def _policies_from(text: bytes | None) -> tuple[SharedAccessPolicy, ...] | None:
+def _policies_from(text: bytes | None) -> tuple[SharedAccessPolicy, ...]:
     if text is None:
-        return None
+        return ()
     return tuple(
-        SharedAccessPolicy(name, BUILT_IN[name], primary, secondary)
+        SharedAccessPolicy(name, BUILT_IN.get(name, Right.NONE), primary, secondary)
         for name, (primary, secondary) in json.loads(text).items()
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -18,16 +19,17 @@ from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
 from muster.heads.front import FrontProtocol
-from muster.heads.http.app import build_app
+from muster.heads.http.admin import AdminOperations
+from muster.heads.http.app import build_app, make_runner
 from muster.heads.mqtt import MqttConnection, MqttServices
 from muster.heads.tls import TlsListener, WireProtocol, server_context
 from muster.identity.authenticator import Authenticator
-from muster.identity.hub import Hub, make_hub
-from muster.identity.policies import OWNER
+from muster.identity.hub import make_hub
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.telemetry import Telemetry
 from muster.node.directory import DataDirectory
+from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.material import Material, load_material
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
@@ -86,11 +88,10 @@ class Node:
         reader = open_connection(directory.hub_database, readonly=True)
         self._undo.append(reader.close)
         identities = SqliteIdentityStore(writer, reader)
-        material = await load_material(
-            SqliteHubSettingsStore(writer, reader), ambient, settings.all_hostnames, development=settings.data is None
-        )
+        kept = SqliteHubSettingsStore(writer, reader)
+        material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
         _write_certificates(directory, material)
-        hub = make_hub(settings.all_hostnames, material.policies, settings.profile)
+        hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
 
         telemetry_log = SqliteTelemetryLog(
             directory.telemetry_database, settings.partitions, loop, created_at=ambient.now(), durable=durable
@@ -111,7 +112,10 @@ class Node:
         authenticator = Authenticator(hub, identities, ambient, refusals)
         self.ambient, self.registry = ambient, registry
 
-        app = build_app(registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready)
+        admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
+        app = build_app(
+            registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready, more=admin.table()
+        )
         mqtt = MqttServices(authenticator, sessions, telemetry, refusals, ambient)
         ports = await self._serve(
             server_context(str(directory.chain_file), str(directory.key_file)),
@@ -120,12 +124,14 @@ class Node:
             await self._http(app),
         )
         self._undo.append(lambda: sessions.end_all(UNAVAILABLE))
-        self.facts = _facts(hub, directory, ports)
+        reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
+        await keep_reach(kept, reach)
+        self.facts = {**facts_of(hub, material, directory, reach), "pid": os.getpid()}
         directory.announce(self.facts)
         self._ready = True
 
     async def _http(self, app: web.Application) -> Callable[[], Any]:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = make_runner(app)
         await runner.setup()
         self._undo.append(runner.cleanup)
         assert runner.server is not None
@@ -170,17 +176,6 @@ class Node:
                 raise BindError(f"port {port} needs a privilege here; choose one above 1023 with {flag}") from None
             self.notes.append(HOW_TO_ALLOW_443)
             return bind(self.settings.bind, FALLBACK_HTTPS_PORT, flag)
-
-
-def _facts(hub: Hub, directory: DataDirectory, ports: dict[str, int]) -> dict[str, Any]:
-    credential = f"SharedAccessKeyName={OWNER};SharedAccessKey={hub.policies[OWNER].primary_key}"
-    return {
-        "HUB_HOST": hub.host,
-        "HUB_CONNECTION_STRING": f"HostName={hub.host};{credential}",
-        "EVENTHUB_CONNECTION_STRING": f"Endpoint=sb://{hub.host}/;{credential};EntityPath={hub.name}",
-        "HUB_CA_FILE": str(directory.ca_file),
-        "ports": ports,
-    }
 
 
 async def _close_listeners(listeners: list[TlsListener]) -> None:

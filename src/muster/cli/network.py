@@ -1,0 +1,137 @@
+"""A small client of a hub's HTTPS interface, for commands."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from muster.core.ambient import SystemAmbient
+from muster.dialect.connection_string import ConnectionString
+from muster.identity import sas
+from muster.identity.sas import host_name
+
+API_VERSION = "2021-04-12"
+_TIMEOUT_SECONDS = 30.0
+_TOKEN_SECONDS = 3600
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from the hub's announcement, not bound
+
+
+class HubClient:
+    """Calls a hub as the policy of a connection string."""
+
+    def __init__(
+        self, login: ConnectionString, ca: Path | None, *, addresses: Sequence[str] = (), port: int | None = None
+    ) -> None:
+        """A client.
+
+        Args:
+            login: a service's connection string.
+            ca: the certificate to trust, ``None`` for the system's.
+            addresses: where the hub listens; default: what its host name resolves to.
+            port: its HTTPS port; default: that of the host name, or 443.
+        """
+        self.login = login
+        self.host = host_name(login.host)
+        self._ca = ca
+        self._addresses = [_ANY.get(address, address) for address in addresses] or [self.host]
+        self._port = port or _port_of(login.host)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The decoded answer of one call. Raises ``click.ClickException`` with the hub's words when it refuses."""
+        connection, response = self._request(method, path, body)
+        try:
+            content = response.read()
+        finally:
+            connection.close()
+        return json.loads(content) if content else None
+
+    def lines(self, path: str) -> Iterator[dict[str, Any]]:
+        """The JSON lines of an answer that does not end, as they come."""
+        connection, response = self._request("GET", path, None, wait=None)
+        try:
+            for line in response:
+                if line.strip():
+                    yield json.loads(line)
+        finally:
+            connection.close()
+
+    def _request(
+        self, method: str, path: str, body: Any, wait: float | None = _TIMEOUT_SECONDS
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connect()
+        try:
+            separator = "&" if "?" in path else "?"
+            headers = {"Authorization": self._token(), "Accept": "application/json"}
+            content = None
+            if body is not None:
+                content, headers["Content-Type"] = json.dumps(body).encode(), "application/json; charset=utf-8"
+            connection.request(method, f"{path}{separator}api-version={API_VERSION}", content, headers)
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise click.ClickException(_refusal(response))
+            if connection.sock is not None:
+                connection.sock.settimeout(wait)
+        except http.client.HTTPException as error:
+            connection.close()
+            raise click.ClickException(f"{self.host} did not answer as a hub does: {error!r}") from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection, response
+
+    def _token(self) -> str:
+        if self.login.signature:
+            return self.login.signature
+        expiry = int(SystemAmbient.now()) + _TOKEN_SECONDS
+        return sas.make(self.host, expiry, self.login.key_bytes, self.login.policy)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context(cafile=self._ca)
+        failures = []
+        for address in self._addresses:
+            try:
+                plain = socket.create_connection((address, self._port), _TIMEOUT_SECONDS)
+            except OSError as error:
+                failures.append(f"{address} port {self._port}: {error.strerror or error}")
+                continue
+            try:
+                sock = context.wrap_socket(plain, server_hostname=self.host)
+            except ssl.SSLCertVerificationError as error:
+                plain.close()
+                hint = "" if self._ca is not None else "; name the hub's CA with --ca"
+                raise click.ClickException(f"{self.host} is not trusted: {error.verify_message}{hint}") from error
+            except OSError as error:
+                plain.close()
+                failures.append(f"{address} port {self._port}: {error}")
+                continue
+            connection = http.client.HTTPConnection(self.login.host)
+            connection.sock = sock
+            return connection
+        raise click.ClickException(f"no hub can be reached at {self.host} ({'; '.join(failures)})")
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """The hub's own words, and where to ask further (service.md 2.3)."""
+    text = f"the hub answered {response.status}"
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        body = json.loads(response.read(65536))
+        code, _, message = body["Message"].removeprefix("ErrorCode:").partition(";")
+        text = f"{message or code} ({response.status} {code})"
+        tracking = body["ExceptionMessage"].partition("Tracking ID:")[2]
+        if response.status == 401 and tracking:
+            text += f". Ask the hub: muster why {tracking[:32]}"
+    return text
+
+
+def _port_of(host: str) -> int:
+    text = host.rpartition("]")[2] if host.startswith("[") else host
+    _, colon, port = text.rpartition(":")
+    return int(port) if colon and port.isdigit() and text.count(":") == 1 else 443

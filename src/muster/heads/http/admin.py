@@ -1,0 +1,138 @@
+"""The hub's own operations under ``/$muster``: why somebody was refused, live telemetry, the limits in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, suppress
+
+from aiohttp import web
+
+from muster.core import limits
+from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.core.limits import Profile
+from muster.dialect.json_body import compact
+from muster.dialect.record import describe
+from muster.heads.http.answers import json_answer, sign
+from muster.heads.http.operations import Call, Operation
+from muster.identity.refusals import Refusals
+from muster.identity.verdict import Right
+from muster.messages.telemetry import Telemetry
+
+_MOST_REFUSALS = 100
+_READ_BYTES = 262_144
+_LINES_AT_ONCE = 32  # then others get their turn
+_IDLE_SECONDS = 1.0
+_BEATS = 15  # idle seconds until an empty line tells whether the caller is still there
+
+
+class AdminOperations:
+    """Operations of the command line on a running hub. What they answer is not part of Azure's interface."""
+
+    def __init__(self, refusals: Refusals, telemetry: Telemetry, profile: Profile, ready: Callable[[], bool]) -> None:
+        """``ready`` ceases to hold when the node stops; what does not end by itself ends then."""
+        self._refusals = refusals
+        self._ready = ready
+        self._telemetry = telemetry
+        self._profile = profile
+
+    def table(self) -> list[Operation]:
+        """The rows for the operation table."""
+        return [
+            Operation("GET", "/$muster/why", Right.REGISTRY_READ, self.why),
+            Operation("GET", "/$muster/limits", Right.REGISTRY_READ, self.limits),
+            Operation("GET", "/$muster/monitor", Right.SERVICE_CONNECT, self.monitor),
+        ]
+
+    async def why(self, call: Call) -> web.Response:
+        """``{"refusals": [...], "counts": {...}}``: refusals newest first, in the form of ``identity.explain.to_json``.
+
+        Query: ``trackingId`` for that one, ``device`` for those of a device and its modules, neither for all;
+        ``count`` (1 to 100, default 1) for how many. ``counts`` are all refusals since the start, by cause.
+        Raises ``HubError`` 400004 for a wrong ``count``.
+        """
+        wanted, device = call.query("trackingId"), call.query("device")
+        count = _number(call, "count", 1, _MOST_REFUSALS, default=1)
+        if wanted is not None:
+            one = await self._refusals.find(wanted)
+            found = [] if one is None else [one]
+        else:
+            found = await self._refusals.newest(device, count)
+        return json_answer({"refusals": [one.report for one in found], "counts": self._refusals.counts()})
+
+    async def limits(self, _: Call) -> web.Response:
+        """Every limit with its value in force."""
+        rows = [{**limit._asdict(), "value": limit.under(self._profile)} for limit in limits.ALL]
+        return json_answer({"profile": self._profile.value, "limits": rows})
+
+    async def monitor(self, call: Call) -> web.StreamResponse:
+        """Messages as they are stored, one JSON object a line, until the caller goes or the hub stops.
+
+        An object has the members of ``dialect.record.describe`` and ``partition``; empty lines come while there is
+        nothing. Query: ``device`` and ``partition`` for fewer, ``from=start`` for what is kept first. Raises
+        ``HubError`` 400004 for a wrong value.
+        """
+        telemetry, device = self._telemetry, call.query("device")
+        if call.query("partition") is not None:
+            partitions = [_number(call, "partition", 0, telemetry.partitions - 1, default=0)]
+        elif device is not None:
+            partitions = [telemetry.partition_of(device)]
+        else:
+            partitions = list(range(telemetry.partitions))
+        if call.query("from") not in {None, "now", "start"}:
+            raise HubError(ARGUMENT_INVALID, "from is neither now nor start, give one of them.")
+        from_start = call.query("from") == "start"
+        answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        sign(answer, call.tracking_id)
+        await answer.prepare(call.request)
+        idle = 0
+        async for lines in _follow(telemetry, partitions, device, from_start=from_start):
+            idle = 0 if lines else idle + 1
+            if not self._ready():
+                break
+            if lines or idle % _BEATS == 0:
+                await answer.write(lines or b"\n")
+        return answer
+
+
+async def _follow(
+    telemetry: Telemetry, partitions: list[int], device: str | None, *, from_start: bool
+) -> AsyncIterator[bytes]:
+    """Joined JSON lines of what is stored in ``partitions``; empty bytes for each second without."""
+    news = asyncio.Event()
+    states = {partition: telemetry.state(partition) for partition in partitions}
+    at = {partition: state.first if from_start else state.next for partition, state in states.items()}
+    with ExitStack() as stack:
+        for partition in partitions:
+            stack.callback(telemetry.subscribe(partition, news.set))
+        while True:
+            news.clear()
+            more = False
+            for partition in partitions:
+                lines: list[bytes] = []
+                for slice_ in await telemetry.read(partition, at[partition], _READ_BYTES):
+                    more = True
+                    at[partition] = slice_.base + len(slice_.records)
+                    for number, record in enumerate(slice_.records, start=slice_.base):
+                        message = describe(record, number, slice_.enqueued_ms)
+                        if device is None or message["device_id"] == device:
+                            lines.append(compact({"partition": partition, **message}) + b"\n")
+                        if number % _LINES_AT_ONCE == 0:
+                            yield b"".join(lines)
+                            lines.clear()
+                            await asyncio.sleep(0)
+                if lines:
+                    yield b"".join(lines)
+            if not more:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _IDLE_SECONDS)
+                yield b""
+
+
+def _number(call: Call, name: str, least: int, most: int, *, default: int) -> int:
+    text = call.query(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
+        raise HubError(ARGUMENT_INVALID, f"{name} is not a number from {least} to {most}, give one.")
+    return int(text[:9])
