@@ -8,8 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import json
-import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
@@ -21,6 +20,7 @@ from yarl import URL
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
 from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.operations import Operation
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.policies import SharedAccessPolicy, development_policies
@@ -109,7 +109,7 @@ async def create(hub: RestHub, device_id: str = "d", **members: Any) -> dict[str
 
 
 @contextlib.asynccontextmanager
-async def rest_hub(directory: Path, tls: ssl.SSLContext | None = None) -> AsyncIterator[RestHub]:
+async def rest_hub(directory: Path, more: Sequence[Operation] = ()) -> AsyncIterator[RestHub]:
     loop = asyncio.get_running_loop()
     ambient, bus = SystemAmbient(loop), LocalBus()
     path = directory / "hub.db"
@@ -120,10 +120,10 @@ async def rest_hub(directory: Path, tls: ssl.SSLContext | None = None) -> AsyncI
     refusals = Refusals(ambient)
     gate = Authenticator(make_hub(["localhost"], development_policies()), store, ambient, refusals)
     running: list[RestHub] = []
-    app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready)
+    app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=more)
     runner = make_runner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+    site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
     async with aiohttp.ClientSession() as session:

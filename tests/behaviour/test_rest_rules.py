@@ -11,8 +11,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from aiohttp import web
 from hub_rest import API, POLICIES, RestHub, rest_hub, token
 
+from muster.heads.http.operations import Call, Operation
 from muster.identity.policies import SharedAccessPolicy
 from muster.identity.verdict import Right
 
@@ -237,3 +239,23 @@ async def test_14_what_is_no_http_is_400_and_one_line_in_the_log(
 async def test_15_a_request_without_a_host_is_judged_like_any_other(hub: RestHub) -> None:
     request = f"GET /devices?{API} HTTP/1.0\r\nAuthorization: {token()}\r\n\r\n"
     assert (await hub.raw(request.encode())).startswith(b"HTTP/1.0 200 ")
+
+
+async def broken_stream(call: Call) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    await answer.prepare(call.request)
+    await answer.write(b"first line\n")
+    raise ZeroDivisionError("internal detail")
+
+
+async def test_16_a_stream_is_signed_like_any_answer_and_breaks_off_when_its_operation_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rest_hub(tmp_path, more=[Operation("GET", "/stream", None, broken_stream)]) as hub:
+        answer = await hub.raw(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert fields_of(head)["Server"] == "Microsoft-HTTPAPI/2.0"
+    assert body == b"b\r\nfirst line\n\r\n", "no second answer, and no end of the chunks"
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["muster.http"]
+    assert fields_of(head)["x-ms-request-id"].replace("-", "") in caplog.text

@@ -28,6 +28,9 @@ from muster.identity.registry import Registry
 
 log = logging.getLogger("muster.http")
 
+_TRACKING = web.RequestKey("tracking", str)
+_STARTED = web.RequestKey("started", bool)
+
 
 def build_app(
     *,
@@ -57,6 +60,7 @@ def build_app(
     dispatcher = _Dispatcher(operations, gate, ambient)
     app = web.Application(client_max_size=HTTP_BODY_BYTES.open)
     app.router.add_route("*", "/{path:.*}", dispatcher.answer)
+    app.on_response_prepare.append(_sign)
     return app
 
 
@@ -72,12 +76,12 @@ class _Dispatcher:
         self._ambient = ambient
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Every request comes here, and every answer goes out from here."""
-        tracking = tracking_id(self._ambient)
+        """Every request comes here. An operation that fails in the midst of a stream can only break it off."""
+        tracking = request[_TRACKING] = tracking_id(self._ambient)
         try:
-            answer = await self._perform(request, tracking)
+            return await self._perform(request, tracking)
         except HubError as error:
-            tracking = error.tracking_id or tracking
+            tracking = request[_TRACKING] = error.tracking_id or tracking
             answer = error_answer(error, tracking)
             log.debug("%s %s: %s (%s)", request.method, request.rel_url.raw_path, error, tracking)
         except web.HTTPRequestEntityTooLarge:
@@ -92,7 +96,8 @@ class _Dispatcher:
             log.exception("%s %s failed (%s)", request.method, request.rel_url.raw_path, tracking)
             message = "The hub failed, see its log under the tracking id."
             answer = error_answer(HubError(SERVER_ERROR, message), tracking)
-        sign(answer, tracking)
+        if _STARTED in request:
+            raise ConnectionAbortedError(f"an answer had begun when its operation failed ({tracking})")
         return answer
 
     async def _perform(self, request: web.Request, tracking: str) -> web.StreamResponse:
@@ -102,6 +107,11 @@ class _Dispatcher:
             check_api_version(call.query("api-version"))
             authorize(call, operation.right, self._gate)
         return await operation.handler(call)
+
+
+async def _sign(request: web.Request, answer: web.StreamResponse) -> None:
+    request[_STARTED] = True
+    sign(answer, request[_TRACKING])
 
 
 def _method(request: web.Request) -> str:

@@ -10,15 +10,17 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 
 class WireLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger for ``aiohttp.web.AppRunner(app, logger=...)``: malformed requests in one line, without a traceback."""
+    """A logger for ``aiohttp.web.AppRunner(app, logger=...)``: malformed requests and broken connections in one
+    line, without a traceback."""
 
     def __init__(self) -> None:
         super().__init__(logging.getLogger("muster.http.wire"), {})
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
         error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
-        if isinstance(error, HttpProcessingError):
-            first, *_ = error.message.strip().splitlines() or [type(error).__name__]
+        if isinstance(error, HttpProcessingError | ConnectionError):
+            told = error.message if isinstance(error, HttpProcessingError) else str(error)
+            first, *_ = told.strip().splitlines() or [type(error).__name__]
             self.info(f"{msg}: %s", *args, first)
         else:
             self.error(msg, *args, exc_info=exc_info, **kwargs)
