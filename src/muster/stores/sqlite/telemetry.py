@@ -76,7 +76,10 @@ DEFAULT_TUNING = Tuning()
 
 
 class SqliteTelemetryLog:
-    """``TelemetryLog`` in one SQLite file. Only one may be open on a file at a time (the data directory's lock)."""
+    """``TelemetryLog`` in one SQLite file. Only one may be open on a file at a time (the data directory's lock).
+
+    ``damaged`` holds partition and first sequence number of each damaged row that a reader has come upon.
+    """
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class SqliteTelemetryLog:
         if not 1 <= partitions <= PARTITIONS.open:
             raise HubError(INVALID_OPERATION, f"partitions is {partitions}; give a number from 1 to {PARTITIONS.open}")
         self.partitions = partitions
-        self.damaged_rows = 0
+        self.damaged: set[tuple[int, int]] = set()
         self._path = fspath(path)
         self._loop = loop
         self._connect = partial(open_connection, path, vfs=vfs, durable=durable, page_size=tuning.page_size)
@@ -210,7 +213,9 @@ class SqliteTelemetryLog:
         return slices
 
     def _report(self, row: Row) -> None:
-        self.damaged_rows += 1
+        if (row.partition, row.base) in self.damaged:
+            return
+        self.damaged.add((row.partition, row.base))
         _LOG.error(
             "%s: partition %d: %d messages from sequence number %d on are damaged and not served; "
             "check the disk, and restore the file from a backup if there is one",
