@@ -143,6 +143,31 @@ def test_faults_close_with_their_code_and_name(raw: bytes, code: int, word: str)
     assert word in received.answers[4:].decode()
 
 
+@pytest.mark.parametrize("second", [frame(BINARY, b"x"), frame(TEXT, b"x")])
+def test_a_message_inside_a_message_is_seen_when_it_comes_in_a_read_of_its_own(second: bytes) -> None:
+    decoder = FrameDecoder()
+    assert decoder.receive(frame(BINARY, b"a", final=False)).payload == b"a"
+    assert decoder.receive(second).close_code == 1002
+
+
+def test_payload_that_looks_like_a_frame_is_payload() -> None:
+    # Unmasked, so that the bytes on the wire are the bytes of the payload.
+    inner = frame(BINARY, b"looks like a message")
+    raw = frame(BINARY, b"first" + inner, mask=bytes(4))
+    decoder, cut = FrameDecoder(), len(raw) - len(inner)
+    assert decoder.receive(raw[:cut]).payload == b"first"
+    assert decoder.receive(raw[cut:]).payload == inner
+
+
+def test_a_read_that_ends_127_bytes_behind_a_long_frames_first_mask_byte_is_not_a_frame() -> None:
+    # 127 in the length byte means that eight bytes of length follow, not 127 bytes of payload.
+    body = bytes(i % 251 for i in range(70_000))
+    raw = frame(BINARY, body)
+    decoder = FrameDecoder()
+    cut = 2 + 4 + 127
+    assert decoder.receive(raw[:cut]).payload + decoder.receive(raw[cut:]).payload == body
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1014, 3000, 4999])
 def test_a_close_is_echoed_with_its_code(code: int) -> None:
     body = struct.pack(">H", code)
