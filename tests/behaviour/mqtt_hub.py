@@ -16,8 +16,9 @@ from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
 from muster.dialect.record import describe
 from muster.heads.front import FrontProtocol
+from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
-from muster.heads.tls import TlsListener, server_context
+from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
 from muster.identity.changes import Draft
 from muster.identity.hub import make_hub

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from muster.core.ambient import SystemAmbient
-from muster.heads.tls import TlsListener, server_context
+from muster.heads.listener import TlsListener
+from muster.heads.tls import server_context
 from muster.issuing.authority import issue_server_certificate, make_authority
 
 

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +30,7 @@ from muster.core.limits import CONNECT_WAIT
 if TYPE_CHECKING:
     from cryptography import x509
 
-log = logging.getLogger("muster.tls")
+    from muster.heads.listener import TlsListener
 
 RECORD_BYTES = 16_384
 """The longest TLS record's content (RFC 8446 section 5.1)."""
@@ -40,9 +38,6 @@ WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 262_144, 65_536
 """Queued output above the first pauses the protocol's writing, below the second it goes on."""
 FLUSH_SECONDS, LINGER_SECONDS = 30.0, 1.0
 """After ``close``: how long queued output may take, and how long we then wait for the peer's own end."""
-HANDSHAKES_A_ROUND = 8
-ACCEPTS_A_ROUND = 64
-BACKLOG = 4096
 
 
 class WireProtocol(Protocol):
@@ -346,126 +341,6 @@ class TlsTransport:
         return default
 
 
-class TlsListener:
-    """Accepts on one or more addresses and gives each connection, once secured, a protocol of its own.
-
-    ``context`` is asked anew for each handshake, so that a new certificate serves new connections while
-    old ones go on. ``make_protocol`` is called when the handshake is done.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        context: Callable[[], SSL.Context],
-        make_protocol: Callable[[], WireProtocol],
-    ) -> None:
-        self.loop = loop
-        self.context = context
-        self.make_protocol = make_protocol
-        self._sockets: list[socket.socket] = []
-        self._transports: set[TlsTransport] = set()
-        self._waiting: deque[TlsTransport] = deque()
-        self._stepping = False
-        self._accepting = False
-        self._empty: asyncio.Event | None = None
-        self.failed_handshakes = 0
-
-    def listen(self, sockets: list[socket.socket]) -> None:
-        """Take over bound sockets and accept on them."""
-        for sock in sockets:
-            sock.setblocking(False)
-            sock.listen(BACKLOG)
-        self._sockets += sockets
-        self._accept_on(on=True)
-
-    def _accept_on(self, *, on: bool) -> None:
-        if on is self._accepting:
-            return
-        self._accepting = on
-        for sock in self._sockets:
-            if on:
-                self.loop.add_reader(sock.fileno(), self._accept, sock)
-            else:
-                self.loop.remove_reader(sock.fileno())
-
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(ACCEPTS_A_ROUND):
-            try:
-                sock, peer = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.warning("cannot accept: %s; accepting again in a second", error)
-                self._accept_on(on=False)
-                self.loop.call_later(1.0, self._accept_again)
-                return
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._transports.add(TlsTransport(self, sock, peer))
-
-    def _accept_again(self) -> None:
-        if self._sockets:
-            self._accept_on(on=True)
-
-    # --- called by transports
-
-    def enqueue_handshake(self, transport: TlsTransport) -> None:
-        """``transport`` has input for its handshake."""
-        self._waiting.append(transport)
-        if not self._stepping:
-            self._stepping = True
-            self.loop.call_soon(self._step)
-
-    def _step(self) -> None:
-        for _ in range(min(HANDSHAKES_A_ROUND, len(self._waiting))):
-            self._waiting.popleft().step_handshake()
-        if self._waiting:
-            self.loop.call_soon(self._step)
-        else:
-            self._stepping = False
-
-    def handshake_failed(self, transport: TlsTransport, error: Exception) -> None:
-        """Keep word of a connection that never became one."""
-        self.failed_handshakes += 1
-        log.info("TLS handshake with %s failed: %s", describe_peer(transport), _reason(error))
-
-    def forget(self, transport: TlsTransport) -> None:
-        """``transport`` is closed."""
-        self._transports.discard(transport)
-        if self._empty is not None and not self._transports:
-            self._empty.set()
-
-    # --- the end
-
-    @property
-    def connections(self) -> int:
-        """Sockets held, silent and draining ones included."""
-        return len(self._transports)
-
-    def stop_accepting(self) -> None:
-        """Close the listening sockets; connections go on."""
-        self._accept_on(on=False)
-        for sock in self._sockets:
-            sock.close()
-        self._sockets.clear()
-
-    async def close_connections(self, seconds: float) -> None:
-        """Close every connection, saying goodbye to those that are open; what is left after ``seconds`` is dropped."""
-        for transport in list(self._transports):
-            transport.close()
-        if self._transports:
-            self._empty = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._empty.wait()
-        self.abort_connections()
-
-    def abort_connections(self) -> None:
-        """Drop every connection."""
-        for transport in list(self._transports):
-            transport.abort()
-
-
 def describe_peer(transport: Any) -> str:
     """``address:port`` of the other side, for verdicts and logs."""
     peer = transport.get_extra_info("peername")
@@ -473,14 +348,6 @@ def describe_peer(transport: Any) -> str:
         return "unknown"
     host, port = peer[0], peer[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, SSL.SysCallError):
-        return "the client closed the connection before the handshake was done"
-    if isinstance(error, SSL.Error) and error.args and error.args[0]:
-        return "; ".join(str(entry[-1]) for entry in error.args[0])
-    return str(error) or type(error).__name__
 
 
 def server_context(certificate_chain_file: str, key_file: str) -> SSL.Context:

@@ -21,8 +21,9 @@ from muster.core.errors import UNAVAILABLE
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
+from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
-from muster.heads.tls import TlsListener, WireProtocol, server_context
+from muster.heads.tls import WireProtocol, server_context
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.refusals import Refusals

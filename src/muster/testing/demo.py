@@ -9,7 +9,6 @@ import logging
 import math
 import ssl
 from pathlib import Path
-from urllib.parse import quote
 
 from muster.core.errors import DEVICE_NOT_FOUND, HubError
 from muster.identity.changes import Draft
@@ -54,8 +53,7 @@ async def _send(node: Node, key: bytes) -> None:
         node.settings.bind[0], node.facts["ports"]["mqtt"], ssl.create_default_context(cadata=roots), server_name=host
     )
     try:
-        resource = quote(f"{host}/devices/{DEVICE_ID}", safe="")
-        token = make(resource, int(node.ambient.now()) + TOKEN_SECONDS, key)
+        token = make(f"{host}/devices/{DEVICE_ID}", int(node.ambient.now()) + TOKEN_SECONDS, key)
         await client.connect(
             DEVICE_ID, f"{host}/{DEVICE_ID}/?api-version=2021-04-12&DeviceClientType=muster-demo", token
         )

@@ -103,7 +103,7 @@ class HubProcess:
         secret = decode_key(key)
         assert secret is not None
         target = f"{self.address}/{resource}" if resource else self.address
-        return make(urllib.parse.quote(target, safe=""), int(time.time() + seconds), secret, policy)
+        return make(target, int(time.time() + seconds), secret, policy)
 
     def owner_token(self) -> str:
         """A token of the iothubowner policy."""
