@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, ClassVar
 
 from muster.wire.amqp.composite import encode_composite
 from muster.wire.amqp.decoding import AmqpDecodeError, AmqpFramingError
@@ -60,7 +60,7 @@ class State(Enum):
 class _ProtocolFault(AmqpDecodeError):
     """Well-formed, but not what may come now."""
 
-    condition = "amqp:not-allowed"
+    condition: ClassVar[str] = "amqp:not-allowed"
 
 
 class Connection:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from muster.wire.amqp.values import (
     Array,
@@ -40,13 +40,13 @@ _MAX_EMPTY_ELEMENTS = 16
 class AmqpDecodeError(Exception):
     """The bytes are not AMQP as the standard has it. ``condition`` is what the wire answers."""
 
-    condition = "amqp:decode-error"
+    condition: ClassVar[str] = "amqp:decode-error"
 
 
 class AmqpFramingError(AmqpDecodeError):
     """The frame around the bytes is malformed or too large."""
 
-    condition = "amqp:connection:framing-error"
+    condition: ClassVar[str] = "amqp:connection:framing-error"
 
 
 def _truncated() -> AmqpDecodeError:

@@ -38,12 +38,12 @@ class Properties(NamedTuple):
     """The standard properties. Ids keep the type they came with (string, ulong, uuid, binary); times are in
     milliseconds since 1970."""
 
-    message_id: object = None
+    message_id: Any = None
     user_id: bytes | None = None
-    to: object = None
+    to: Any = None
     subject: str | None = None
-    reply_to: object = None
-    correlation_id: object = None
+    reply_to: Any = None
+    correlation_id: Any = None
     content_type: str | None = None
     content_encoding: str | None = None
     absolute_expiry_time: int | None = None

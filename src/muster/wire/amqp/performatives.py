@@ -252,7 +252,7 @@ RELEASED = Released()
 def decode_performative(data: bytes, position: int, end: int) -> tuple[Performative, int]:
     """The performative at ``position`` and where its payload begins. Raises ``AmqpDecodeError``."""
     if data[position : position + 4] == b"\x00\x53\x14\xc0":
-        quick = _quick_transfer(data, position + 4, end)
+        quick = _quick_transfer(data, position, end)
         if quick is not None:
             return quick
     described, position = decode(data, position, end)
