@@ -56,5 +56,5 @@ def line_of(message: dict[str, Any]) -> str:
     body = f"(base64) {message['body']}" if message["body_encoding"] == "base64" else message["body"]
     named = {**message["system_properties"], **message["properties"]}
     properties = " ".join(f"{name}={value}" for name, value in named.items())
-    text = f"{message['enqueued_time'][:23]}Z  {sender}  [{place}]  {body}  {properties}".rstrip()
+    text = f"{message['enqueued_time'][:23]}Z  {sender}  [{place}]  {body}  {properties}".rstrip(" ")
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -51,7 +51,8 @@ for cycles among them and among the connections took a tenth of the hub's time u
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
 @click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
+              help="How much goes to standard error.")  # fmt: skip
 def serve(**options: Any) -> None:
     """Run the hub in the foreground. SIGTERM or Ctrl-C drains and ends it."""
     logging.basicConfig(

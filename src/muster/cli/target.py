@@ -53,8 +53,8 @@ def running(data: Path, login: str | None, ca: Path | None) -> HubClient | DataD
         if parsed.kind is not Kind.SERVICE:
             raise HubError(INVALID_OPERATION, "--login needs a connection string with SharedAccessKeyName.")
         return HubClient(parsed, ca)
-    if not data.is_dir():
-        raise HubError(INVALID_OPERATION, f"{data} is no data directory; start a hub there: muster serve --data {data}")
+    if not (data / "lock").is_file():  # looked for first: a directory that is not a hub's is left as it is
+        raise HubError(INVALID_OPERATION, f"{data} holds no hub; start one there: muster serve --data {data}")
     deadline = time.monotonic() + _STARTING_SECONDS
     while True:
         try:
