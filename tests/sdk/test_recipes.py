@@ -1,0 +1,81 @@
+"""The code in README.md and docs/connect.md, run as it stands there against a real hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from azure.eventhub import EventHubConsumerClient
+from azure.iot.device import IoTHubDeviceClient
+
+from muster.testing.hub import HubProcess
+
+pytestmark = pytest.mark.sdk
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE_HOME = ROOT / "tests" / "node"
+FENCE = re.compile(r"^```(python|js)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def recipes() -> Iterator[object]:
+    for page in ("README.md", "docs/connect.md"):
+        for number, (language, code) in enumerate(FENCE.findall((ROOT / page).read_text())):
+            yield pytest.param(language, code, id=f"{page}-{number}-{language}")
+
+
+@pytest.fixture(scope="module")
+def surroundings(hub: HubProcess) -> dict[str, str]:
+    """The environment that `muster env` gives, with a device that has sent something already."""
+    key = hub.add_device("recipe-device")
+    names = {name: str(value) for name, value in hub.facts.items() if name.isupper()}
+    return {**os.environ, **names, "DEVICE": hub.device_connection_string("recipe-device", key)}
+
+
+def stored(hub: HubProcess) -> int:
+    """How many messages the hub has taken."""
+    client = EventHubConsumerClient.from_connection_string(
+        hub.facts["EVENTHUB_CONNECTION_STRING"], "$Default", connection_verify=hub.facts["HUB_CA_FILE"]
+    )
+    with client:
+        return sum(
+            client.get_partition_properties(name)["last_enqueued_sequence_number"] + 1
+            for name in client.get_partition_ids()
+        )
+
+
+def send_something(surroundings: dict[str, str]) -> None:
+    device = IoTHubDeviceClient.create_from_connection_string(
+        surroundings["DEVICE"], server_verification_cert=Path(surroundings["HUB_CA_FILE"]).read_text()
+    )
+    device.connect()
+    device.send_message("hello")
+    device.shutdown()
+
+
+@pytest.mark.parametrize(("language", "code"), recipes())
+def test_recipe(surroundings: dict[str, str], hub: HubProcess, language: str, code: str) -> None:
+    before = stored(hub)
+    endless = "reader.receive(" in code and "reader.close()" not in code
+    if language == "python":
+        command = [sys.executable, "-c", code]
+        if endless:  # the README's reader runs until Ctrl-C: have it end with the first event
+            command[-1] = code.replace("event: print(", "event: reader.close() or print(")
+    else:
+        command = ["node", "-e", code]
+    if "receive" in code or "subscribe" in code:
+        send_something(surroundings)
+    done = subprocess.run(
+        command, env=surroundings, cwd=NODE_HOME, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if "receive" in code or "subscribe" in code:
+        assert "temperature" in done.stdout or "hello" in done.stdout
+    elif "get_devices" in code:
+        assert "recipe-device enabled" in done.stdout
+    else:
+        assert stored(hub) == before + 1, "the recipe's message must have arrived"
