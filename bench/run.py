@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -139,8 +140,9 @@ def main() -> int:
     machine.raise_file_limit(scale.devices + FILES_BESIDE_CONNECTIONS)
     build_programs()
     directory = BUILD / f"{'quick' if chosen.quick else 'full'}-{source_digest()}"
-    if chosen.again or chosen.quick:
-        (directory / "journal.jsonl").unlink(missing_ok=True)
+    for other in [*BUILD.glob("full-*"), *BUILD.glob("quick-*")]:
+        if other != directory or chosen.again or chosen.quick:
+            shutil.rmtree(other)
     kinds = [kind for kind in KINDS if not chosen.only or kind.name in chosen.only]
     bench = Bench(directory, scale, kinds)
     try:
@@ -149,7 +151,7 @@ def main() -> int:
         say(f"stopped: {failed}\nwhat was measured is kept; the same command goes on from there")
         return 1
     write_report(bench, directory, quick=chosen.quick)
-    (directory / "journal.jsonl").unlink()
+    shutil.rmtree(directory)
     return 0
 
 
