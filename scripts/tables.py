@@ -1,4 +1,4 @@
-"""Write docs/errors.md and docs/limits.md from the tables in muster.core, so that they cannot drift apart.
+"""Write docs/errors.md and docs/limits.md from the tables of the source, so that they cannot drift apart.
 
 usage: tables.py     (`make docs`; tests/unit/test_house_rules.py compares)
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from muster.core import errors, limits
+from muster.identity import causes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -20,6 +21,12 @@ The HTTP status is the first three digits of the code. *MQTT* is the CONNACK ret
 CONNECT; later on MQTT can only close the connection. `muster why TRACKING_ID` says which check failed, and on what.
 """
 
+CAUSES_INTRODUCTION = """## Why a credential was refused
+
+The wire says no more than the cloud service does. The verdict that `muster why` prints names one of these mistakes
+(`src/muster/identity/causes.py`).
+"""
+
 LIMITS_INTRODUCTION = """# Limits
 
 Every limit of the hub (`src/muster/core/limits.py`) with its value in the `azure` profile, which copies the cloud
@@ -28,17 +35,20 @@ service, and in the `open` profile, the default of `muster serve`. *Source* is w
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, a line a row; vertical bars inside cells are escaped."""
+    """A Markdown table, a line a row; what would be read as the table's or as HTML's is escaped."""
+    escapes = str.maketrans({"|": "\\|", "<": "\\<"})
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(cell.translate(escapes) for cell in line)} |" for line in lines) + "\n"
 
 
 def errors_page() -> str:
-    """docs/errors.md: every row of the catalogue, by code."""
+    """docs/errors.md: every row of the catalogue, by code, and the named causes of refused credentials."""
     head = ("code", "name", "AMQP condition", "MQTT", "cause", "remedy")
     rows = sorted(errors.ALL, key=lambda row: (row.code, row.name))
     cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
-    return f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}"
+    named = [(f"`{cause.name}`", cause.headline, cause.remedy) for cause in causes.ALL]
+    mistakes = markdown_table(("cause", "meaning", "remedy"), named)
+    return f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}"
 
 
 def limits_page() -> str:

@@ -1,0 +1,74 @@
+"""What a hub is made of: made once, the same ever after, whatever host names it gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from muster.identity.policies import BUILT_IN, development_key
+from muster.node.facts import Reach, hub_of, keep_reach, last_reach
+from muster.node.material import Material, load_material
+from muster.stores.sqlite.database import Writer, open_connection
+from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.settings import SqliteHubSettingsStore
+from muster.testing.clock import VirtualAmbient
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteHubSettingsStore]:
+    writer = Writer(tmp_path / "hub.db", MIGRATIONS, asyncio.get_running_loop(), durable=False)
+    reader = open_connection(writer.path, readonly=True)
+    yield SqliteHubSettingsStore(writer, reader)
+    reader.close()
+    await writer.close()
+
+
+def server_names(material: Material) -> set[str]:
+    certificate = x509.load_pem_x509_certificate(material.server.certificate)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(names.get_values_for_type(x509.DNSName))
+
+
+async def test_keys_name_and_authority_stay_and_the_server_certificate_follows_the_host_names(
+    store: SqliteHubSettingsStore,
+) -> None:
+    first = await load_material(store, VirtualAmbient(), ["my.hub.example"], development=False)
+    again = await load_material(store, VirtualAmbient(seed=1), ["my.hub.example"], development=False)
+    assert again == first
+    renamed = await load_material(store, VirtualAmbient(seed=2), ["other.example"], development=False)
+    assert (renamed.name, renamed.policies, renamed.provisioning) == (first.name, first.policies, first.provisioning)
+    assert (renamed.id_scope, renamed.authority) == (first.id_scope, first.authority)
+    assert first.name == "my"
+    assert hub_of(renamed, Reach(["other.example"], "", (), {})).name == "my", "identities are kept under it"
+    assert server_names(first) == {"my.hub.example", "localhost", "hub.localhost"}
+    assert server_names(renamed) == {"other.example", "localhost", "hub.localhost"}
+
+
+async def test_two_hubs_share_no_key_and_no_key_shows(store: SqliteHubSettingsStore) -> None:
+    made = await load_material(store, VirtualAmbient(), ["localhost"], development=False)
+    keys = [key for policy in (*made.policies, made.provisioning) for key in (policy.primary_key, policy.secondary_key)]
+    assert len(set(keys)) == 2 * (len(BUILT_IN) + 1)
+    assert not [key for key in keys if key in repr(made)]
+    assert "PRIVATE" not in repr(made)
+    assert development_key("iothubowner/primary") not in keys
+
+
+async def test_an_ephemeral_hub_has_the_keys_that_everyone_knows(store: SqliteHubSettingsStore) -> None:
+    made = await load_material(store, VirtualAmbient(), ["localhost"], development=True)
+    assert {policy.name: policy.primary_key for policy in made.policies} == {
+        name: development_key(f"{name}/primary") for name in BUILT_IN
+    }
+
+
+async def test_the_reach_of_the_last_run_is_kept(store: SqliteHubSettingsStore) -> None:
+    assert await last_reach(store) is None
+    reach = Reach(["a.example", "localhost"], "dps.example", ["127.0.0.1"], {"mqtt": 1, "amqp": 2, "https": 3})
+    await keep_reach(store, reach)
+    assert await last_reach(store) == reach
+    moved = Reach(["b.example"], "", ["127.0.0.1"], {"mqtt": 8883, "amqp": 5671, "https": 443})
+    await keep_reach(store, moved)
+    assert await last_reach(store) == moved
