@@ -180,7 +180,7 @@ REFUSALS_IN_MEMORY = Limit(
     1000,
     "verdicts",
     "own choice",
-    "The newest, found without the store; about 3 KiB each.",
+    "The newest, found without the store; about 2 KiB each.",
 )
 REFUSALS_PER_PRINCIPAL = Limit(
     "refusals in memory of one principal",
