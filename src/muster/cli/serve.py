@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def serve(**options: Any) -> None:
         stream=sys.stderr,
     )
     settings = _settings(options)
+    os.umask(0o077)  # whatever is written holds keys or messages
     import uvloop  # noqa: PLC0415 - slow to import, and only this command needs it
 
     uvloop.run(_serve(settings, demo=options["demo"]))
