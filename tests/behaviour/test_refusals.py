@@ -159,7 +159,8 @@ class Request:
 UNAUTHORIZED = "IotHubUnauthorizedAccess"
 REQUESTS = [
     Request("no authorization", 401, UNAUTHORIZED, lambda s: "", cause="no-token"),
-    Request("expired", 401, UNAUTHORIZED, lambda s: s.policy_token("iothubowner", seconds=-1000), cause="token-expired"),
+    Request("expired", 401, UNAUTHORIZED, lambda s: s.policy_token("iothubowner", seconds=-1000),
+            cause="token-expired"),
     Request("no right to read", 401, UNAUTHORIZED, lambda s: s.policy_token("service"), cause="policy-lacks-right"),
     Request("connection string", 401, UNAUTHORIZED, lambda s: s.hub.facts["HUB_CONNECTION_STRING"],
             cause="connection-string-as-token"),

@@ -57,7 +57,7 @@ def send_something(surroundings: dict[str, str]) -> None:
     device.shutdown()
 
 
-@pytest.mark.parametrize(("language", "code"), recipes())
+@pytest.mark.parametrize(("language", "code"), list(recipes()))
 def test_recipe(surroundings: dict[str, str], hub: HubProcess, language: str, code: str) -> None:
     before = stored(hub)
     endless = "reader.receive(" in code and "reader.close()" not in code
