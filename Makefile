@@ -23,7 +23,7 @@ run: ## start a hub with a demo device that sends telemetry
 
 test: ## style, types, layers and every test
 	$(call prepare,test)@$(MAKE) --no-print-directory check-style
-	@pytest -n 2 --dist worksteal -m "not soak" $(PYTEST_ARGS)
+	@python scripts/low_ports.py pytest -n 2 --dist worksteal -m "not soak" $(PYTEST_ARGS)
 
 lint: ## style, types and layers only
 	$(call prepare,lint)@$(MAKE) --no-print-directory check-style
@@ -40,7 +40,7 @@ bench: ## measure the hub beside Mosquitto and a least C server, into docs/resul
 	$(call prepare,bench)@python -m bench.run $(BENCH_ARGS)
 
 soak: ## the long proofs; a run that was stopped goes on where it was
-	$(call prepare,test)@python scripts/soak.py $(SOAK_ARGS)
+	$(call prepare,test)@python scripts/low_ports.py python scripts/soak.py $(SOAK_ARGS)
 
 docs: ## write docs/errors.md and docs/limits.md from their tables
 	$(call prepare,lint)@python scripts/tables.py
