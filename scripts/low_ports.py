@@ -2,8 +2,8 @@
 
 usage: low_ports.py COMMAND [ARGUMENTS...]
 
-Root, or a user whom the kernel allows those ports, runs the command as it is. Anyone else gets a network of its own with
-nothing but a loopback interface, in which these ports are free (Linux user namespaces, no privilege needed).
+Root, or a user whom the kernel allows those ports, runs the command as it is. For anyone else it runs in a network of
+its own with nothing but a loopback interface, where these ports are free (a Linux user namespace, no privilege needed).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(command: list[str]) -> int:
             return 1
         os.environ[INSIDE] = "1"
         command = [*unshare, sys.executable, *sys.argv[:1], *command]
-    os.execvp(command[0], command)
+    return os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
