@@ -36,11 +36,12 @@ from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
-from muster.testing.mqtt import MqttClient, connect
+from muster.testing.mqtt import PINGREQ, MqttClient, connect
 
 PARTITIONS = 2
 TOKEN_SECONDS = 3600
 MAX_PENDING_BYTES = 2_000_000
+EVENTS = "devices/d/messages/events/"
 
 Done = Callable[[BaseException | None], None]
 
@@ -208,3 +209,14 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         await hub.telemetry.close()
         reader.close()
         await writer.close()
+
+
+async def alive(client: MqttClient) -> None:
+    """The hub still answers the client."""
+    await client.send(PINGREQ)
+    await client.expect("PINGRESP")
+
+
+async def ends_silently(client: MqttClient) -> None:
+    """The connection is closed and nothing more was said."""
+    assert await client.expect_end() == b""

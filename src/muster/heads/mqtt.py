@@ -174,6 +174,7 @@ class MqttConnection:
         self._task = self._loop.create_task(self._admit(packet))
 
     async def _admit(self, packet: Connect) -> None:
+        part, expected = "user-name", "{host}/{deviceId}[/{moduleId}]/?api-version=..."
         try:
             login = parse_username(packet.username or "")
             verdict = await self._services.authenticator.device(
@@ -190,10 +191,10 @@ class MqttConnection:
             if verdict.error is not None:
                 self._refuse(verdict.error)
                 return
+            part, expected = "will", f"a will to the own telemetry topic, at most {MESSAGE_BYTES.open} bytes"
             self._open(packet, login, verdict)
         except HubError as error:
-            expected = "{host}/{deviceId}[/{moduleId}]/?api-version=..."
-            check = _failed("user-name", expected, error.message, error.row.remedy)
+            check = _failed(part, expected, error.message, error.row.remedy)
             self._keep_breach(check, error.row, packet.client_id)
             self._refuse(error.row)
         except Exception:
