@@ -137,6 +137,22 @@ SYSTEM_MODULE = ErrorRow(
     "Modules that the edge runtime owns are not written by services.",
     "Change them through the edge deployment.",
 )
+TOO_MANY_TOKENS = ErrorRow(
+    403005,
+    "IotHubMaxCbsTokenExceeded",
+    "amqp:resource-limit-exceeded",
+    5,
+    "Too many tokens for different audiences on one connection.",
+    "Open another connection.",
+)
+TOO_MANY_READERS = ErrorRow(
+    403013,
+    "ReceiverQuotaExceeded",
+    "amqp:resource-limit-exceeded",
+    5,
+    "The partition has all the receivers without owner level that a consumer group may have.",
+    "Close one, or read through a consumer group of your own.",
+)
 QUEUE_DEPTH = ErrorRow(
     403004,
     "DeviceMaximumQueueDepthExceeded",
@@ -201,6 +217,14 @@ DEVICE_EXISTS = ErrorRow(
     5,
     "The device exists.",
     "Send If-Match to update it.",
+)
+READER_REPLACED = ErrorRow(
+    409002,
+    "LinkCreationConflict",
+    "amqp:link:stolen",
+    5,
+    "A receiver with an owner level holds the partition in this consumer group.",
+    "Use a higher owner level, close the other receiver, or read through a consumer group of your own.",
 )
 MODULE_EXISTS = ErrorRow(
     409301,
@@ -271,6 +295,14 @@ SERVER_ERROR = ErrorRow(
     CONNACK_UNAVAILABLE,
     "The hub failed; this is a defect or a full disk.",
     "See the hub's log under the tracking id.",
+)
+PARTITION_NOT_FOUND = ErrorRow(
+    503003,
+    "PartitionNotFound",
+    "com.microsoft:argument-out-of-range",
+    5,
+    "There is no such partition.",
+    "Ask for the partition ids ($management, or the client's get_partition_ids).",
 )
 UNAVAILABLE = ErrorRow(
     503001,
