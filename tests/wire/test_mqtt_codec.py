@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -318,16 +318,16 @@ def _seconds(size: int, chunk: int) -> float:
     best = 1e9
     for _ in range(5):
         decoder = Decoder(size + 100)
-        start = perf_counter()
+        start = process_time()
         for part in chunks:
             decoder.receive(part)
-        best = min(best, perf_counter() - start)
+        best = min(best, process_time() - start)
     return best
 
 
 def test_a_packet_in_many_pieces_takes_linear_time() -> None:
-    # Four times the bytes: 4 times the time if linear, 16 times if each piece copies what came before.
-    assert _seconds(1_200_000, 50) < 9 * _seconds(300_000, 50)
+    # 16 times the bytes: 16 times the time if linear, over 200 times if each piece copies what came before.
+    assert _seconds(1_600_000, 50) < 60 * _seconds(100_000, 50)
 
 
 def test_many_packets_in_one_read_take_linear_time() -> None:
@@ -335,12 +335,12 @@ def test_many_packets_in_one_read_take_linear_time() -> None:
         raw = mqtt.publish("devices/d/messages/events/", b"x" * 20) * count
         best = 1e9
         for _ in range(5):
-            start = perf_counter()
+            start = process_time()
             Decoder(LIMIT).receive(raw)
-            best = min(best, perf_counter() - start)
+            best = min(best, process_time() - start)
         return best
 
-    assert seconds(40_000) < 9 * seconds(10_000)
+    assert seconds(48_000) < 60 * seconds(3_000)
 
 
 def test_server_packets_are_what_the_standard_says() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-from time import perf_counter
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -202,13 +202,14 @@ def test_a_frame_in_many_pieces_takes_linear_time() -> None:
         chunks = [raw[at : at + 50] for at in range(0, len(raw), 50)]
         best = 1e9
         for _ in range(3):
-            decoder, start = FrameDecoder(), perf_counter()
+            decoder, start = FrameDecoder(), process_time()
             for chunk in chunks:
                 decoder.receive(chunk)
-            best = min(best, perf_counter() - start)
+            best = min(best, process_time() - start)
         return best
 
-    assert seconds(400_000) < 9 * seconds(100_000)
+    # 16 times the bytes: 16 times the time if linear, over 200 times if each piece copies what came before.
+    assert seconds(800_000) < 60 * seconds(50_000)
 
 
 def test_unmasking_takes_linear_time() -> None:
@@ -216,9 +217,9 @@ def test_unmasking_takes_linear_time() -> None:
         raw = frame(BINARY, bytes(size))
         best = 1e9
         for _ in range(5):
-            start = perf_counter()
+            start = process_time()
             FrameDecoder().receive(raw)
-            best = min(best, perf_counter() - start)
+            best = min(best, process_time() - start)
         return best
 
     # 16 times the bytes: 16 times the time if linear (caches may make it 40), 256 times if quadratic.
