@@ -188,6 +188,8 @@ class MqttConnection:
                     client_id=packet.client_id,
                 )
             )
+            if self._transport is None or self._transport.is_closing():
+                return
             if verdict.error is not None:
                 self._refuse(verdict.error)
                 return
