@@ -1,0 +1,383 @@
+"""The AMQP head: one connection, whatever it is used for.
+
+It opens, authenticates (SASL PLAIN here, put-token in ``heads.cbs``), keeps the connection alive and hands
+each link to the role whose address it names. The same object serves TLS, WebSockets and plain TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from muster.core.ambient import Ambient, tracking_id
+from muster.core.errors import (
+    ADDRESS_NOT_FOUND,
+    CONNECTION_CLOSED,
+    SERVER_ERROR,
+    UNAUTHORIZED,
+    ErrorRow,
+    HubError,
+)
+from muster.core.limits import (
+    AMQP_FRAME_BYTES,
+    AMQP_IDLE,
+    AMQP_LINKS,
+    AMQP_OPENING_BYTES,
+    AMQP_SESSIONS,
+    CONNECT_WAIT,
+)
+from muster.dialect.amqp import address_path, to_error
+from muster.heads.amqp_links import LinkHandler, Role
+from muster.heads.grants import Grants, Scope, scope_of
+from muster.heads.tls import describe_peer
+from muster.identity.authenticator import Authenticator, ServiceAttempt
+from muster.identity.refusals import Refusals
+from muster.identity.verdict import Check, Outcome, Right, Verdict
+from muster.wire.amqp.connection import Connection, State
+from muster.wire.amqp.decoding import AmqpDecodeError
+from muster.wire.amqp.events import (
+    Closed,
+    Delivery,
+    Event,
+    Failed,
+    LinkAttached,
+    LinkDetached,
+    LinkFlow,
+    Opened,
+    SaslStarted,
+)
+from muster.wire.amqp.events import Outcome as DeliveryOutcome
+from muster.wire.amqp.link import Link, SendingLink
+from muster.wire.amqp.performatives import Error, Source, Target
+from muster.wire.amqp.sasl import MECHANISMS, parse_plain
+from muster.wire.amqp.session import Limits
+
+log = logging.getLogger("muster.amqp")
+
+_SHORTEST_BEAT = 0.5
+_BEATS_UNTIL_IDLE = 4
+_LIMITS = Limits(
+    max_frame_size=AMQP_FRAME_BYTES.open,
+    sessions=AMQP_SESSIONS.open,
+    links=AMQP_LINKS.open,
+    before_open=AMQP_OPENING_BYTES.open,
+    idle_time_out=AMQP_IDLE.open * 1000,
+)
+
+
+class AmqpHead:
+    """What all connections share. Calling it makes a connection, as a listener's protocol factory."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        refusals: Refusals,
+        ambient: Ambient,
+        roles: Sequence[Role],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """``roles`` are asked in turn which of them an address belongs to."""
+        self.authenticator = authenticator
+        self.refusals = refusals
+        self.ambient = ambient
+        self.roles = roles
+        self.loop = loop
+        self.connections: set[AmqpConnection] = set()
+        self.container_id = ambient.uuid().hex
+
+    def __call__(self) -> AmqpConnection:
+        return AmqpConnection(self)
+
+    def end_all(self, row: ErrorRow) -> None:
+        """Close every connection with ``row``, as when the hub drains."""
+        for connection in tuple(self.connections):
+            connection.end(HubError(row))
+
+
+class AmqpConnection:
+    """The protocol object of one connection."""
+
+    __slots__ = (
+        "_beat", "_closing", "_deadline", "_engine", "_handlers", "_heard", "_interval", "_silent", "_spoke",
+        "_transport", "grants", "head", "host", "nodes", "peer", "transport_name", "writable",
+    )  # fmt: skip
+
+    def __init__(self, head: AmqpHead) -> None:
+        self.head = head
+        self.grants = Grants(head.ambient, self._check_links)
+        self.host = ""
+        self.nodes: dict[str, Any] = {}
+        """Request nodes of this connection, by address; kept by ``heads.requests``."""
+        self.peer = self.transport_name = ""
+        self.writable = True
+        self._engine = Connection(head.container_id, _LIMITS)
+        self._handlers: dict[Link, LinkHandler] = {}
+        self._transport: Any = None
+        self._closing = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._interval = 0.0
+        self._silent = 0
+        self._heard = self._spoke = False
+
+    # --- called by the transport
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self.peer = describe_peer(transport)
+        self.transport_name = "amqp-ws" if transport.get_extra_info("websocket") else "amqp"
+        self.head.connections.add(self)
+        self._deadline = self.head.loop.call_later(CONNECT_WAIT.open, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._heard = True
+        try:
+            events = self._engine.receive_data(data)
+            while events:
+                for event in events:
+                    _ANSWERS[type(event)](self, event)
+                # An answer to these two lets the engine read on in what it has got already.
+                more = isinstance(events[-1], (SaslStarted, Opened))
+                events = self._engine.receive_data(b"") if more else []
+        except Exception:
+            log.exception("cannot serve the connection from %s", self.peer)
+            self.end(HubError(SERVER_ERROR))
+        self.flush()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self.writable = False
+        for timer in (self._deadline, self._beat):
+            if timer is not None:
+                timer.cancel()
+        self.head.connections.discard(self)
+        self.grants.clear()
+        handlers, self._handlers = self._handlers, {}
+        for handler in handlers.values():
+            handler.detached()
+        log.debug("%s: connection lost (%s)", self.peer, exc or "in order")
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._closing:
+            return
+        self.writable = True
+        self._transport.resume_reading()
+        for handler in tuple(self._handlers.values()):
+            handler.writable()
+
+    # --- for roles
+
+    def flush(self) -> None:
+        """Send what the engine has to say."""
+        data = self._engine.data_to_send()
+        if data and self._transport is not None:
+            self._spoke = True
+            self._transport.write(data)
+
+    def require(self, scope: Scope) -> None:
+        """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope``."""
+        if not self.grants.covers(scope):
+            wanted = "/".join(scope)
+            check = Check(
+                "link-scope",
+                Outcome.FAILED,
+                f"a token for {wanted} or what is above it",
+                self.grants.described(),
+                "Put a token for the link's address (or for the whole hub) to $cbs before attaching it.",
+            )
+            raise HubError(UNAUTHORIZED, f"There is no token for '{wanted}'.", tracking_id=self._keep(check))
+
+    def authenticate(self, token: str, audience: tuple[str, ...], *, user: str = "") -> Verdict:
+        """Judge a service's token for ``audience``; if it is allowed, what that covers may be used from now on.
+
+        Raises ``HubError`` 403005 when there are too many.
+        """
+        verdict = self.head.authenticator.service(
+            ServiceAttempt(
+                transport=self.transport_name,
+                peer=self.peer,
+                host=self.host,
+                token=token,
+                required=Right.SERVICE_CONNECT,
+                resource="/".join(audience),
+                text_key=True,
+                user=user,
+            )
+        )
+        if verdict.allowed:
+            self.grants.add(scope_of(audience), verdict)
+            if self._deadline is not None and self._engine.state is State.OPENED:
+                self._deadline.cancel()
+                self._deadline = None
+        return verdict
+
+    def detach(self, link: Link, problem: HubError | Error) -> None:
+        """Detach ``link`` with ``problem`` and forget its handler."""
+        link.detach(problem if isinstance(problem, Error) else to_error(problem))
+        self._forget(link)
+        self.flush()
+
+    def end(self, problem: HubError) -> None:
+        """Close the connection with ``problem``."""
+        if self._closing:
+            return
+        self._closing = True
+        self._engine.close(to_error(problem))
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    # --- events
+
+    def _sasl(self, event: SaslStarted) -> None:
+        accepted = event.mechanism in MECHANISMS
+        if event.mechanism == "PLAIN":
+            self.host = event.hostname or ""
+            try:
+                plain = parse_plain(event.response)
+            except AmqpDecodeError as error:
+                self._keep(Check("sasl", Outcome.FAILED, "user and token", str(error), "Let an SDK write it."))
+                accepted = False
+            else:
+                accepted = self.authenticate(plain.password, (), user=plain.user).allowed
+        self._engine.sasl_outcome(accepted)
+        if not accepted:
+            self._hang_up()
+
+    def _opened(self, event: Opened) -> None:
+        self.host = event.open.hostname or self.host
+        self._engine.open()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if not self.grants:
+            self._deadline = self.head.loop.call_later(CONNECT_WAIT.open, self._unauthenticated)
+        wanted = event.open.idle_time_out
+        self._interval = AMQP_IDLE.open / _BEATS_UNTIL_IDLE
+        if wanted:
+            self._interval = min(self._interval, max(_SHORTEST_BEAT, wanted / 2000))
+        self._beat = self.head.loop.call_later(self._interval, self._on_beat)
+
+    def _attached(self, event: LinkAttached) -> None:
+        link = event.link
+        terminus = link.attach.source if isinstance(link, SendingLink) else link.attach.target
+        address = terminus.address if isinstance(terminus, (Source, Target)) else None
+        path = address_path(address)
+        try:
+            for role in self.head.roles:
+                handler = role.attach(self, link, path)
+                if handler is not None:
+                    self._handlers[link] = handler
+                    return
+            self.require(scope_of(path))
+            raise HubError(ADDRESS_NOT_FOUND, f"There is nothing to attach to at {str(address)[:200]!r}.")
+        except HubError as problem:
+            link.refuse(to_error(problem))
+
+    def _flow(self, event: LinkFlow) -> None:
+        handler = self._handlers.get(event.link)
+        if handler is not None:
+            handler.flow()
+
+    def _delivery(self, event: Delivery) -> None:
+        handler = self._handlers.get(event.link)
+        if handler is not None:
+            handler.delivery(event)
+
+    def _outcome(self, event: DeliveryOutcome) -> None:
+        handler = self._handlers.get(event.link)
+        if handler is not None:
+            handler.outcome(event)
+
+    def _detached(self, event: LinkDetached) -> None:
+        self._forget(event.link)
+
+    def _closed(self, _: Closed) -> None:
+        self._hang_up()
+
+    def _failed(self, event: Failed) -> None:
+        log.info("%s broke the protocol: %s: %s", self.peer, event.error.condition, event.error.description)
+        self._hang_up()
+
+    # --- the rest
+
+    def _forget(self, link: Link) -> None:
+        handler = self._handlers.pop(link, None)
+        if handler is not None:
+            handler.detached()
+
+    def _hang_up(self) -> None:
+        self._closing = True
+        self.flush()
+        self._transport.close()
+
+    def _check_links(self) -> None:
+        """A token ran out: what no other covers ends (service.md 3.2)."""
+        for link, handler in tuple(self._handlers.items()):
+            if handler.scope is not None and not self.grants.covers(handler.scope):
+                self.detach(link, HubError(UNAUTHORIZED, "The token for this link has expired."))
+
+    def _too_slow(self) -> None:
+        expected = f"AMQP open within {CONNECT_WAIT.open} s"
+        self._keep(Check("connect-wait", Outcome.FAILED, expected, "nothing", "Open the connection at once."))
+        self._transport.close()
+
+    def _unauthenticated(self) -> None:
+        expected = f"a token within {CONNECT_WAIT.open} s of open"
+        check = Check("connect-wait", Outcome.FAILED, expected, "none", "Put a token to $cbs, or use SASL PLAIN.")
+        self.end(HubError(UNAUTHORIZED, "No token was put to $cbs in time.", tracking_id=self._keep(check)))
+
+    def _on_beat(self) -> None:
+        """Say something if nothing was said for half the client's time-out; end what has been silent for ours."""
+        self._silent = 0 if self._heard or not self.writable else self._silent + 1
+        self._heard = False
+        if self._silent * self._interval >= AMQP_IDLE.open:
+            message = f"The connection was inactive for more than the allowed {AMQP_IDLE.open * 1000} milliseconds."
+            self.end(HubError(CONNECTION_CLOSED, message))
+            return
+        remote = self._engine.remote
+        if not self._spoke and remote is not None and remote.idle_time_out and self._engine.state is State.OPENED:
+            self._engine.heartbeat()
+            self.flush()
+        self._spoke = False
+        self._beat = self.head.loop.call_later(self._interval, self._on_beat)
+
+    def _keep(self, check: Check) -> str:
+        """Keep a refusal that was not the authenticator's; its tracking id."""
+        ambient = self.head.ambient
+        verdict = Verdict(
+            tracking_id=tracking_id(ambient),
+            at=ambient.now(),
+            transport=self.transport_name,
+            peer=self.peer,
+            principal="",
+            checks=(check,),
+            cause=check.name,
+            error=UNAUTHORIZED,
+        )
+        self.head.refusals.add(verdict)
+        return verdict.tracking_id
+
+
+_ANSWERS: dict[type[Event], Callable[[AmqpConnection, Any], None]] = {
+    SaslStarted: AmqpConnection._sasl,
+    Opened: AmqpConnection._opened,
+    LinkAttached: AmqpConnection._attached,
+    LinkFlow: AmqpConnection._flow,
+    Delivery: AmqpConnection._delivery,
+    DeliveryOutcome: AmqpConnection._outcome,
+    LinkDetached: AmqpConnection._detached,
+    Closed: AmqpConnection._closed,
+    Failed: AmqpConnection._failed,
+}

@@ -1,0 +1,35 @@
+"""The ``$cbs`` node: tokens put on a connection that is open already (service.md 3.2)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from muster.core.errors import HubError
+from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
+from muster.heads.amqp import AmqpConnection
+from muster.heads.amqp_links import LinkHandler
+from muster.heads.requests import RequestNode, node_of
+from muster.wire.amqp.link import Link
+from muster.wire.amqp.message import Message
+
+
+class Cbs:
+    """The role that serves ``$cbs``; the one address that needs no token."""
+
+    def attach(self, connection: AmqpConnection, link: Link, path: tuple[str, ...]) -> LinkHandler | None:
+        """See ``heads.amqp_links.Role``."""
+        if not same_words(path, CBS):
+            return None
+        return node_of(connection, CBS, lambda: RequestNode(partial(_put_token, connection), None)).attach(link)
+
+
+def _put_token(connection: AmqpConnection, request: Message) -> Message:
+    try:
+        asked = parse_put_token(request, connection.head.authenticator.hub.knows)
+        verdict = connection.authenticate(asked.token, asked.audience)
+    except HubError as problem:
+        return status_reply(request, problem.row.status, problem.message, value=None)
+    if verdict.error is not None:
+        description = f"{verdict.error.cause} TrackingId:{verdict.tracking_id}"
+        return status_reply(request, verdict.error.status, description, value=None)
+    return status_reply(request, 200, "OK", value=None)

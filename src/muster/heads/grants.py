@@ -1,0 +1,71 @@
+"""What an AMQP connection has been allowed so far: one grant for each audience that a token was put for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from muster.core.ambient import Ambient, Timer
+from muster.core.errors import TOO_MANY_TOKENS, HubError
+from muster.core.limits import AMQP_TOKENS
+from muster.identity.verdict import Verdict
+
+Scope = tuple[str, ...]
+"""A path below the host, in lower case. A grant for it covers all that begins with it; the empty one covers all."""
+
+
+def scope_of(path: tuple[str, ...]) -> Scope:
+    """``path`` as a scope."""
+    return tuple(segment.lower() for segment in path)
+
+
+class Grants:
+    """The grants of one connection. ``expired`` is called when one ran out that was not renewed meanwhile."""
+
+    __slots__ = ("_ambient", "_expired", "_held", "_timer")
+
+    def __init__(self, ambient: Ambient, expired: Callable[[], None]) -> None:
+        self._ambient = ambient
+        self._expired = expired
+        self._held: dict[Scope, Verdict] = {}
+        self._timer: Timer | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def add(self, scope: Scope, verdict: Verdict) -> None:
+        """Keep an allowed ``verdict``; it replaces an earlier one for the same scope. Raises ``HubError`` 403005."""
+        if scope not in self._held and len(self._held) >= AMQP_TOKENS.open:
+            raise HubError(TOO_MANY_TOKENS)
+        self._held[scope] = verdict
+        self._arm()
+
+    def covers(self, scope: Scope) -> bool:
+        """Whether something that is still good covers ``scope``."""
+        return any(scope[:length] in self._held for length in range(len(scope) + 1))
+
+    def described(self) -> str:
+        """What there is, for a verdict."""
+        return ", ".join(sorted("/".join(scope) or "the hub" for scope in self._held)) or "no token"
+
+    def clear(self) -> None:
+        """The connection is gone."""
+        self._held.clear()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ends = [verdict.expires_at for verdict in self._held.values() if verdict.expires_at is not None]
+        if ends:
+            self._timer = self._ambient.at(min(ends), self._run_out)
+
+    def _run_out(self) -> None:
+        now = self._ambient.now()
+        self._held = {
+            scope: verdict
+            for scope, verdict in self._held.items()
+            if verdict.expires_at is None or verdict.expires_at > now
+        }
+        self._arm()
+        self._expired()

@@ -1,0 +1,129 @@
+"""The Event Hubs endpoint on plain TCP, in a thread of its own, with a real telemetry log behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from muster.core.ambient import SystemAmbient
+from muster.dialect.record import message_head, record, sender_annotations
+from muster.heads.amqp import AmqpHead
+from muster.heads.cbs import Cbs
+from muster.heads.eventhubs import EventHub
+from muster.identity.authenticator import Authenticator
+from muster.identity.hub import make_hub
+from muster.identity.policies import development_policies
+from muster.identity.refusals import Refusals
+from muster.messages.telemetry import Telemetry
+from muster.stores.sqlite.database import Writer, open_connection
+from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.testing.clock import VirtualAmbient
+
+T = TypeVar("T")
+
+ENTITY = "events"
+POLICIES = {policy.name: policy for policy in development_policies()}
+AUTH = '{"scope":"device","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}'
+WAIT = 20.0
+
+
+class EventHubServer:
+    """Listens on a free port of 127.0.0.1. Everything of the hub runs on the thread ``call`` reaches."""
+
+    def __init__(
+        self, directory: Path, *, partitions: int = 2, tail_bytes: int = 1 << 20, clock: VirtualAmbient | None = None
+    ) -> None:
+        self.directory = directory
+        self.partitions = partitions
+        self.tail_bytes = tail_bytes
+        self.clock = clock
+        self.port = 0
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="event hub", daemon=True)
+        self._numbers: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.run(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(WAIT)
+        self.loop.close()
+
+    def run(self, work: Any) -> Any:
+        """The result of a coroutine that runs over there."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(WAIT)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """The result of a plain call over there."""
+
+        async def work() -> T:
+            return function()
+
+        return self.run(work())  # type: ignore[no-any-return]
+
+    async def _start(self) -> None:
+        ambient = self.clock or SystemAmbient(self.loop)
+        hub = make_hub(["localhost"], POLICIES.values())
+        self._writer = Writer(self.directory / "hub.db", MIGRATIONS, self.loop, durable=False)
+        self._reader = open_connection(self.directory / "hub.db", readonly=True)
+        log = SqliteTelemetryLog(
+            self.directory / "telemetry.db", self.partitions, self.loop, created_at=ambient.now(), durable=False
+        )
+        self.telemetry = Telemetry(
+            log, ambient, retention_seconds=10**9, retention_bytes=10**10, tail_bytes=self.tail_bytes
+        )
+        self.refusals = Refusals(ambient)
+        authenticator = Authenticator(hub, SqliteIdentityStore(self._writer, self._reader), ambient, self.refusals)
+        self.event_hub = EventHub(self.telemetry, ENTITY, groups=("other", "third"))
+        self.head = AmqpHead(authenticator, self.refusals, ambient, (Cbs(), self.event_hub), self.loop)
+        self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
+        self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]
+
+    async def _stop(self) -> None:
+        self._server.close()
+        for connection in tuple(self.head.connections):
+            connection._transport.abort()
+        await self.telemetry.close()
+        await self._writer.close()
+        self._reader.close()
+
+    def connection_string(self, *, policy: str = "service", key: str | None = None, entity: str = ENTITY) -> str:
+        """What an Event Hubs client is given; it speaks plain AMQP then."""
+        key = POLICIES[policy].primary_key if key is None else key
+        return (
+            f"Endpoint=sb://localhost:{self.port}/;SharedAccessKeyName={policy};SharedAccessKey={key};"
+            f"EntityPath={entity};UseDevelopmentEmulator=true"
+        )
+
+    # --- devices
+
+    def send(self, device_id: str, bodies: Iterable[bytes], partition: int = 0, **system: str) -> None:
+        """Store telemetry of ``device_id``, one commit for all; each body's number among its device's is a property."""
+        done: Future[BaseException | None] = Future()
+        sender = sender_annotations(device_id=device_id, module_id=None, auth_method=AUTH, generation_id="1")
+
+        def append() -> None:
+            batch = None
+            for body in bodies:
+                number = self._numbers[device_id] = self._numbers.get(device_id, -1) + 1
+                head = message_head(system, {"number": str(number)})
+                batch = self.telemetry.append(partition, record(sender, head, body))
+            assert batch is not None
+            batch.when_durable(done.set_result)
+
+        self.loop.call_soon_threadsafe(append)
+        assert done.result(WAIT) is None
+
+    def connected(self) -> int:
+        """How many connections there are."""
+        return len(self.head.connections)
