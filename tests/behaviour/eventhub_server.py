@@ -12,7 +12,6 @@ from typing import Any, Self, TypeVar
 from muster.core.ambient import SystemAmbient
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads.amqp import AmqpHead
-from muster.heads.cbs import Cbs
 from muster.heads.eventhubs import EventHub
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
@@ -85,7 +84,7 @@ class EventHubServer:
         self.refusals = Refusals(ambient)
         authenticator = Authenticator(hub, SqliteIdentityStore(self._writer, self._reader), ambient, self.refusals)
         self.event_hub = EventHub(self.telemetry, ENTITY, groups=("other", "third"))
-        self.head = AmqpHead(authenticator, self.refusals, ambient, (Cbs(), self.event_hub), self.loop)
+        self.head = AmqpHead(authenticator, self.refusals, ambient, [self.event_hub], self.loop)
         self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
         self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]
 

@@ -30,6 +30,7 @@ from muster.core.limits import (
 )
 from muster.dialect.amqp import address_path, to_error
 from muster.heads.amqp_links import LinkHandler, Role
+from muster.heads.cbs import Cbs
 from muster.heads.grants import Grants, Scope, scope_of
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, ServiceAttempt
@@ -78,11 +79,11 @@ class AmqpHead:
         roles: Sequence[Role],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """``roles`` are asked in turn which of them an address belongs to."""
+        """``roles`` are asked in turn which of them an address belongs to; ``$cbs`` is always served."""
         self.authenticator = authenticator
         self.refusals = refusals
         self.ambient = ambient
-        self.roles = roles
+        self.roles: Sequence[Role] = (Cbs(), *roles)
         self.loop = loop
         self.connections: set[AmqpConnection] = set()
         self.container_id = ambient.uuid().hex

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from muster.core.errors import HubError
 from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
-from muster.heads.amqp import AmqpConnection
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.requests import RequestNode, node_of
 from muster.wire.amqp.link import Link
 from muster.wire.amqp.message import Message
 
+if TYPE_CHECKING:
+    from muster.heads.amqp import AmqpConnection
+
 
 class Cbs:
-    """The role that serves ``$cbs``; the one address that needs no token."""
+    """The role that serves ``$cbs``, the one address that needs no token. Every connection has it."""
 
     def attach(self, connection: AmqpConnection, link: Link, path: tuple[str, ...]) -> LinkHandler | None:
         """See ``heads.amqp_links.Role``."""

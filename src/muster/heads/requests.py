@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from muster.core.errors import HubError
 from muster.core.limits import AMQP_REQUEST_BYTES
 from muster.dialect.amqp import to_error
-from muster.heads.amqp import AmqpConnection
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.grants import Scope
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -17,6 +17,9 @@ from muster.wire.amqp.events import Delivery
 from muster.wire.amqp.link import Link, ReceivingLink, SendingLink
 from muster.wire.amqp.message import Message, decode_message, encode_message
 from muster.wire.amqp.performatives import ACCEPTED, Error, Rejected, Target
+
+if TYPE_CHECKING:
+    from muster.heads.amqp import AmqpConnection
 
 log = logging.getLogger("muster.amqp")
 
