@@ -54,6 +54,15 @@ def works(*command: str | Path) -> bool:
         return False
 
 
+def output_of(*command: str | Path) -> str:
+    """What a command prints, or an empty string when it cannot be run or fails."""
+    try:
+        outcome = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return outcome.stdout.strip() if outcome.returncode == 0 else ""
+
+
 # -- Debian ------------------------------------------------------------------------------------------------------------
 
 
@@ -98,11 +107,7 @@ def find_python() -> str:
 
 def version_of(python: str | Path) -> str:
     """The version of an interpreter as `3.11.2`, or an empty string when it does not run."""
-    try:
-        shown = subprocess.run([str(python), "-V"], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return shown.stdout.removeprefix("Python ").strip() if shown.returncode == 0 else ""
+    return output_of(python, "-V").removeprefix("Python ")
 
 
 def make_environment() -> None:
@@ -161,15 +166,25 @@ def install_locked(name: str) -> None:
     stamp.write_text(made_from)
 
 
+def install_proton() -> None:
+    """Install Qpid Proton, an independent AMQP peer that comes as source only; tests skip what needs it without it."""
+    include = output_of(VENV_PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('include'))")
+    headers = {"libssl-dev": Path("/usr/include/openssl/ssl.h"), "python3-dev": Path(include, "Python.h")}
+    lacking = [package for package, header in headers.items() if not header.exists()]
+    try:
+        if lacking:
+            install_debian(lacking, "Qpid Proton cannot be built")
+        install_locked("proton")
+    except Missing as missing:
+        say(f"tests against Qpid Proton will be skipped: {missing}")
+
+
 # -- Node.js -----------------------------------------------------------------------------------------------------------
 
 
 def node_major(node: str | None) -> int:
     """The major version of a Node.js executable; 0 when there is none."""
-    if node is None:
-        return 0
-    shown = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
-    major = shown.strip().removeprefix("v").split(".")[0]
+    major = output_of(node, "--version").removeprefix("v").split(".")[0] if node else ""
     return int(major) if major.isdigit() else 0
 
 
@@ -231,6 +246,7 @@ def prepare_lint() -> None:
 def prepare_test() -> None:
     prepare_lint()
     install_npm()
+    install_proton()
 
 
 def prepare_bench() -> None:
