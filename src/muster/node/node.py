@@ -7,17 +7,18 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from OpenSSL import SSL
 
-from muster.core.ambient import SystemAmbient
+from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
+from muster.heads.amqp import AmqpHead
+from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
@@ -79,6 +80,8 @@ class Node:
 
     async def _start(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
+        sockets = self._bind()
+        ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         ambient = SystemAmbient(loop)
         directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
         self._undo.append(directory.release)
@@ -93,18 +96,7 @@ class Node:
         material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
         _write_certificates(directory, material)
         hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
-
-        telemetry_log = SqliteTelemetryLog(
-            directory.telemetry_database, settings.partitions, loop, created_at=ambient.now(), durable=durable
-        )
-        telemetry = Telemetry(
-            telemetry_log,
-            ambient,
-            retention_seconds=settings.retention_seconds,
-            retention_bytes=settings.retention_bytes,
-        )
-        telemetry.start()
-        self._undo.append(telemetry.close)
+        telemetry = self._telemetry(directory, ambient, durable=durable)
 
         bus = LocalBus()
         refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
@@ -117,19 +109,39 @@ class Node:
         app = build_app(
             registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready, more=admin.table()
         )
-        mqtt = MqttServices(authenticator, sessions, telemetry, refusals, ambient)
-        ports = await self._serve(
-            server_context(str(directory.chain_file), str(directory.key_file)),
-            partial(MqttConnection, mqtt, loop),
-            partial(MqttConnection, mqtt, loop),
-            await self._http(app),
-        )
+        events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
+        make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
+        make_mqtt = partial(MqttConnection, MqttServices(authenticator, sessions, telemetry, refusals, ambient), loop)
+        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
+        self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
+        if "amqp_plain" in sockets:
+            await self._listen_plain(sockets["amqp_plain"], make_amqp)
+        self._undo.append(lambda: make_amqp.end_all(UNAVAILABLE))
         self._undo.append(lambda: sessions.end_all(UNAVAILABLE))
+
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
         await keep_reach(kept, reach)
         self.facts = {**facts_of(hub, material, directory, reach), "pid": os.getpid()}
         directory.announce(self.facts)
         self._ready = True
+
+    def _telemetry(self, directory: DataDirectory, ambient: Ambient, *, durable: bool) -> Telemetry:
+        settings = self.settings
+        telemetry = Telemetry(
+            SqliteTelemetryLog(
+                directory.telemetry_database,
+                settings.partitions,
+                asyncio.get_running_loop(),
+                created_at=ambient.now(),
+                durable=durable,
+            ),
+            ambient,
+            retention_seconds=settings.retention_seconds,
+            retention_bytes=settings.retention_bytes,
+        )
+        telemetry.start()
+        self._undo.append(telemetry.close)
+        return telemetry
 
     async def _http(self, app: web.Application) -> Callable[[], Any]:
         runner = make_runner(app)
@@ -138,45 +150,50 @@ class Node:
         assert runner.server is not None
         return runner.server
 
-    async def _serve(
+    def _bind(self) -> dict[str, list[socket.socket]]:
+        """Sockets for every listener, by name, so that ports are known before anything is built."""
+        settings = self.settings
+        bound: dict[str, list[socket.socket]] = {}
+        self._undo.append(lambda: _close_sockets(bound))
+        ports = {"mqtt": settings.mqtt_port, "amqp": settings.amqp_port, "https": settings.https_port}
+        if settings.amqp_plain_port is not None:
+            ports["amqp_plain"] = settings.amqp_plain_port
+        for name, port in ports.items():
+            flag = f"--{name.replace('_', '-')}-port"
+            try:
+                bound[name] = bind(settings.bind, port, flag)
+            except PermissionError:
+                if port != HTTPS_PORT:
+                    raise BindError(f"port {port} needs a privilege here; choose one above 1023 with {flag}") from None
+                self.notes.append(HOW_TO_ALLOW_443)
+                bound[name] = bind(settings.bind, FALLBACK_HTTPS_PORT, flag)
+        return bound
+
+    def _listen(
         self,
-        context: SSL.Context,
-        make_mqtt: Callable[[], WireProtocol],
-        make_amqp: Callable[[], Any],
-        make_http: Callable[[], Any],
-    ) -> dict[str, int]:
-        """Open every listener; the port of each."""
-        settings, loop = self.settings, asyncio.get_running_loop()
+        directory: DataDirectory,
+        sockets: Mapping[str, list[socket.socket]],
+        protocols: Mapping[str, Callable[[], WireProtocol]],
+    ) -> None:
+        """Accept TLS connections for each of ``protocols`` on its sockets."""
+        context = server_context(str(directory.chain_file), str(directory.key_file))
         listeners: list[TlsListener] = []
         self._undo.append(partial(_close_listeners, listeners))
-        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, make_http)
-        ports: dict[str, int] = {}
-        for name, make_protocol, port in (
-            ("mqtt", make_mqtt, settings.mqtt_port),
-            ("amqp", make_amqp, settings.amqp_port),
-            ("https", make_front, settings.https_port),
-        ):
-            sockets = self._bind(port, f"--{name}-port")
-            listener = TlsListener(loop, lambda: context, make_protocol)
+        for name, make_protocol in protocols.items():
+            listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol)
             listeners.append(listener)
-            listener.listen(sockets)
-            ports[name] = sockets[0].getsockname()[1]
-        if settings.amqp_plain_port is not None:
-            sockets = bind(settings.bind, settings.amqp_plain_port, "--amqp-plain-port")
-            for sock in sockets:
-                server = await loop.create_server(make_amqp, sock=sock)
-                self._undo.append(server.close)
-            ports["amqp_plain"] = sockets[0].getsockname()[1]
-        return ports
+            listener.listen(sockets[name])
 
-    def _bind(self, port: int, flag: str) -> list[socket.socket]:
-        try:
-            return bind(self.settings.bind, port, flag)
-        except PermissionError:
-            if port != HTTPS_PORT:
-                raise BindError(f"port {port} needs a privilege here; choose one above 1023 with {flag}") from None
-            self.notes.append(HOW_TO_ALLOW_443)
-            return bind(self.settings.bind, FALLBACK_HTTPS_PORT, flag)
+    async def _listen_plain(self, sockets: Sequence[socket.socket], make_protocol: Callable[[], Any]) -> None:
+        for sock in sockets:
+            server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock)
+            self._undo.append(server.close)
+
+
+def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:
+    for sockets in bound.values():
+        for sock in sockets:
+            sock.close()
 
 
 async def _close_listeners(listeners: list[TlsListener]) -> None:
