@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from amqp_client import AmqpClient
+
 from muster.core.ambient import SystemAmbient
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads.amqp import AmqpHead
@@ -126,3 +128,12 @@ class EventHubServer:
     def connected(self) -> int:
         """How many connections there are."""
         return len(self.head.connections)
+
+
+def connect(server: EventHubServer, **options: Any) -> AmqpClient:
+    """A raw client with a token for the whole entity."""
+    client = AmqpClient(server.port, **options)
+    now = None if server.clock is None else server.clock.now()
+    reply = client.put_token(POLICIES["service"].primary_key, now=now)
+    assert (reply.application_properties or {})["status-code"] == 200
+    return client

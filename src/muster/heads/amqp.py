@@ -186,10 +186,10 @@ class AmqpConnection:
             self._spoke = True
             self._transport.write(data)
 
-    def require(self, scope: Scope) -> None:
-        """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope``."""
-        if not self.grants.covers(scope):
-            wanted = "/".join(scope)
+    def require(self, scope: Scope | None) -> None:
+        """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope`` (``None``: there is any)."""
+        if not (self.grants if scope is None else self.grants.covers(scope)):
+            wanted = "the hub" if scope is None else "/".join(scope)
             check = Check(
                 "link-scope",
                 Outcome.FAILED,

@@ -67,9 +67,9 @@ class EventHub:
         """See ``heads.amqp_links.Role``."""
         entity = self.entity.lower()
         if same_words(path, MANAGEMENT) or same_words(path, entity, MANAGEMENT):
-            scope = (entity, MANAGEMENT)
-            connection.require(scope)
-            return node_of(connection, MANAGEMENT, lambda: RequestNode(self._management.answer, scope)).attach(link)
+            connection.require(None if len(path) == 1 else scope_of(path))
+            answer = partial(self._management.answer, connection.grants)
+            return node_of(connection, MANAGEMENT, lambda: RequestNode(answer, None)).attach(link)
         if isinstance(link, SendingLink):
             if scope_of(path[:2]) == EVENTS:
                 return self._redirect(connection, link, path)
