@@ -26,7 +26,7 @@ class Management:
         """
         properties = request.application_properties or {}
         operation, kind = properties.get("operation"), properties.get("type")
-        if operation != "READ" or kind not in {"com.microsoft:eventhub", "com.microsoft:partition"}:
+        if operation != "READ" or kind not in ("com.microsoft:eventhub", "com.microsoft:partition"):
             raise HubError(INVALID_OPERATION, f"Invalid command {str(operation)[:40]!r} on {str(kind)[:40]!r}.")
         try:
             name = str(properties.get("name", ""))

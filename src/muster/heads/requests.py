@@ -91,7 +91,7 @@ class RequestNode:
         best: _ReplyLink | None = None
         for reply in reversed(self._replies):
             target = reply.link.attach.target
-            if wanted and wanted in {target.address if isinstance(target, Target) else None, reply.link.name}:
+            if wanted and wanted in (target.address if isinstance(target, Target) else None, reply.link.name):
                 return reply
             if best is None or (reply.link.session is link.session and best.link.session is not link.session):
                 best = reply
