@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from amqp_client import AmqpClient, partition
 from eventhub_server import ENTITY, POLICIES, EventHubServer, connect
 
 from muster.core.errors import UNAVAILABLE
+from muster.core.limits import AMQP_IDLE, CONNECT_WAIT
 from muster.identity.sas import decode_key, make
 from muster.testing.clock import VirtualAmbient
 from muster.wire.amqp.frames import EMPTY
@@ -293,6 +295,28 @@ def test_heartbeats_keep_a_demanding_client(server: EventHubServer) -> None:
         for _ in range(2):
             client.wait_for(type(None), 3)
             client.socket.sendall(EMPTY)
+
+
+def test_a_client_that_falls_silent_is_closed(server: EventHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muster.heads.amqp.AMQP_IDLE", AMQP_IDLE._replace(open=1))
+    with connect(server) as lively, connect(server) as silent:
+        for _ in range(8):
+            lively.socket.sendall(EMPTY)
+            time.sleep(0.2)
+        error = silent.wait_for(Close).body.error
+        assert error.condition == "amqp:connection:forced"
+        assert "inactive for more than the allowed 1000 milliseconds" in error.description
+        lively.attach(source=partition())
+        assert lively.wait_for(Attach)
+
+
+def test_who_never_authenticates_is_closed(server: EventHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muster.heads.amqp.CONNECT_WAIT", CONNECT_WAIT._replace(open=0.3))
+    with AmqpClient(server.port) as client, connect(server) as authenticated:
+        assert client.wait_for(Close).body.error.condition == "amqp:unauthorized-access"
+        assert authenticated.silent(0.5, Close)
+    with socket.create_connection(("127.0.0.1", server.port), 10) as mute:
+        assert mute.recv(10) == b""
 
 
 def test_no_heartbeats_unasked(server: EventHubServer) -> None:
