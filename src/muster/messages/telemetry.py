@@ -216,10 +216,8 @@ class Telemetry:
         self.pending_bytes -= batch.bytes
         if error is None:
             self._settle(batch)
-            if self._scheduled:
-                # After the next poll, not at once: what the sockets hold by then joins. A commit costs as much as
-                # the work for five messages, whatever its size, so under load larger batches are worth the moment.
-                self._loop.call_soon(self._start)
+            if self._scheduled:  # the disk works while the acknowledgements below are written
+                self._start()
             self._tell(batch, None)
             for write in batch.writes:
                 for wake in tuple(self._subscribers[write.partition].values()):
