@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -261,16 +262,11 @@ async def test_16_a_body_over_the_limit_is_413(hub: RestHub) -> None:
     assert (answer.status, answer.error) == (413, "GenericRequestEntityTooLarge")
 
 
-async def test_17_a_gzip_bomb_is_413_and_a_false_encoding_400(hub: RestHub) -> None:
-    import gzip
-
-    bomb = gzip.compress(b" " * 50_000_000)
-    answer = await hub.call("PUT", "/devices/d", data=bomb, Content_Encoding="gzip")
-    assert (answer.status, answer.error) == (413, "GenericRequestEntityTooLarge")
-    answer = await hub.call("PUT", "/devices/d", data=gzip.compress(b'{"deviceId": "d"}'), Content_Encoding="gzip")
-    assert answer.status == 200
-    answer = await hub.call("PUT", "/devices/d", data=b"not gzip", Content_Encoding="gzip")
-    assert answer.status == 400
+async def test_17_a_compressed_body_is_415_whatever_it_holds(hub: RestHub) -> None:
+    for body in (gzip.compress(b'{"deviceId": "d"}'), gzip.compress(b" " * 50_000_000), b"not gzip"):
+        answer = await hub.call("PUT", "/devices/d", data=body, Content_Encoding="gzip")
+        assert (answer.status, answer.error) == (415, "GenericUnsupportedMediaType")
+        assert "Content-Encoding" in answer.message
 
 
 # --- lists

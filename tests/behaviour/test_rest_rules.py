@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator
@@ -259,3 +260,40 @@ async def test_16_a_stream_is_signed_like_any_answer_and_breaks_off_when_its_ope
     assert body == b"b\r\nfirst line\n\r\n", "no second answer, and no end of the chunks"
     assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["muster.http"]
     assert fields_of(head)["x-ms-request-id"].replace("-", "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    "target",
+    [f"/devices/a%0Ab?{API}", f"/devices/a%0D%0Ab?{API}", "/%0A", "*", "elsewhere:443", "http://elsewhere/nothing"],
+)
+async def test_17_whatever_the_target_the_answer_has_the_service_s_shape(
+    hub: RestHub, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = {"*": "OPTIONS", "elsewhere:443": "CONNECT"}.get(target, "GET")
+    answer = await hub.raw(
+        f"{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n".encode()
+        + f"Authorization: {token()}\r\n\r\n".encode()
+    )
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert fields_of(head)["iothub-errorcode"] in {"DeviceNotFound", "GenericNotFound"}, answer
+    assert json.loads(body)["Message"].startswith(f"ErrorCode:{fields_of(head)['iothub-errorcode']};")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_18_nobody_makes_the_hub_unpack_a_body(hub: RestHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for body in (gzip.compress(b" " * 20_000_000), b"not gzip"):
+        answer = await hub.call("PUT", "/devices/d", data=body, Content_Encoding="gzip", Authorization="")
+        assert answer.status == 401
+    assert not [record for record in caplog.records if record.name == "muster.http.wire"]
+
+
+async def test_19_a_broken_chunk_of_a_refused_call_is_one_line_in_the_log(
+    hub: RestHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    answer = await hub.raw(
+        f"PUT /devices/d?{API} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
+    )
+    assert answer.split(b" ")[1] in {b"400", b"401"}
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]

@@ -11,7 +11,7 @@ from muster.dialect.identity_bodies import device_fields, read_credentials
 from muster.dialect.json_body import Members, kind_of
 from muster.identity.changes import Draft, ImportMode, KeyChoice
 from muster.identity.model import IdentityKey
-from muster.identity.registry import BulkItem, check_bulk
+from muster.identity.registry import BulkItem, check_bulk, check_bulk_size
 
 
 class Problem(NamedTuple):
@@ -32,6 +32,7 @@ def read_bulk(body: Any) -> list[BulkItem | Problem]:
         raise HubError(ARGUMENT_INVALID, f"The body must be an array of devices, it is {kind_of(body)}.")
     if not body:
         raise HubError(ARGUMENT_NULL, "The body is an empty array, send 1 to 100 devices.")
+    check_bulk_size(len(body))
     items = [Members.of(item, f"[{position}]", f"[{position}].") for position, item in enumerate(body)]
     keys = [_key(item) for item in items]
     check_bulk(keys)
@@ -98,6 +99,7 @@ def read_regenerate(body: Members) -> tuple[KeyChoice, list[IdentityKey]]:
     devices = body.items("devices")
     if not devices:
         raise HubError(ARGUMENT_NULL, "devices is missing or empty, name 1 to 100 identities.")
+    check_bulk_size(len(devices))
     keys = [
         _key(Members.of(item, f"devices[{position}]", f"devices[{position}].")) for position, item in enumerate(devices)
     ]

@@ -241,12 +241,17 @@ class Registry:
         self._bus.publish(IDENTITY_CHANGED, str(key))
 
 
-def check_bulk(keys: Sequence[IdentityKey]) -> None:
-    """Refuse a bulk call over too many identities (413002) or with one of them twice (400011)."""
-    if len(keys) > BULK_DEVICES.open:
+def check_bulk_size(count: int) -> None:
+    """Refuse a bulk call over too many identities (413002)."""
+    if count > BULK_DEVICES.open:
         raise HubError(
-            TOO_MANY_DEVICES, f"The call names {len(keys)} identities, {BULK_DEVICES.open} are allowed. Split it."
+            TOO_MANY_DEVICES, f"The call names {count} identities, {BULK_DEVICES.open} are allowed. Split it."
         )
+
+
+def check_bulk(keys: Sequence[IdentityKey]) -> None:
+    """As ``check_bulk_size``, and refuse one of the identities twice (400011)."""
+    check_bulk_size(len(keys))
     twice = [str(key) for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise HubError(DEVICE_DEFINED_TWICE, f"{twice[0]} stands more than once in the call, name each identity once.")

@@ -1,8 +1,8 @@
 """The HTTP application: every request finds its operation, is judged, and gets an answer in the service's shape.
 
-One route takes all requests, because the method may stand in a header (``X-HTTP-Method-Override``, which Java
-uses), ids hold any of ``%``, ``+``, ``#`` and ``?`` percent-encoded, and what aiohttp would answer by itself (404,
-405) must have the service's shape.
+aiohttp's router is passed by: the method may stand in a header (``X-HTTP-Method-Override``, which Java uses), ids
+hold any of ``%``, ``+``, ``#`` and ``?`` percent-encoded, and what it would answer by itself (404, 405, whatever the
+target is) must have the service's shape.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import BAD_REQUEST, BODY_TOO_LARGE, SERVER_ERROR, HubError
@@ -58,15 +59,17 @@ def build_app(
         ]
     )
     dispatcher = _Dispatcher(operations, gate, ambient)
-    app = web.Application(client_max_size=HTTP_BODY_BYTES.open)
-    app.router.add_route("*", "/{path:.*}", dispatcher.answer)
+    app = web.Application(client_max_size=HTTP_BODY_BYTES.open, middlewares=[dispatcher.answer])
     app.on_response_prepare.append(_sign)
     return app
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
-    """A runner for ``app``: its ``server``, once it is set up, makes the protocol that takes over a transport."""
-    return web.AppRunner(app, access_log=None, handle_signals=False, logger=WireLog())
+    """A runner for ``app``: its ``server``, once it is set up, makes the protocol that takes over a transport.
+
+    Compressed bodies stay as they are: nobody may make the hub unpack them, not even to throw them away.
+    """
+    return web.AppRunner(app, access_log=None, handle_signals=False, logger=WireLog(), auto_decompress=False)
 
 
 class _Dispatcher:
@@ -75,7 +78,8 @@ class _Dispatcher:
         self._gate = gate
         self._ambient = ambient
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    @web.middleware
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG002 - its router found none
         """Every request comes here. An operation that fails in the midst of a stream can only break it off."""
         tracking = request[_TRACKING] = tracking_id(self._ambient)
         try:
@@ -88,7 +92,7 @@ class _Dispatcher:
             message = f"The body has more than {HTTP_BODY_BYTES.open} bytes, split the call."
             answer = error_answer(HubError(BODY_TOO_LARGE, message), tracking)
         except web.RequestPayloadError:
-            message = "The body does not fit its Content-Length, Transfer-Encoding or Content-Encoding."
+            message = "The body does not fit its Content-Length or Transfer-Encoding."
             answer = error_answer(HubError(BAD_REQUEST, message), tracking)
         except ConnectionError:
             raise

@@ -34,8 +34,10 @@ class Call:
         return read_if_match(self.request.headers.get("If-Match"))
 
     async def json(self) -> Any:
-        """The body. Raises ``HubError`` 415000 when it is not said to be JSON in UTF-8, and as ``parse_json``."""
+        """The body. Raises ``HubError`` 415000 when it is not said to be plain JSON in UTF-8, and as ``parse_json``."""
         request = self.request
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise HubError(UNSUPPORTED_MEDIA, "The Content-Encoding is not taken, send the body uncompressed.")
         given = "Content-Type" in request.headers
         if given and not request.content_type.endswith("json"):
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Type is not JSON, send application/json; charset=utf-8.")

@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import Any
 
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 
@@ -18,7 +19,7 @@ class WireLog(logging.LoggerAdapter[logging.Logger]):
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
         error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
-        if isinstance(error, HttpProcessingError | ConnectionError):
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
             told = error.message if isinstance(error, HttpProcessingError) else str(error)
             first, *_ = told.strip().splitlines() or [type(error).__name__]
             self.info(f"{msg}: %s", *args, first)
