@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -42,11 +43,15 @@ class Shelf:
 
 
 class Ended:
-    def __init__(self) -> None:
+    def __init__(self, quiet: float = inf) -> None:
         self.errors: list[ErrorRow] = []
+        self.quiet = quiet
 
     def end(self, error: ErrorRow) -> None:
         self.errors.append(error)
+
+    def quiet_seconds(self) -> float:
+        return self.quiet
 
 
 class Room:
@@ -117,6 +122,43 @@ def test_presence_tells_since_when(room: Room) -> None:
     room.table.close(session)
     assert room.table.connection_changed(DEVICE) == opened + 10
     assert not room.table.is_connected(DEVICE)
+
+
+def test_the_last_activity_is_the_last_message_or_else_the_last_change(room: Room) -> None:
+    assert room.table.last_activity(DEVICE) == NEVER
+    sink = Ended()
+    session = room.table.open(room.verdict(DEVICE), sink)
+    room.ambient.advance(100)
+    assert room.table.last_activity(DEVICE) == room.ambient.now() - 100, "it sent nothing yet"
+    sink.quiet = 30.0
+    assert room.table.last_activity(DEVICE) == room.ambient.now() - 30
+    room.table.close(session)
+    assert room.table.last_activity(DEVICE) == room.ambient.now()
+
+
+@pytest.mark.parametrize("key", [DEVICE, MODULE])
+@pytest.mark.parametrize("again", [False, True])
+async def test_nothing_of_a_deleted_identity_is_left_to_the_next_of_its_name(
+    room: Room, key: IdentityKey, again: bool
+) -> None:
+    room.table.close(room.table.open(room.verdict(key), Ended()))
+    room.table.subscribe(key, {"a/#": 1})
+    held = room.shelf.held.pop(key)
+    if again:
+        room.shelf.held[key] = replace(held, generation_id="2")
+    room.bus.publish(IDENTITY_CHANGED, key.device_id)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (room.table.connection_changed(key), room.table.last_activity(key)) == (NEVER, NEVER)
+    assert not room.table.resume(key, clean=False)
+
+
+async def test_a_change_leaves_what_is_known_of_an_identity_that_is_away(room: Room) -> None:
+    room.table.close(room.table.open(room.verdict(DEVICE), Ended()))
+    room.table.subscribe(DEVICE, {"a/#": 1})
+    await room.change(DEVICE, replace(room.shelf.held[DEVICE], version=2))
+    assert room.table.connection_changed(DEVICE) == room.ambient.now()
+    assert room.table.resume(DEVICE, clean=False)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Literal
 
 from muster.core.ambient import Ambient, Timer, tracking_id
@@ -72,9 +73,9 @@ class MqttConnection:
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_append", "_batch", "_clean", "_decoder", "_early", "_expiry", "_head", "_held", "_interval", "_key",
-        "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender", "_services", "_session", "_task",
-        "_time", "_timer", "_topic", "_transport", "_transport_name", "_will",
+        "_acks", "_active", "_append", "_batch", "_clean", "_decoder", "_early", "_expiry", "_head", "_held",
+        "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender", "_services",
+        "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_will",
     )  # fmt: skip
 
     def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
@@ -94,6 +95,7 @@ class MqttConnection:
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
         self._orderly = self._held = self._clean = False
+        self._active = -inf
 
     # --- the transport calls
 
@@ -260,6 +262,7 @@ class MqttConnection:
             return self._breach(check, MESSAGE_TOO_LARGE)
         if qos == 2:
             return self._breach(_failed("qos", "QoS 0 or 1", "a PUBLISH of QoS 2", "Publish with QoS 1."))
+        self._active = self._seen
         batch = self._append(self._partition, record(self._sender, self._head, payload))
         if qos:
             if batch is not self._batch:
@@ -333,6 +336,10 @@ class MqttConnection:
             self._will = None
         if self._transport is not None:
             self._transport.close()
+
+    def quiet_seconds(self) -> float:
+        """See ``sessions.table.Sink``."""
+        return self._time() - self._active
 
     def _expired(self) -> None:
         self._expiry = None

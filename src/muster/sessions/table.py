@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
 from muster.core.bus import IDENTITY_CHANGED, Bus
@@ -27,6 +27,10 @@ class Sink(Protocol):
 
     def end(self, error: ErrorRow) -> None:
         """Close the connection because of ``error``, as the protocol can say it. Called once, on the loop."""
+        ...
+
+    def quiet_seconds(self) -> float:
+        """How long ago the client last sent a message; infinite when it sent none on this connection."""
         ...
 
 
@@ -48,6 +52,13 @@ class Session:
         return self.identity.key
 
 
+class _Change(NamedTuple):
+    """When an identity last connected or disconnected, and which it was of those that had the id in turn."""
+
+    at: float
+    generation_id: str
+
+
 class SessionTable:
     """All live sessions of one hub on this node; implements ``identity.contract.Presence``."""
 
@@ -57,8 +68,9 @@ class SessionTable:
         self._ambient = ambient
         self._sessions: dict[IdentityKey, Session] = {}
         self._modules: dict[str, set[IdentityKey]] = {}
+        """The modules of a device that are in ``_changes``."""
         self._subscriptions: dict[IdentityKey, dict[str, int]] = {}
-        self._changed: dict[IdentityKey, float] = {}
+        self._changes: dict[IdentityKey, _Change] = {}
         self._devices = 0
         self._rechecks: set[asyncio.Task[None]] = set()
         self.takeovers = 0
@@ -78,15 +90,17 @@ class SessionTable:
                 verdict.transport, older.verdict.peer, older.verdict.transport,
             )  # fmt: skip
             self._end(older, TAKEN_OVER)
-        now = self._ambient.now()
-        session = Session(identity, verdict, sink, now)
+        session = Session(identity, verdict, sink, self._ambient.now())
         self._sessions[identity.key] = session
-        self._changed[identity.key] = now
+        self._note(session)
         if identity.module_id is None:
             self._devices += 1
         else:
             self._modules.setdefault(identity.device_id, set()).add(identity.key)
         return session
+
+    def _note(self, session: Session) -> None:
+        self._changes[session.key] = _Change(self._ambient.now(), session.identity.generation_id)
 
     def close(self, session: Session) -> None:
         """The connection is gone, by whosever wish; harmless when the session has ended already."""
@@ -95,14 +109,9 @@ class SessionTable:
         session.ended = True
         key = session.key
         del self._sessions[key]
-        self._changed[key] = self._ambient.now()
+        self._note(session)
         if key.module_id is None:
             self._devices -= 1
-        else:
-            modules = self._modules[key.device_id]
-            modules.discard(key)
-            if not modules:
-                del self._modules[key.device_id]
 
     def _end(self, session: Session, error: ErrorRow) -> None:
         self.close(session)
@@ -144,10 +153,14 @@ class SessionTable:
         return key in self._sessions
 
     def connection_changed(self, key: IdentityKey) -> float:
-        return self._changed.get(key, NEVER)
+        change = self._changes.get(key)
+        return NEVER if change is None else change.at
 
     def last_activity(self, key: IdentityKey) -> float:
-        return self._changed.get(key, NEVER)
+        session = self._sessions.get(key)
+        if session is None:
+            return self.connection_changed(key)
+        return max(self.connection_changed(key), self._ambient.now() - session.sink.quiet_seconds())
 
     def connected_count(self) -> int:
         return self._devices
@@ -159,23 +172,38 @@ class SessionTable:
         keys = {IdentityKey(device_id, module_id)} if module_id else {IdentityKey(device_id)}
         if not module_id:
             keys |= self._modules.get(device_id, set())
-        for key in keys:
-            session = self._sessions.get(key)
-            if session is not None:
-                task = asyncio.get_running_loop().create_task(self._recheck(session))
-                self._rechecks.add(task)
-                task.add_done_callback(self._rechecks.discard)
+        for key in keys & self._changes.keys():
+            task = asyncio.get_running_loop().create_task(self._recheck(key))
+            self._rechecks.add(task)
+            task.add_done_callback(self._rechecks.discard)
 
-    async def _recheck(self, session: Session) -> None:
-        present = await self._store.get(self._hub, session.key)
-        error = _ground_lost(session.identity, present)
-        if error is None and session.key.module_id is not None:
-            device = await self._store.get(self._hub, IdentityKey(session.key.device_id))
-            if device is not None and device.status is Status.DISABLED:
-                error = DEVICE_DISABLED
-        if error is not None and not session.ended:
-            log.info("%s: its session ends: %s", session.key, error.cause)
-            self._end(session, error)
+    async def _recheck(self, key: IdentityKey) -> None:
+        session = self._sessions.get(key)
+        present = await self._store.get(self._hub, key)
+        if session is not None:
+            error = _ground_lost(session.identity, present)
+            if error is None and key.module_id is not None:
+                device = await self._store.get(self._hub, IdentityKey(key.device_id))
+                if device is not None and device.status is Status.DISABLED:
+                    error = DEVICE_DISABLED
+            if error is not None and not session.ended:
+                log.info("%s: its session ends: %s", key, error.cause)
+                self._end(session, error)
+        change = self._changes.get(key)
+        if change is None or key in self._sessions:
+            return
+        if present is None or present.generation_id != change.generation_id:
+            self._forget_identity(key)
+
+    def _forget_identity(self, key: IdentityKey) -> None:
+        """The identity was deleted: a later one of the same id begins anew."""
+        del self._changes[key]
+        self.forget(key)
+        if key.module_id is not None:
+            modules = self._modules[key.device_id]
+            modules.discard(key)
+            if not modules:
+                del self._modules[key.device_id]
 
 
 def _ground_lost(then: Identity, now: Identity | None) -> ErrorRow | None:
