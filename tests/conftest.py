@@ -1,4 +1,4 @@
-"""Fixtures that every kind of test may use. A worker of pytest-xdist has loopback addresses of its own."""
+"""Fixtures that every kind of test may use. Each process that runs tests has loopback addresses of its own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from muster.testing.hub import HubProcess
 
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _hosts = itertools.count(11)
 
 
 def loopback() -> str:
-    """A loopback address that nobody else in this run has: SDKs insist on their ports, so hubs differ by address."""
-    return f"127.{40 + _WORKER}.0.{next(_hosts)}"
+    """An address that no other process of tests has, in this run or another: SDKs insist on their ports."""
+    high, low = divmod(os.getpid() % 60_000, 250)
+    return f"127.{high + 10}.{low}.{next(_hosts)}"
 
 
 @pytest.fixture
