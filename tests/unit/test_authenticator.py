@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -424,6 +425,32 @@ async def test_a_key_given_in_the_wrong_place_does_not_show(bench: Bench) -> Non
     for verdict in places:
         assert not verdict.allowed
         assert OWN not in repr(verdict) + explain(to_json(verdict))
+
+
+LONG_TEXTS = ("a", "aB3/", "%61", "%2541", "HostName ", "=", "/", "&sr=", "a=", "\u212a")
+
+
+@pytest.mark.parametrize("piece", LONG_TEXTS)
+async def test_long_texts_are_refused_in_no_time_and_bounded_space(bench: Bench, piece: str) -> None:
+    text = piece * (60_000 // len(piece))
+    started = time.process_time()
+    verdicts = [
+        await bench.device(text, tok()),
+        await bench.device("dev1", text),
+        await bench.device("dev1", f"SharedAccessSignature {text}"),
+        await bench.device("dev1", tok(sr=text[:3900])),
+        await bench.device("dev1", tok(skn=text[:3900])),
+        await bench.device("dev1", tok(), client_id=text),
+        await bench.device("dev1", tok(), host=text),
+        await bench.device("dev1", tok(), module_id=text),
+        bench.service(text, user=text),
+        bench.service(SERVICE, user=text),
+        bench.service(tok(sr=text[:3900], skn="service"), resource=text),
+    ]
+    assert time.process_time() - started < 2, "linear takes milliseconds, quadratic minutes"
+    for verdict in verdicts:
+        assert not verdict.allowed
+        assert len(json.dumps(to_json(verdict))) < 12_000
 
 
 def test_attempts_do_not_show_their_token() -> None:
