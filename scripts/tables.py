@@ -27,6 +27,11 @@ The wire says no more than the cloud service does. The verdict that `muster why`
 (`src/muster/identity/causes.py`).
 """
 
+BREACHES_INTRODUCTION = """## Why a connection was ended
+
+Rules of the protocols that a client can break before it logs in or later, kept and explained in the same way.
+"""
+
 LIMITS_INTRODUCTION = """# Limits
 
 Every limit of the hub (`src/muster/core/limits.py`) with its value in the `azure` profile, which copies the cloud
@@ -46,9 +51,16 @@ def errors_page() -> str:
     head = ("code", "name", "AMQP condition", "MQTT", "cause", "remedy")
     rows = sorted(errors.ALL, key=lambda row: (row.code, row.name))
     cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
-    named = [(f"`{cause.name}`", cause.headline, cause.remedy) for cause in causes.ALL]
-    mistakes = markdown_table(("cause", "meaning", "remedy"), named)
-    return f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}"
+    mistakes, breaches = causes_table(causes.ALL), causes_table(causes.BREACHES)
+    return (
+        f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}\n"
+        f"{BREACHES_INTRODUCTION}\n{breaches}"
+    )
+
+
+def causes_table(rows: Iterable[causes.Cause]) -> str:
+    cells = [(f"`{cause.name}`", cause.headline, cause.remedy) for cause in rows]
+    return markdown_table(("cause", "meaning", "remedy"), cells)
 
 
 def limits_page() -> str:

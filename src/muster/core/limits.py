@@ -150,6 +150,14 @@ CONNECT_WAIT = Limit(
     "EH appsettings_hub.json ConnectArrivalTimeout",
     "From the TCP accept to the first complete packet, the TLS handshake included.",
 )
+TLS_HANDSHAKES = Limit(
+    "TLS handshakes in progress",
+    4000,
+    4000,
+    "connections",
+    "own choice",
+    "Each holds about 50 KiB; beyond them the one that has waited longest for its client is dropped.",
+)
 REQUEST_HEAD_BYTES = Limit(
     "head of the first request on 443",
     16_384,
@@ -272,11 +280,11 @@ REFUSALS_WRITTEN = Limit(
 )
 SIGNATURE_PROBES = Limit(
     "searches for the owner of a wrong key",
-    5,
-    5,
+    2,
+    2,
     "searches per second",
     "own choice",
-    "A search reads up to 100 identities to say whose key signed a token; a flood must not buy that work.",
+    "A search reads up to 1,000 identities to say whose key signed a token; a flood must not buy that work.",
 )
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

@@ -8,11 +8,11 @@ from urllib.parse import unquote
 
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, HubError
 from muster.dialect.property_bag import parse_bag
+from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 
 _USERNAME_FORM = "{host}/{deviceId}[/{moduleId}]/?api-version=2021-04-12"
 _SLASHED_QUERY = "/api-version=2017-06-30/DeviceClientType="
-_SHOWN = 80
 
 
 class Login(NamedTuple):
@@ -69,8 +69,7 @@ def _query(text: str) -> dict[str, str]:
 
 
 def _malformed(text: str, why: str) -> HubError:
-    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-    return HubError(ARGUMENT_INVALID, f"The user name {shown!r} is malformed: {why}. Send {_USERNAME_FORM}")
+    return HubError(ARGUMENT_INVALID, f"The user name {shown(text)!r} is malformed: {why}. Send {_USERNAME_FORM}")
 
 
 # --- publishing
@@ -103,10 +102,10 @@ def _root(key: IdentityKey) -> str:
 
 
 def _foreign(topic: bytes, key: IdentityKey) -> HubError:
-    shown = topic[:_SHOWN].decode(errors="replace")
     return HubError(
         INVALID_OPERATION,
-        f"{key} may not publish to {shown!r}. Publish telemetry to {_root(key)}/messages/events/",
+        f"{key} may not publish to {shown(topic.decode(errors='replace'))!r}. "
+        f"Publish telemetry to {_root(key)}/messages/events/",
     )
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from muster.core.ambient import Ambient, tracking_id
+from muster.core.ambient import Ambient
 from muster.core.errors import (
     ADDRESS_NOT_FOUND,
     CONNECTION_CLOSED,
@@ -34,8 +34,10 @@ from muster.heads.cbs import Cbs
 from muster.heads.grants import Grants, Scope, scope_of
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, ServiceAttempt
+from muster.identity.breaches import breach
+from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
-from muster.identity.verdict import Check, Outcome, Right, Verdict
+from muster.identity.verdict import Right, Verdict
 from muster.wire.amqp.connection import Connection, State
 from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.events import (
@@ -190,14 +192,8 @@ class AmqpConnection:
         """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope`` (``None``: there is any)."""
         if not (self.grants if scope is None else self.grants.covers(scope)):
             wanted = "the hub" if scope is None else "/".join(scope)
-            check = Check(
-                "link-scope",
-                Outcome.FAILED,
-                f"a token for {wanted} or what is above it",
-                self.grants.described(),
-                "Put a token for the link's address (or for the whole hub) to $cbs before attaching it.",
-            )
-            raise HubError(UNAUTHORIZED, f"There is no token for '{wanted}'.", tracking_id=self._keep(check))
+            kept = self._keep("link-scope", f"a token for {shown(wanted)} or what is above it", self.grants.described())
+            raise HubError(UNAUTHORIZED, f"There is no token for '{shown(wanted)}'.", tracking_id=kept)
 
     def authenticate(self, token: str, audience: tuple[str, ...], *, user: str = "") -> Verdict:
         """Judge a service's token for ``audience``; if it is allowed, what that covers may be used from now on.
@@ -248,7 +244,7 @@ class AmqpConnection:
             try:
                 plain = parse_plain(event.response)
             except AmqpDecodeError as error:
-                self._keep(Check("sasl", Outcome.FAILED, "user and token", str(error), "Let an SDK write it."))
+                self._keep("sasl", "user and token", str(error))
                 accepted = False
             else:
                 accepted = self.authenticate(plain.password, (), user=plain.user).allowed
@@ -330,14 +326,12 @@ class AmqpConnection:
                 self.detach(link, HubError(UNAUTHORIZED, "The token for this link has expired."))
 
     def _too_slow(self) -> None:
-        expected = f"AMQP open within {CONNECT_WAIT.open} s"
-        self._keep(Check("connect-wait", Outcome.FAILED, expected, "nothing", "Open the connection at once."))
+        self._keep("connect-wait", f"AMQP open within {CONNECT_WAIT.open} s", "nothing")
         self._transport.close()
 
     def _unauthenticated(self) -> None:
-        expected = f"a token within {CONNECT_WAIT.open} s of open"
-        check = Check("connect-wait", Outcome.FAILED, expected, "none", "Put a token to $cbs, or use SASL PLAIN.")
-        self.end(HubError(UNAUTHORIZED, "No token was put to $cbs in time.", tracking_id=self._keep(check)))
+        kept = self._keep("connect-wait", f"a token within {CONNECT_WAIT.open} s of open", "none")
+        self.end(HubError(UNAUTHORIZED, "No token was put to $cbs in time.", tracking_id=kept))
 
     def _on_beat(self) -> None:
         """Say something if nothing was said for half the client's time-out; end what has been silent for ours."""
@@ -354,19 +348,12 @@ class AmqpConnection:
         self._spoke = False
         self._beat = self.head.loop.call_later(self._interval, self._on_beat)
 
-    def _keep(self, check: Check) -> str:
-        """Keep a refusal that was not the authenticator's; its tracking id."""
-        ambient = self.head.ambient
-        verdict = Verdict(
-            tracking_id=tracking_id(ambient),
-            at=ambient.now(),
-            transport=self.transport_name,
-            peer=self.peer,
-            principal="",
-            checks=(check,),
-            cause=check.name,
-            error=UNAUTHORIZED,
-        )
+    def _keep(self, name: str, expected: str, seen: str) -> str:
+        """Keep that the client broke the rule ``name`` (``identity.causes.BREACHES``); the tracking id."""
+        verdict = breach(
+            self.head.ambient, name, UNAUTHORIZED, transport=self.transport_name, peer=self.peer, expected=expected,
+            seen=seen,
+        )  # fmt: skip
         self.head.refusals.add(verdict)
         return verdict.tracking_id
 

@@ -14,7 +14,7 @@ from functools import partial
 from math import inf
 from typing import Any, Literal
 
-from muster.core.ambient import Ambient, Timer, tracking_id
+from muster.core.ambient import Ambient, Timer
 from muster.core.errors import (
     ARGUMENT_INVALID,
     CONNACK_IDENTIFIER,
@@ -33,8 +33,9 @@ from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, DeviceAttempt
+from muster.identity.breaches import breach
 from muster.identity.refusals import Refusals
-from muster.identity.verdict import Check, Outcome, Verdict
+from muster.identity.verdict import Verdict
 from muster.messages.telemetry import Batch, Telemetry
 from muster.sessions.table import Session, SessionTable
 from muster.wire.mqtt import encoder
@@ -171,7 +172,7 @@ class MqttConnection:
     def _connect(self, packet: Connect) -> None:
         if not packet.client_id:
             self._transport.write(encoder.connack(False, CONNACK_IDENTIFIER))
-            self._breach(_failed("client-id", "the device id, or device/module", "nothing", "Send the device id."))
+            self._breach("client-id", "the device id, or device/module", "nothing")
             return
         self._task = self._loop.create_task(self._admit(packet))
 
@@ -198,8 +199,7 @@ class MqttConnection:
             part, expected = "will", f"a will to the own telemetry topic, at most {MESSAGE_BYTES.open} bytes"
             self._open(packet, login, verdict)
         except HubError as error:
-            check = _failed(part, expected, error.message, error.row.remedy)
-            self._keep_breach(check, error.row, packet.client_id)
+            self._keep_breach(part, expected, error.message, error.row, packet.client_id)
             self._refuse(error.row)
         except Exception:
             log.exception("cannot decide on the connection from %s", self._peer)
@@ -255,13 +255,12 @@ class MqttConnection:
                 self._read_topic(topic, retain=retain)
             except HubError as error:
                 expected = f"devices/{self._key.device_id}/messages/events/..."
-                return self._breach(_failed("topic", expected, error.message, error.row.remedy), error.row)
+                return self._breach("topic", expected, error.message, error.row)
         if len(payload) > self._room:
             expected = f"at most {MESSAGE_BYTES.open} bytes with properties"
-            check = _failed("message-size", expected, f"{len(payload)} bytes of body", MESSAGE_TOO_LARGE.remedy)
-            return self._breach(check, MESSAGE_TOO_LARGE)
+            return self._breach("message-size", expected, f"{len(payload)} bytes of body", MESSAGE_TOO_LARGE)
         if qos == 2:
-            return self._breach(_failed("qos", "QoS 0 or 1", "a PUBLISH of QoS 2", "Publish with QoS 1."))
+            return self._breach("qos", "QoS 0 or 1", "a PUBLISH of QoS 2")
         self._active = self._seen
         batch = self._append(self._partition, record(self._sender, self._head, payload))
         if qos:
@@ -305,7 +304,7 @@ class MqttConnection:
             if isinstance(packet, Connect):
                 self._connect(packet)
             else:
-                self._breach(_failed("first-packet", "CONNECT", type(packet).__name__.upper(), "Send CONNECT first."))
+                self._breach("first-packet", "CONNECT", type(packet).__name__.upper())
         elif isinstance(packet, PingReq):
             self._transport.write(encoder.PINGRESP)
         elif isinstance(packet, Subscribe):
@@ -317,9 +316,9 @@ class MqttConnection:
             self._orderly = True
             self._transport.close()
         elif isinstance(packet, Connect):
-            self._breach(_failed("packet", "one CONNECT", "a second CONNECT", "Open a new connection instead."))
+            self._breach("packet", "one CONNECT", "a second CONNECT")
         elif not isinstance(packet, PubAck):
-            self._breach(_failed("packet", "QoS 0 or 1", type(packet).__name__.upper(), "The hub has no QoS 2."))
+            self._breach("packet", "QoS 0 or 1", type(packet).__name__.upper())
 
     def _subscribe(self, packet: Subscribe) -> None:
         granted = {name: min(qos, 1) for name, qos in packet.filters if subscription_kind(name, self._key) is not None}
@@ -343,51 +342,34 @@ class MqttConnection:
 
     def _expired(self) -> None:
         self._expiry = None
-        remedy = "Reconnect with a new token before the old one ends; the SDKs do."
-        check = _failed("token-expiry", "a token renewed in time", "the connection's token has expired", remedy)
-        self._breach(check, DEVICE_UNAUTHORIZED)
+        self._breach("token-expiry", "a token renewed in time", "the token has expired", DEVICE_UNAUTHORIZED)
 
     def _idle(self) -> None:
         left = self._seen + self._interval - self._time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._idle)
         elif self._session is None:
-            expected = f"CONNECT within {CONNECT_WAIT.open} s"
-            self._breach(_failed("connect-wait", expected, "nothing", "Send CONNECT at once."))
+            self._breach("connect-wait", f"CONNECT within {CONNECT_WAIT.open} s", "nothing")
         else:
             expected, seen = f"a packet every {self._interval / 1.5:.0f} s", f"silence for {self._interval:.0f} s"
-            remedy = "Send PINGREQ in time, or ask for a longer keep-alive."
-            self._breach(_failed("keep-alive", expected, seen, remedy))
+            self._breach("keep-alive", expected, seen)
 
     def _broken(self, error: MqttError) -> None:
         if error.connack is not None and self._session is None:
             self._transport.write(encoder.connack(False, error.connack))
-        check = _failed("packet", "valid MQTT 3.1.1", error.reason, "See the MQTT 3.1.1 standard.")
-        self._breach(check, ARGUMENT_INVALID)
+        self._breach("packet", "valid MQTT 3.1.1", error.reason, ARGUMENT_INVALID)
 
-    def _breach(self, check: Check, row: ErrorRow = INVALID_OPERATION) -> Literal[False]:
-        """Close because the device broke a rule, and keep why."""
-        self._keep_breach(check, row, "" if self._session is None else str(self._key))
+    def _breach(self, name: str, expected: str, seen: str, row: ErrorRow = INVALID_OPERATION) -> Literal[False]:
+        """Close because the client broke the rule ``name`` (``identity.causes.BREACHES``), and keep why."""
+        self._keep_breach(name, expected, seen, row, "" if self._session is None else str(self._key))
         if self._transport is not None:
             self._transport.close()
         return False
 
-    def _keep_breach(self, check: Check, row: ErrorRow, principal: str) -> None:
-        services = self._services
-        services.refusals.add(
-            Verdict(
-                tracking_id=tracking_id(services.ambient),
-                at=services.ambient.now(),
-                transport=self._transport_name,
-                peer=self._peer,
-                principal=principal,
-                checks=(check,),
-                cause=check.name,
-                error=row,
-                identity=None if self._session is None else self._session.identity,
-            )
-        )
-
-
-def _failed(name: str, expected: str, seen: str, remedy: str) -> Check:
-    return Check(name, Outcome.FAILED, expected, seen, remedy)
+    def _keep_breach(self, name: str, expected: str, seen: str, row: ErrorRow, principal: str) -> None:
+        services, session = self._services, self._session
+        verdict = breach(
+            services.ambient, name, row, transport=self._transport_name, peer=self._peer, expected=expected, seen=seen,
+            principal=principal, identity=None if session is None else session.identity,
+        )  # fmt: skip
+        services.refusals.add(verdict)

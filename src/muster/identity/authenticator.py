@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from muster.core.ambient import Ambient, tracking_id
@@ -36,7 +37,8 @@ from muster.identity.refusals import Refusals
 from muster.identity.sas import SasToken
 from muster.identity.verdict import Right, Verdict
 
-_SEARCHED = 100
+_SEARCHED = 1000
+_SEARCHED_AT_ONCE = 50  # keys of one device are tried in some 25 microseconds
 _UNREADABLE = "there is no well-formed token"
 _NO_IDENTITY = "there is no such identity"
 _ANOTHER_HUB = "it is another hub's token"
@@ -164,7 +166,7 @@ class Authenticator:
         _check_credential(exam, credential, None, UNAUTHORIZED)
         check_token(exam, credential, UNAUTHORIZED)
         now, token, policy = self._ambient.now(), credential.token, None
-        principal = "(no policy)"
+        principal = ""
         if token is None:
             _skip_token_checks(exam)
         else:
@@ -209,7 +211,7 @@ class Authenticator:
             )  # fmt: skip
         verdict = Verdict(
             tracking_id=tracking_id(self._ambient), at=now, transport=transport, peer=peer,
-            principal=shown(principal), checks=checks, cause=exam.cause, error=exam.error,
+            principal=shown(principal) if principal else "", checks=checks, cause=exam.cause, error=exam.error,
             policy="" if policy is None else policy.name,
         )  # fmt: skip
         self._refusals.add(verdict)
@@ -279,13 +281,21 @@ class Authenticator:
         if key.module_id is not None and device is not None:
             holders.append(holder("key-of-device", device))
         found = misused_key(token, holders)
-        if found is None and self._searches.take():
-            modules = await self._store.modules(self._hub.name, key.device_id) if key.module_id is None else ()
-            devices = await self._store.devices(self._hub.name, _SEARCHED)
-            others = [holder("key-of-module", module) for module in modules]
-            others += [holder("key-of-other-device", other) for other in devices if other.device_id != key.device_id]
-            found = misused_key(token, others)
-        return found or ("wrong-key", "by no key that is known here")
+        if found is not None:
+            return found
+        if not self._searches.take():
+            return "wrong-key", "by another key"
+        modules = await self._store.modules(self._hub.name, key.device_id) if key.module_id is None else ()
+        devices = await self._store.devices(self._hub.name, _SEARCHED)
+        others = [holder("key-of-module", module) for module in modules]
+        others += [holder("key-of-other-device", other) for other in devices if other.device_id != key.device_id]
+        for part in (others[at : at + _SEARCHED_AT_ONCE] for at in range(0, len(others), _SEARCHED_AT_ONCE)):
+            found = misused_key(token, part)
+            if found is not None:
+                return found
+            await asyncio.sleep(0)
+        whose = "that is known here" if len(devices) < _SEARCHED else f"of the first {_SEARCHED} devices"
+        return "wrong-key", f"by no key {whose}"
 
 
 def _skip_token_checks(exam: Examination) -> None:
@@ -297,7 +307,8 @@ def _check_credential(
     exam: Examination, credential: Credential, identity: Identity | None, error: ErrorRow = DEVICE_UNAUTHORIZED
 ) -> None:
     if credential.absent is None:
-        exam.passed("credential", "a SAS token", "a SAS token")
+        seen = "a SAS token" if credential.malformed is None else "meant as a SAS token"
+        exam.passed("credential", "a SAS token", seen)
         return
     cause, seen = credential.absent
     if cause == "no-token" and identity is not None and identity.authentication.type in _X509:

@@ -1,6 +1,7 @@
-"""The usual mistakes, by name: why a credential was refused, said so that a newcomer can mend it.
+"""The usual mistakes, by name: why a client was refused, said so that a newcomer can mend it.
 
-One row for every ``Verdict.cause``. ``headline`` is the sentence that ``muster why`` begins with, ``remedy``
+One row for every ``Verdict.cause``: mistakes in credentials, and rules of the protocols that clients break before
+they log in or later (``BREACHES``). ``headline`` is the sentence that ``muster why`` begins with, ``remedy``
 what to do. Neither holds anything of the credential. ``docs/errors.md`` is generated from this table.
 """
 
@@ -289,5 +290,66 @@ CONNECTION = (
     ),
 )
 
+BREACHES = (
+    Cause(
+        "connect-wait",
+        "The client connected and then did not log in in time.",
+        "Log in at once: CONNECT over MQTT; over AMQP open, then SASL PLAIN or a token to $cbs.",
+    ),
+    Cause("first-packet", "The first packet was not CONNECT.", "Send CONNECT first."),
+    Cause(
+        "packet",
+        "The client sent what MQTT 3.1.1 or the hub does not allow.",
+        "Check that the client speaks MQTT 3.1.1 over TLS to this port: one CONNECT, QoS 0 and 1.",
+    ),
+    Cause("client-id", "The MQTT client id is empty.", "Send <device id>, or <device id>/<module id>."),
+    Cause(
+        "user-name",
+        "The MQTT user name is malformed.",
+        "Send <host>/<device id>/?api-version=2021-04-12; a module's id goes behind the device's: "
+        "<host>/<device id>/<module id>/?...",
+    ),
+    Cause(
+        "will",
+        "The will of the CONNECT was not taken.",
+        "Address it to the device's own telemetry topic, devices/<device id>/messages/events/, and keep it below "
+        "256 KiB.",
+    ),
+    Cause(
+        "topic",
+        "A message was published to a topic that is not the sender's own, or is malformed.",
+        "Publish telemetry to devices/<device id>/messages/events/, a module to "
+        "devices/<device id>/modules/<module id>/messages/events/; properties follow as name=value&name=value.",
+    ),
+    Cause("qos", "A message of QoS 2 was published.", "Publish with QoS 1, or 0."),
+    Cause(
+        "message-size",
+        "A message was larger than 256 KiB, its properties included.",
+        "Send less in one message, or upload a file.",
+    ),
+    Cause(
+        "keep-alive",
+        "The client was silent for longer than one and a half keep-alive intervals.",
+        "Send PINGREQ in time, or ask for a longer keep-alive.",
+    ),
+    Cause(
+        "token-expiry",
+        "The token of an open connection ran out.",
+        "Reconnect with a new token before the old one ends; the SDKs do.",
+    ),
+    Cause(
+        "sasl",
+        "The SASL PLAIN response is malformed.",
+        "Send <policy>@sas.root.<hub name> and a SAS token; an SDK does.",
+    ),
+    Cause(
+        "link-scope",
+        "A link was attached without a token that covers its address.",
+        "Put a token for the link's address, or for the whole hub, to $cbs before attaching it.",
+    ),
+)
+"""What a connection may be ended for besides its credential."""
+
 ALL: tuple[Cause, ...] = CREDENTIAL + PLACE + REGISTRY + SCOPE + POLICY + SIGNATURE + TIME + CONNECTION
-BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL}
+"""What may be wrong with a credential."""
+BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL + BREACHES}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from muster.core.ambient import iso
-from muster.identity.causes import BY_NAME
+from muster.identity.causes import BREACHES, BY_NAME
 from muster.identity.verdict import Outcome, Verdict
 
-_MARKS = {Outcome.PASSED.value: "✓", Outcome.FAILED.value: "✗", Outcome.SKIPPED.value: "–"}  # noqa: RUF001 - a dash, not a minus
+_MARKS: dict[str, str] = {Outcome.PASSED: "✓", Outcome.FAILED: "✗", Outcome.SKIPPED: "–"}  # noqa: RUF001 - a dash, not a minus
+_ENDED = {cause.name for cause in BREACHES} - {"user-name", "will"}
+"""What ends an MQTT connection without a word: MQTT 3.1.1 has words for a CONNECT only."""
 
 
 def to_json(verdict: Verdict) -> dict[str, Any]:
@@ -53,13 +56,10 @@ def explain(report: Mapping[str, Any]) -> str:
     return "\n".join(_lines(report))
 
 
-def _lines(report: Mapping[str, Any]) -> Iterable[str]:
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    who = report["principal"] or "Somebody"
     verb = "was let in" if report["allowed"] else "was refused"
-    yield (
-        f"{report['principal']} {verb}: {report['headline']}"
-        if report["headline"]
-        else f"{report['principal']} {verb}."
-    )
+    yield f"{who} {verb}: {report['headline']}" if report["headline"] else f"{who} {verb}."
     if report["remedy"]:
         yield f"What to do: {report['remedy']}"
     yield ""
@@ -68,25 +68,45 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
     if report["cause"]:
         yield f"  cause     {report['cause']}"
     if report["error"]:
-        yield f"  answered  {_answer(report['error'])}"
+        yield f"  answered  {_answer(report)}"
     yield f"  tracking  {report['trackingId']}"
     yield ""
-    for check in report["checks"]:
-        yield from _check_lines(check)
+    for outcome, checks in groupby(report["checks"], lambda check: check["outcome"]):
+        if outcome == Outcome.SKIPPED:
+            yield from _skipped_lines(checks)
+        else:
+            for check in checks:
+                yield from _check_lines(check, report["remedy"])
 
 
-def _answer(error: Mapping[str, Any]) -> str:
-    return (
-        f"{error['code']} {error['name']} (HTTP {error['httpStatus']}, AMQP {error['amqpCondition']}, "
-        f"MQTT CONNACK {error['mqttReturnCode']})"
-    )
+def _answer(report: Mapping[str, Any]) -> str:
+    """The error's name, and how the client's protocol says it."""
+    error, transport = report["error"], report["transport"]
+    if transport.startswith("mqtt"):
+        ended = report["cause"] in _ENDED
+        said = "the connection was closed" if ended else f"MQTT CONNACK {error['mqttReturnCode']}"
+    elif transport.startswith("amqp"):
+        said = f"AMQP {error['amqpCondition']}"
+    else:
+        said = f"HTTP {error['httpStatus']}"
+    return f"{said} ({error['code']} {error['name']})"
 
 
-def _check_lines(check: Mapping[str, str]) -> Iterable[str]:
+def _skipped_lines(checks: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """Those that were not made for the same reason share a line."""
+    for why, skipped in groupby(checks, lambda check: check["seen"]):
+        names = [check["name"] for check in skipped]
+        told = f"{names[0]:<15} {why}" if len(names) == 1 else f"{', '.join(names)}: {why}"
+        yield f"  {_MARKS[Outcome.SKIPPED]} {told}"
+
+
+def _check_lines(check: Mapping[str, str], told: str) -> Iterator[str]:
+    """``told`` is the remedy that stands at the top already."""
     mark = _MARKS.get(check["outcome"], "?")
     if check["outcome"] != Outcome.FAILED:
         yield f"  {mark} {check['name']:<15} {check['seen']}".rstrip()
         return
     yield f"  {mark} {check['name']:<15} expected: {check['expected']}"
     yield f"    {'':<15} seen:     {check['seen']}"
-    yield f"    {'':<15} remedy:   {check['remedy']}"
+    if check["remedy"] != told:
+        yield f"    {'':<15} remedy:   {check['remedy']}"
