@@ -109,7 +109,7 @@ async def create(hub: RestHub, device_id: str = "d", **members: Any) -> dict[str
 
 
 @contextlib.asynccontextmanager
-async def rest_hub(directory: Path, more: Sequence[Operation] = ()) -> AsyncIterator[RestHub]:
+async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds: float = 60) -> AsyncIterator[RestHub]:
     loop = asyncio.get_running_loop()
     ambient, bus = SystemAmbient(loop), LocalBus()
     path = directory / "hub.db"
@@ -121,7 +121,7 @@ async def rest_hub(directory: Path, more: Sequence[Operation] = ()) -> AsyncIter
     gate = Authenticator(make_hub(["localhost"], development_policies()), store, ambient, refusals)
     running: list[RestHub] = []
     app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=more)
-    runner = make_runner(app)
+    runner = make_runner(app, idle_seconds)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

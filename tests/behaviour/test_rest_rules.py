@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 from aiohttp import web
@@ -226,7 +226,11 @@ async def test_13_a_failure_of_our_own_is_500_and_tells_nothing_but_its_tracking
 @pytest.mark.parametrize(
     "head",
     [b"GET /devices/\xff\xfe?" + API.encode() + b" HTTP/1.1\r\nHost: h", b"hello", b"GET / HTTP/1.1\r\nbad header",
-     b"GET / HTTP/1.1\r\nContent-Length: x", b"GET / HTTP/9", b"G\x00T / HTTP/1.1"],
+     b"GET / HTTP/1.1\r\nContent-Length: x", b"GET / HTTP/9", b"G\x00T / HTTP/1.1",
+     b"GET / HTTP/1.1\r\nAuthorization: " + token().encode() * 50,
+     b"GET / HTTP/1.1\r\nAuthorization: " + token().encode() + b"\x00",
+     b"GET http://[" + token().encode() + b" HTTP/1.1"],
+    ids=lambda head: ascii(head[:32]),
 )  # fmt: skip
 async def test_14_what_is_no_http_is_400_and_one_line_in_the_log(
     hub: RestHub, head: bytes, caplog: pytest.LogCaptureFixture
@@ -235,6 +239,7 @@ async def test_14_what_is_no_http_is_400_and_one_line_in_the_log(
     answer = await hub.raw(head + b"\r\n\r\n")
     assert answer.split(b" ")[1] == b"400"
     assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
+    assert "sig=" not in caplog.text
 
 
 async def test_15_a_request_without_a_host_is_judged_like_any_other(hub: RestHub) -> None:
@@ -297,3 +302,19 @@ async def test_19_a_broken_chunk_of_a_refused_call_is_one_line_in_the_log(
     )
     assert answer.split(b" ")[1] in {b"400", b"401"}
     assert not [record for record in caplog.records if record.levelname == "ERROR" or record.exc_info]
+
+
+async def test_20_a_key_in_a_path_is_not_logged(hub: RestHub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "muster")
+    key = POLICIES["service"].primary_key
+    answer = await hub.call("GET", f"/devices/{quote(f'SharedAccessKey={key}', safe='')}", Authorization="")
+    assert answer.status == 401
+    assert "IotHubUnauthorizedAccess" in caplog.text
+    assert key not in unquote(caplog.text)
+
+
+async def test_21_a_connection_without_a_further_request_is_closed(tmp_path: Path) -> None:
+    async with rest_hub(tmp_path, idle_seconds=0.1) as hub:
+        for rest in (b"", b"GET /hea"):
+            answer = await hub.raw(b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n" + rest)
+            assert answer.startswith(b"HTTP/1.1 200 ")

@@ -118,6 +118,14 @@ HTTP_BODY_BYTES = Limit(
     "own choice",
     "100 devices with twins of the largest size in a bulk call; bounds what a request may cost.",
 )
+HTTP_IDLE = Limit(
+    "HTTPS idle time-out",
+    240,
+    240,
+    "seconds",
+    "own choice",
+    "A connection that was kept open is closed when no further request comes; clients open another.",
+)
 PARTITIONS = Limit(
     "partitions",
     32,

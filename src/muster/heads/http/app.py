@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import BAD_REQUEST, BODY_TOO_LARGE, SERVER_ERROR, HubError
-from muster.core.limits import HTTP_BODY_BYTES
+from muster.core.limits import HTTP_BODY_BYTES, HTTP_IDLE
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import error_answer, sign
 from muster.heads.http.auth import ServiceGate, authorize
@@ -25,6 +25,7 @@ from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
 from muster.heads.http.wire_log import WireLog
+from muster.identity.mistakes import shown
 from muster.identity.registry import Registry
 
 log = logging.getLogger("muster.http")
@@ -64,12 +65,16 @@ def build_app(
     return app
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
+def make_runner(app: web.Application, idle_seconds: float = HTTP_IDLE.open) -> web.AppRunner:
     """A runner for ``app``: its ``server``, once it is set up, makes the protocol that takes over a transport.
 
-    Compressed bodies stay as they are: nobody may make the hub unpack them, not even to throw them away.
+    A connection without a request for ``idle_seconds`` is closed. Compressed bodies stay as they are: nobody may make
+    the hub unpack them, not even to throw them away.
     """
-    return web.AppRunner(app, access_log=None, handle_signals=False, logger=WireLog(), auto_decompress=False)
+    return web.AppRunner(
+        app, access_log=None, handle_signals=False, logger=WireLog(), keepalive_timeout=idle_seconds,
+        auto_decompress=False,
+    )  # fmt: skip
 
 
 class _Dispatcher:
@@ -87,7 +92,7 @@ class _Dispatcher:
         except HubError as error:
             tracking = request[_TRACKING] = error.tracking_id or tracking
             answer = error_answer(error, tracking)
-            log.debug("%s %s: %s (%s)", request.method, request.rel_url.raw_path, error, tracking)
+            log.debug("%s %s: %s (%s)", request.method, shown(request.rel_url.raw_path), error, tracking)
         except web.HTTPRequestEntityTooLarge:
             message = f"The body has more than {HTTP_BODY_BYTES.open} bytes, split the call."
             answer = error_answer(HubError(BODY_TOO_LARGE, message), tracking)
@@ -97,7 +102,7 @@ class _Dispatcher:
         except ConnectionError:
             raise
         except Exception:
-            log.exception("%s %s failed (%s)", request.method, request.rel_url.raw_path, tracking)
+            log.exception("%s %s failed (%s)", request.method, shown(request.rel_url.raw_path), tracking)
             message = "The hub failed, see its log under the tracking id."
             answer = error_answer(HubError(SERVER_ERROR, message), tracking)
         if _STARTED in request:

@@ -20,7 +20,8 @@ class WireLog(logging.LoggerAdapter[logging.Logger]):
     def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
         error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
         if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
-            told = error.message if isinstance(error, HttpProcessingError) else str(error)
+            # What comes behind the colon is what was sent; it may be a token.
+            told = error.message.partition(":")[0] if isinstance(error, HttpProcessingError) else str(error)
             first, *_ = told.strip().splitlines() or [type(error).__name__]
             self.info(f"{msg}: %s", *args, first)
         else:
