@@ -135,6 +135,9 @@ def test_device_add_knows_every_way_to_authenticate_and_refuses_a_second_time(cl
         assert made["primaryKey"] in made["connectionString"]
         assert made["primaryKey"] != made["secondaryKey"]
         assert "already" in cli.fail("device", "add", name)
+        assert "holds a ';'" in cli.fail("device", "add", "a;b")
+        assert "a;b: No such device is registered. Run: muster device add" in cli.fail("token", "--device", "a;b")
+        assert "name/m: No such module" in cli.fail("token", "--device", name, "--module", "m").replace(name, "name")
         assert "no symmetric key" in cli.fail("token", "--device", name)
         assert "DeviceNotFound" in cli.fail("token", "--device", "nobody") or stopped
         assert "thumbprint" in cli.fail("device", "add", "y", "--auth", "x509-thumbprint", "--thumbprint", "zz")
@@ -156,7 +159,7 @@ def test_commands_work_over_the_network_with_a_connection_string(cli: Cli) -> No
     text = cli("device", "add", "far", *login, data=False)
     assert parse_connection_string(text).host == cli.hub.address
     assert cli("token", "--device", "far", *login, data=False).startswith("SharedAccessSignature sr=")
-    assert "No refusal at all" in cli.fail("why", *login, data=False)
+    assert "No refusal is kept" in cli.fail("why", *login, data=False)
     assert "is not trusted" in cli.fail("why", *login[:2], data=False)
     weak = ["--login", facts["SERVICE_CONNECTION_STRING"], "--ca", facts["HUB_CA_FILE"]]
     error = cli.fail("device", "add", "other", *weak, data=False)

@@ -49,7 +49,9 @@ def test_an_event_hubs_string() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("", "HostName"),
+        ("", "is empty"),
+        (" '' ", "is empty"),
+        (";", "HostName"),
         ("hello", "Part 1"),
         (f"HostName=h;Colour=red;SharedAccessKey={KEY}", "Part 2"),
         (f"HostName=h;HostName=i;SharedAccessKeyName=s;SharedAccessKey={KEY}", "HostName stands twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -58,11 +59,10 @@ def add(
     if (auth == "x509-thumbprint") != bool(thumbprint):
         raise click.UsageError("--auth x509-thumbprint and --thumbprint need each other.")
     thumbprints = tuple(_hex(text) for text in (thumbprint, secondary_thumbprint))
-    key = IdentityKey(device_id, module)
-    host, keys = _create(running(data, login, ca), key, _TYPES[auth], thumbprints)
-    text = ConnectionString(
-        host_name=host, device_id=device_id, module_id=module or "", key=keys[0] or "", x509=auth != "sas"
-    ).text()
+    named = ConnectionString(device_id=device_id, module_id=module or "", x509=auth != "sas")
+    named.text()  # an id that cannot stand in one is refused before anything is made
+    host, keys = _create(running(data, login, ca), IdentityKey(device_id, module), _TYPES[auth], thumbprints)
+    text = replace(named, host_name=host, key=keys[0] or "").text()
     if not as_json:
         click.echo(text)
         return

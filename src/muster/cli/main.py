@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from muster.cli.words import words_of
 from muster.core.errors import HubError
 
 COMMANDS = {
@@ -56,7 +57,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except HubError as error:
-            raise click.ClickException(error.message) from error
+            raise click.ClickException(words_of(error.row.name, error.message)) from error
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from muster.cli.words import words_of
 from muster.core.ambient import SystemAmbient
 from muster.dialect.connection_string import ConnectionString
 from muster.identity import sas
@@ -124,7 +125,7 @@ def _refusal(response: http.client.HTTPResponse) -> str:
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         body = json.loads(response.read(65536))
         code, _, message = body["Message"].removeprefix("ErrorCode:").partition(";")
-        text = f"{message or code} ({response.status} {code})"
+        text = f"{words_of(code, message)} ({response.status} {code})"
         tracking = body["ExceptionMessage"].partition("Tracking ID:")[2]
         if response.status == 401 and tracking:
             text += f". Ask the hub: muster why {tracking[:32]}"

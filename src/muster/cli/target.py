@@ -38,7 +38,7 @@ def login_options(function: F) -> F:
     )  # fmt: skip
     login = click.option(
         "--login", metavar="CONNECTION_STRING",
-        help="Talk to this hub over the network, instead of the one in --data.",
+        help="Talk to this hub over the network, instead of the one in --data. MUSTER_LOGIN keeps the key out of ps.",
     )  # fmt: skip
     return login(ca(function))
 
@@ -54,7 +54,11 @@ def running(data: Path, login: str | None, ca: Path | None) -> HubClient | DataD
             raise HubError(INVALID_OPERATION, "--login needs a connection string with SharedAccessKeyName.")
         return HubClient(parsed, ca)
     if not (data / "lock").is_file():  # looked for first: a directory that is not a hub's is left as it is
-        raise HubError(INVALID_OPERATION, f"{data} holds no hub; start one there: muster serve --data {data}")
+        raise HubError(
+            INVALID_OPERATION,
+            f"{data.absolute()} holds no hub; name the directory of yours with --data, or start one there: "
+            f"muster serve --data {data}",
+        )
     deadline = time.monotonic() + _STARTING_SECONDS
     while True:
         try:

@@ -48,7 +48,7 @@ def token(
     if module is not None and device_id is None:
         raise click.UsageError("--module needs --device.")
     if device_id is None:
-        parsed = parse_connection_string(login or _facts(data)["HUB_CONNECTION_STRING"])
+        parsed = parse_connection_string(_facts(data)["HUB_CONNECTION_STRING"] if login is None else login)
     else:
         parsed = _of_device(running(data, login, ca), IdentityKey(device_id, module))
     resource = resource_of(parsed)

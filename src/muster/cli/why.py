@@ -55,8 +55,8 @@ def why(
     else:
         reports = offline(target, lambda hub: _read(hub, tracking_id, device, count))
     if not reports:
-        wanted = f"with the tracking id {tracking_id}" if tracking_id else f"of {device}" if device else "at all"
-        raise HubError(NOT_FOUND, f"No refusal {wanted} is kept; old ones are dropped first.")
+        wanted = f" with the tracking id {tracking_id}" if tracking_id else f" of {device}" if device else ""
+        raise HubError(NOT_FOUND, f"No refusal{wanted} is kept; the oldest are dropped first.")
     for number, report in enumerate(reports):
         if as_json:
             click.echo(json.dumps(report))

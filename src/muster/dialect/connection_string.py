@@ -123,6 +123,8 @@ def parse_connection_string(text: str) -> ConnectionString:
     text = text.strip()
     if text[:1] in {"'", '"'} and text[-1] == text[0]:
         text = text[1:-1]
+    if not text:
+        raise HubError(ARGUMENT_NULL, "The connection string is empty, is the variable that should hold it set?")
     values: dict[str, str] = {}
     for number, part in enumerate(text.split(";"), start=1):
         if not part.strip():
