@@ -21,6 +21,7 @@ from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
 from muster.heads.http.app import build_app, make_runner
 from muster.heads.http.operations import Operation
+from muster.heads.http.twins import TwinOperations
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.policies import SharedAccessPolicy, development_policies
@@ -30,6 +31,8 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.service import Twins
 
 API = "api-version=2021-04-12"
 POLICIES = {policy.name: policy for policy in development_policies()}
@@ -116,11 +119,14 @@ async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds
     writer = Writer(path, MIGRATIONS, loop, durable=False)
     reader = open_connection(path, readonly=True)
     store = SqliteIdentityStore(writer, reader)
-    registry = Registry("localhost", store, SessionTable("localhost", store, bus, ambient), bus, ambient)
+    sessions = SessionTable("localhost", store, bus, ambient)
+    registry = Registry("localhost", store, sessions, bus, ambient)
+    twins = Twins("localhost", SqliteTwinStore(writer, reader), sessions, ambient)
     refusals = Refusals(ambient)
     gate = Authenticator(make_hub(["localhost"], development_policies()), store, ambient, refusals)
     running: list[RestHub] = []
-    app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=more)
+    operations = [*TwinOperations(registry, twins).table(), *more]
+    app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
     runner = make_runner(app, idle_seconds)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -35,8 +35,10 @@ from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.testing.clock import VirtualAmbient
 from muster.testing.mqtt import PINGREQ, MqttClient, connect
+from muster.twins.service import Twins
 
 PARTITIONS = 2
 TOKEN_SECONDS = 3600
@@ -83,6 +85,7 @@ class MqttHub:
         self.sessions: SessionTable
         self.refusals: Refusals
         self.telemetry: Telemetry
+        self.twins: Twins
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self._clients: list[MqttClient] = []
@@ -183,9 +186,9 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     hub.telemetry = Telemetry(
         hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
     )
-    services = MqttServices(
-        Authenticator(facts, store, ambient, hub.refusals), hub.sessions, hub.telemetry, hub.refusals, ambient
-    )
+    hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
+    authenticator = Authenticator(facts, store, ambient, hub.refusals)
+    services = MqttServices(authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins)
     context = server_context(str(directory / "chain"), str(directory / "key"))
     make_mqtt: Callable[[], Any] = partial(MqttConnection, services, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, make_mqtt, make_mqtt)

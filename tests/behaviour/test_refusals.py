@@ -44,7 +44,7 @@ class Scene:
         return self.hub.token(resource, self.policy_key(policy), policy, **options)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a worker may come back to this module, and the hub is still the same
 def scene(hub: HubProcess) -> Scene:
     keys = {name: hub.add_device(name) for name in ("good", "second", "off")}
     status, _ = hub.request("PUT", "/devices/off", {"deviceId": "off", "status": "disabled"}, **{"If-Match": "*"})

@@ -29,6 +29,7 @@ class Limit(NamedTuple):
 
 
 _QUOTAS = "docs iot-hub-devguide-quotas-throttling"
+_TWINS = "docs iot-hub-devguide-device-twins"
 
 MESSAGE_BYTES = Limit(
     "device-to-cloud message",
@@ -125,6 +126,78 @@ HTTP_IDLE = Limit(
     "seconds",
     "own choice",
     "A connection that was kept open is closed when no further request comes; clients open another.",
+)
+TWIN_TAGS = Limit(
+    "tags of a twin",
+    8192,
+    8192,
+    "characters",
+    _TWINS,
+    "Keys and values counted as the cloud counts them: strings without control characters, numbers 8, booleans 4.",
+)
+TWIN_PROPERTIES = Limit(
+    "desired or reported properties of a twin",
+    32_768,
+    32_768,
+    "characters",
+    _TWINS,
+    "Each of the two, counted like tags; $metadata and $version do not count.",
+)
+TWIN_TEXT = Limit(
+    "tags, desired or reported properties as JSON",
+    131_072,
+    131_072,
+    "characters",
+    "own choice",
+    "Bounds what the cloud does not count, as empty strings in arrays; both sets of properties fit one answer.",
+)
+TWIN_DEPTH = Limit(
+    "depth of a twin",
+    10,
+    10,
+    "levels",
+    _TWINS,
+    "Objects and arrays below tags, desired or reported.",
+)
+TWIN_KEY_BYTES = Limit(
+    "key in a twin",
+    1024,
+    1024,
+    "bytes of UTF-8",
+    _TWINS,
+    "Matches the cloud.",
+)
+TWIN_STRING_BYTES = Limit(
+    "string in a twin",
+    4096,
+    4096,
+    "bytes of UTF-8",
+    _TWINS,
+    "Matches the cloud.",
+)
+TWIN_INTEGER = Limit(
+    "integer in a twin",
+    4_503_599_627_370_495,
+    4_503_599_627_370_495,
+    "largest; the smallest is one further below zero",
+    _TWINS,
+    "What every client's number type holds exactly.",
+)
+TWIN_REQUESTS = Limit(
+    "twin requests in progress of one device",
+    64,
+    64,
+    "requests per connection",
+    "own choice",
+    "More are answered 429; bounds what a device that does not wait for answers may cost.",
+)
+MQTT_BACKLOG_BYTES = Limit(
+    "MQTT messages to a device that it has not taken",
+    1_048_576,
+    1_048_576,
+    "bytes per connection",
+    "own choice",
+    "Above it the connection is closed; the device finds what it missed when it connects again.",
 )
 PARTITIONS = Limit(
     "partitions",

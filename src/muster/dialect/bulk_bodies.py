@@ -62,10 +62,12 @@ def _read_item(item: Members, key: IdentityKey) -> BulkItem | Problem:
 
 
 def _refuse_twin(item: Members) -> None:
-    """A hub without twins must not take their contents and lose them; empty ones are no loss."""
+    """Bulk calls do not write twins: their contents must not be taken and lost; empty ones are no loss."""
     properties = item.members("properties")
     if item.members("tags") or properties.members("desired") or properties.members("reported"):
-        raise HubError(INVALID_OPERATION, "This hub keeps no twins, leave tags and properties out.")
+        raise HubError(
+            INVALID_OPERATION, "Bulk calls do not write tags and properties, leave them out and PATCH /twins."
+        )
 
 
 def bulk_result(problems: Sequence[Problem]) -> dict[str, Any]:

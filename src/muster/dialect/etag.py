@@ -1,4 +1,4 @@
-"""ETags of identities, and the ``If-Match`` that comes back (service.md 2.2)."""
+"""ETags of identities and twins, and the ``If-Match`` that comes back (service.md 2.2)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,37 @@ def match_of(etag: str) -> Match:
 
 
 def read_if_match(header: str | None) -> Match | None:
-    """The precondition of an ``If-Match`` header, ``None`` for none.
+    """The precondition that an ``If-Match`` header sets for an identity, ``None`` for none."""
+    etag = _unquoted(header)
+    return match_of(etag) if etag else None
+
+
+def twin_etag_of(revision: int) -> str:
+    """The ETag of a twin's ``revision``, without quotes: base64 of eight bytes, the most significant first."""
+    return base64.b64encode(revision.to_bytes(8, "big")).decode()
+
+
+def read_twin_if_match(header: str | None) -> int | None:
+    """The revision that an ``If-Match`` header asks of a twin, ``None`` for any, -1 for an ETag we never gave."""
+    etag = _unquoted(header)
+    if not etag or etag == "*":
+        return None
+    try:
+        revision = base64.b64decode(etag, validate=True)
+    except (binascii.Error, ValueError):
+        return -1
+    return int.from_bytes(revision, "big") if len(revision) == 8 else -1
+
+
+def _unquoted(header: str | None) -> str:
+    """The ETag in an ``If-Match`` header.
 
     Clients write ``"MQ=="``, ``MQ==``, ``W/"MQ=="``, ``"*"`` and ``*``; an empty ``""``, as the newer C# client
     sends it to create, is no precondition.
     """
     if header is None:
-        return None
+        return ""
     etag = header.strip().removeprefix("W/")
     if len(etag) > 1 and etag.startswith('"') and etag.endswith('"'):
         etag = etag[1:-1]
-    return match_of(etag) if etag else None
+    return etag

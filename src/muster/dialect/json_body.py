@@ -88,6 +88,10 @@ class Members:
             self._wrong(name, "an array", value)
         return value
 
+    def raw(self, name: str) -> Any:
+        """The value as it is, ``None`` when it is absent."""
+        return self._members.get(name)
+
     def flag(self, name: str) -> bool:
         """A boolean; absent means false."""
         value = self._members.get(name)

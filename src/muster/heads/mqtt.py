@@ -27,10 +27,13 @@ from muster.core.errors import (
     ErrorRow,
     HubError,
 )
-from muster.core.limits import CONNECT_WAIT, MESSAGE_BYTES, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
-from muster.dialect.mqtt import Login, parse_username, subscription_kind, telemetry_properties
+from muster.core.limits import CONNECT_WAIT, MESSAGE_BYTES, MQTT_BACKLOG_BYTES, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
+from muster.dialect.mqtt import Login, SubscriptionKind, parse_username, subscription_kind, telemetry_properties
+from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
+from muster.heads.mqtt_delivery import Delivery
+from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, DeviceAttempt
 from muster.identity.breaches import breach
@@ -38,6 +41,8 @@ from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
 from muster.messages.telemetry import Batch, Telemetry
 from muster.sessions.table import Session, SessionTable
+from muster.twins.document import Content
+from muster.twins.service import Twins
 from muster.wire.mqtt import encoder
 from muster.wire.mqtt.decoder import Decoder
 from muster.wire.mqtt.packets import (
@@ -68,15 +73,17 @@ class MqttServices:
     telemetry: Telemetry
     refusals: Refusals
     ambient: Ambient
+    twins: Twins
 
 
 class MqttConnection:
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_active", "_append", "_batch", "_clean", "_decoder", "_early", "_expiry", "_head", "_held",
-        "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender", "_services",
-        "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_will",
+        "_acks", "_active", "_append", "_batch", "_clean", "_decoder", "_delivery", "_early", "_expiry", "_head",
+        "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender",
+        "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_twins",
+        "_will",
     )  # fmt: skip
 
     def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
@@ -93,6 +100,8 @@ class MqttConnection:
         self._expiry: Timer | None = None
         self._batch: Batch | None = None
         self._acks = bytearray()
+        self._delivery: Delivery | None = None
+        self._twins: TwinRequests | None = None
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
         self._orderly = self._held = self._clean = False
@@ -239,6 +248,8 @@ class MqttConnection:
         self._clean = packet.clean_session
         present = services.sessions.resume(key, clean=self._clean)
         self._transport.write(encoder.connack(present, 0))
+        if present:
+            self._regrant()
         early, self._early, self._task = self._early, [], None
         if early:
             self._serve(early)
@@ -251,6 +262,8 @@ class MqttConnection:
         """Hand the message to the log and note the PUBACK it is owed; ``False`` when it closed the connection."""
         topic, payload, qos, packet_id, _, retain = packet
         if topic != self._topic or retain:
+            if topic.startswith(TWIN_TOPICS):
+                return self._twin_request(packet)
             try:
                 self._read_topic(topic, retain=retain)
             except HubError as error:
@@ -297,6 +310,51 @@ class MqttConnection:
             raise HubError(MESSAGE_TOO_LARGE, "The will is over 256 KiB.")
         return record(self._sender, self._head, will.payload)
 
+    # --- twins, and all that the hub publishes
+
+    def _twin_request(self, packet: Publish) -> bool:
+        if packet.qos == 2:
+            return self._breach("qos", "QoS 0 or 1", "a PUBLISH of QoS 2")
+        if self._twins is None:
+            self._twins = TwinRequests(self._services.twins, self._services.ambient, self._key, self, self._loop)
+        try:
+            self._twins.serve(packet)
+        except HubError as error:
+            return self._breach(
+                "twin-topic", "$iothub/twin/GET/ or PATCH/properties/reported/", error.message, error.row
+            )
+        return True
+
+    def acknowledge(self, packet_id: int) -> None:
+        """PUBACK, if the device is still there to hear it."""
+        if self._transport is not None:
+            self._transport.write(encoder.puback(packet_id))
+
+    def publish(self, kind: SubscriptionKind, topic: str, payload: bytes, most_qos: int = 1) -> bool:
+        """Publish to the device if it has subscribed to ``kind``, at the QoS it was granted, ``most_qos`` at most.
+
+        A device that does not take what it gets is disconnected: when it is back it can ask for what it missed.
+        """
+        transport, delivery = self._transport, self._delivery
+        if transport is None or transport.is_closing() or delivery is None:
+            return False
+        packet = delivery.packet(kind, topic, payload, most_qos)
+        if packet is None:
+            return False
+        if transport.get_write_buffer_size() + len(packet) > MQTT_BACKLOG_BYTES.open:
+            return self._breach("backlog", f"at most {MQTT_BACKLOG_BYTES.open} bytes that wait", "more")
+        transport.write(packet)
+        return True
+
+    def desired_changed(self, patch: Content, version: int) -> None:
+        """See ``sessions.table.Sink``."""
+        push_desired(self, patch, version)
+
+    def _regrant(self) -> None:
+        if self._delivery is None:
+            self._delivery = Delivery()
+        self._delivery.grant(self._services.sessions.subscriptions(self._key), self._key)
+
     # --- the other packets
 
     def _other(self, packet: Packet) -> None:
@@ -311,18 +369,23 @@ class MqttConnection:
             self._subscribe(packet)
         elif isinstance(packet, Unsubscribe):
             self._services.sessions.unsubscribe(self._key, packet.filters)
+            self._regrant()
             self._transport.write(encoder.unsuback(packet.packet_id))
         elif isinstance(packet, Disconnect):
             self._orderly = True
             self._transport.close()
         elif isinstance(packet, Connect):
             self._breach("packet", "one CONNECT", "a second CONNECT")
-        elif not isinstance(packet, PubAck):
+        elif isinstance(packet, PubAck):
+            if self._delivery is not None:
+                self._delivery.acknowledged(packet.packet_id)
+        else:
             self._breach("packet", "QoS 0 or 1", type(packet).__name__.upper())
 
     def _subscribe(self, packet: Subscribe) -> None:
         granted = {name: min(qos, 1) for name, qos in packet.filters if subscription_kind(name, self._key) is not None}
         self._services.sessions.subscribe(self._key, granted)
+        self._regrant()
         self._transport.write(
             encoder.suback(packet.packet_id, [granted.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters])
         )

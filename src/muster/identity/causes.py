@@ -321,7 +321,18 @@ BREACHES = (
         "Publish telemetry to devices/<device id>/messages/events/, a module to "
         "devices/<device id>/modules/<module id>/messages/events/; properties follow as name=value&name=value.",
     ),
+    Cause(
+        "twin-topic",
+        "A message was published to a topic below $iothub/twin/ that is no twin request.",
+        "Publish to $iothub/twin/GET/?$rid=<id> or $iothub/twin/PATCH/properties/reported/?$rid=<id>; parts of a twin "
+        "cannot be asked for.",
+    ),
     Cause("qos", "A message of QoS 2 was published.", "Publish with QoS 1, or 0."),
+    Cause(
+        "backlog",
+        "The client did not read what the hub sent to it.",
+        "Read from the connection without pause; after a reconnect, get the twin to see what was missed.",
+    ),
     Cause(
         "message-size",
         "A message was larger than 256 KiB, its properties included.",

@@ -42,8 +42,9 @@ class IdentityStore(Protocol):
     """Keeps identities, by hub.
 
     Promises: an ``edit`` that returned is durable and seen by every later read. Deleting a device deletes
-    its modules. Does not promise: any order between edits made at the same time, or that a listing made
-    while edits run shows all of them or none.
+    its modules. An empty twin is made with each identity and deleted with it, in the same transaction. Does not
+    promise: any order between edits made at the same time, or that a listing made while edits run shows all of
+    them or none.
     """
 
     async def get(self, hub: str, key: IdentityKey) -> Identity | None:

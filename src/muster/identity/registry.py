@@ -183,7 +183,7 @@ class Registry:
         if make is None:
             raise HubError(
                 INVALID_OPERATION,
-                f"importMode {item.mode} writes a twin, which this hub does not keep, send create, update or delete.",
+                f"importMode {item.mode} writes a twin, which bulk calls of this hub do not, PATCH /twins instead.",
             )
         if item.mode.conditional and item.match is None:
             raise HubError(ARGUMENT_NULL, f"eTag is missing, importMode {item.mode} needs it.")

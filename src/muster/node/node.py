@@ -22,6 +22,7 @@ from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
 from muster.heads.tls import WireProtocol, server_context
@@ -42,6 +43,8 @@ from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.service import Twins
 
 log = logging.getLogger("muster.node")
 
@@ -103,15 +106,21 @@ class Node:
         sessions = SessionTable(hub.name, identities, bus, ambient)
         registry = Registry(hub.name, identities, sessions, bus, ambient)
         authenticator = Authenticator(hub, identities, ambient, refusals)
+        twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
         self.ambient, self.registry = ambient, registry
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
         app = build_app(
-            registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready, more=admin.table()
+            registry=registry,
+            gate=authenticator,
+            ambient=ambient,
+            ready=lambda: self._ready,
+            more=[*admin.table(), *TwinOperations(registry, twins).table()],
         )
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
         make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
-        make_mqtt = partial(MqttConnection, MqttServices(authenticator, sessions, telemetry, refusals, ambient), loop)
+        services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins)
+        make_mqtt = partial(MqttConnection, services, loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
         self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
         if "amqp_plain" in sockets:

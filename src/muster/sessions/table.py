@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
 from muster.core.bus import IDENTITY_CHANGED, Bus
@@ -31,6 +31,11 @@ class Sink(Protocol):
 
     def quiet_seconds(self) -> float:
         """How long ago the client last sent a message; infinite when it sent none on this connection."""
+        ...
+
+    def desired_changed(self, patch: Mapping[str, Any], version: int) -> None:
+        """Send the change that made ``version`` of the desired properties, if the device has asked for such; see
+        ``twins.contract.DesiredListener``. Called on the loop."""
         ...
 
 
@@ -60,7 +65,10 @@ class _Change(NamedTuple):
 
 
 class SessionTable:
-    """All live sessions of one hub on this node; implements ``identity.contract.Presence``."""
+    """All live sessions of one hub on this node.
+
+    Implements ``identity.contract.Presence`` and ``twins.contract.DesiredListener``.
+    """
 
     def __init__(self, hub: str, store: IdentityStore, bus: Bus, ambient: Ambient) -> None:
         self._hub = hub
@@ -146,6 +154,18 @@ class SessionTable:
             present.pop(name, None)
         if not present:
             self._subscriptions.pop(key, None)
+
+    def subscriptions(self, key: IdentityKey) -> Mapping[str, int]:
+        """The filters in force with their QoS."""
+        return self._subscriptions.get(key, {})
+
+    # --- what services send to devices
+
+    def desired_changed(self, key: IdentityKey, patch: Mapping[str, Any], version: int) -> None:
+        """See ``twins.contract.DesiredListener``; an identity that is not connected reads its twin later."""
+        session = self._sessions.get(key)
+        if session is not None:
+            session.sink.desired_changed(patch, version)
 
     # --- presence
 

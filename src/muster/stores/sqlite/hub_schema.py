@@ -46,5 +46,23 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX refusals_by_principal ON refusals (principal, number)
     """,
+    """
+    CREATE TABLE twins (
+        hub TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        module_id TEXT NOT NULL,
+        version INTEGER NOT NULL DEFAULT 2,
+        revision INTEGER NOT NULL DEFAULT 1,
+        tags TEXT NOT NULL DEFAULT '{}',
+        desired TEXT NOT NULL DEFAULT '{}',
+        desired_metadata TEXT NOT NULL DEFAULT '{"$lastUpdated":"0001-01-01T00:00:00Z"}',
+        desired_version INTEGER NOT NULL DEFAULT 1,
+        reported TEXT NOT NULL DEFAULT '{}',
+        reported_metadata TEXT NOT NULL DEFAULT '{"$lastUpdated":"0001-01-01T00:00:00Z"}',
+        reported_version INTEGER NOT NULL DEFAULT 1,
+        PRIMARY KEY (hub, device_id, module_id)
+    ) WITHOUT ROWID, STRICT;
+    INSERT INTO twins (hub, device_id, module_id) SELECT hub, device_id, module_id FROM identities
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -3,7 +3,8 @@
 One row for each identity, clustered on (hub, device, module), where the empty module id means the device
 itself. Measured with 10^6 devices: a point read costs 11 to 13 microseconds with and without a rowid; without,
 the file is a sixth smaller, a listing reads pages in order, and a device stands beside its modules. Devices
-are counted as they are written: counting 10^6 rows at every call would not do.
+are counted as they are written: counting 10^6 rows at every call would not do. The row of an identity's twin comes
+and goes with it, in the same transaction; what stands in it is the affair of ``twins.py``.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _COUNT_MODULES = "SELECT count(*) FROM identities WHERE hub = ? AND device_id = 
 _PUT = f"INSERT OR REPLACE INTO identities (hub, {_COLUMNS}) VALUES (?{', ?' * 16})"  # noqa: S608
 _DELETE = "DELETE FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"
 _DELETE_DEVICE = "DELETE FROM identities WHERE hub = ? AND device_id = ?"
+_PUT_TWIN = "INSERT INTO twins (hub, device_id, module_id) VALUES (?, ?, ?)"  # its columns' defaults are the empty twin
+_DELETE_TWIN = "DELETE FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
+_DELETE_TWINS = "DELETE FROM twins WHERE hub = ? AND device_id = ?"
 _COUNTS = "SELECT status, devices FROM identity_counts WHERE hub = ?"
 _ADD_COUNT = (
     "INSERT INTO identity_counts (hub, status, devices) VALUES (?, ?, ?) "
@@ -119,10 +123,14 @@ def _edit(connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Excep
     device_id, module_id = edit.key
     if wanted is not None:
         connection.execute(_PUT, _row(hub, wanted))
+        if before is None:
+            connection.execute(_PUT_TWIN, (hub, device_id, module_id or ""))
     elif module_id is not None:
         connection.execute(_DELETE, (hub, device_id, module_id))
+        connection.execute(_DELETE_TWIN, (hub, device_id, module_id))
     else:
         connection.execute(_DELETE_DEVICE, (hub, device_id))
+        connection.execute(_DELETE_TWINS, (hub, device_id))
     if module_id is None:
         _recount(connection, hub, before, wanted)
     return wanted

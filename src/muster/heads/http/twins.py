@@ -1,0 +1,59 @@
+"""``/twins``: twins of devices and modules (service.md 2.9)."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from muster.dialect.etag import read_twin_if_match, twin_etag_of
+from muster.dialect.twin_bodies import read_twin, twin_body
+from muster.heads.http.answers import json_answer
+from muster.heads.http.operations import Call, Operation
+from muster.identity.model import IdentityKey
+from muster.identity.registry import Registry
+from muster.identity.verdict import Right
+from muster.twins.document import Twin
+from muster.twins.service import Twins
+
+
+class TwinOperations:
+    """Twins of one hub."""
+
+    def __init__(self, registry: Registry, twins: Twins) -> None:
+        self._registry = registry
+        self._twins = twins
+
+    def table(self) -> list[Operation]:
+        """The rows for the operation table."""
+        return [
+            Operation(method, path, Right.SERVICE_CONNECT, handler)
+            for path in ("/twins/{device_id}", "/twins/{device_id}/modules/{module_id}")
+            for method, handler in (("GET", self.get), ("PATCH", self.patch), ("PUT", self.replace))
+        ]
+
+    async def get(self, call: Call) -> web.Response:
+        """The twin."""
+        key = _key(call)
+        return await self._answer(key, await self._twins.get(key))
+
+    async def patch(self, call: Call) -> web.Response:
+        """Merge tags and desired properties in; the whole new twin."""
+        key, change = _key(call), read_twin(await call.json_object())
+        return await self._answer(key, await self._twins.patch(key, *change, _revision(call)))
+
+    async def replace(self, call: Call) -> web.Response:
+        """Put tags and desired properties in the place of those that are there; the whole new twin."""
+        key, change = _key(call), read_twin(await call.json_object())
+        return await self._answer(key, await self._twins.replace(key, *change, _revision(call)))
+
+    async def _answer(self, key: IdentityKey, twin: Twin) -> web.Response:
+        identity = await self._registry.get(key)
+        body = twin_body(identity, twin, self._registry.activity(key))
+        return json_answer(body, etag=twin_etag_of(twin.revision))
+
+
+def _key(call: Call) -> IdentityKey:
+    return IdentityKey(call.parameters["device_id"], call.parameters.get("module_id"))
+
+
+def _revision(call: Call) -> int | None:
+    return read_twin_if_match(call.request.headers.get("If-Match"))

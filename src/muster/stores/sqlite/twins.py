@@ -1,0 +1,111 @@
+"""Twins in ``hub.db``: one row beside each identity's, JSON as text, so that queries can index expressions on it.
+
+Rows are made and deleted by ``identities.py``, in the transactions that make and delete the identities.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import apsw
+
+from muster.identity.changes import not_found
+from muster.identity.model import IdentityKey
+from muster.stores.sqlite.database import Writer, told_as_refusal
+from muster.twins.contract import Change
+from muster.twins.document import Content, Properties, Twin
+
+_GET = (
+    "SELECT version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
+    "reported_version FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
+)
+_PUT = (
+    "UPDATE twins SET version = ?, revision = ?, tags = ?, desired = ?, desired_metadata = ?, desired_version = ?, "
+    "reported = ?, reported_metadata = ?, reported_version = ? WHERE hub = ? AND device_id = ? AND module_id = ?"
+)
+_IS_DEVICE = "SELECT 1 FROM identities WHERE hub = ? AND device_id = ? AND module_id = ''"
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+class SqliteTwinStore:
+    """``twins.contract.TwinStore`` on a ``hub.db``.
+
+    Reads run on the loop, on ``reader``, which nothing but the loop's thread may use. Raises ``HubError`` (500001)
+    when the disk fails.
+    """
+
+    def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    async def get(self, hub: str, key: IdentityKey) -> Twin | None:
+        with told_as_refusal(self._writer.path):
+            return _get(self._reader, hub, key)
+
+    async def edit(self, hub: str, key: IdentityKey, change: Change, then: Callable[[Twin], None]) -> Twin:
+        future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
+
+        def done(twin: Twin, error: BaseException | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(twin)
+                else:
+                    future.set_exception(error)
+            if error is None:
+                then(twin)
+
+        self._writer.call(lambda connection: _edit(connection, hub, key, change), done)
+        return await future
+
+
+def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin | None:
+    row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
+    return None if row is None else _twin(row)
+
+
+def _edit(connection: apsw.Connection, hub: str, key: IdentityKey, change: Change) -> Twin:
+    before = _get(connection, hub, key)
+    if before is None:
+        device = IdentityKey(key.device_id)
+        raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
+    after = change(before)
+    if after is not before:
+        connection.execute(_PUT, (*_row(after), hub, key.device_id, key.module_id or ""))
+    return after
+
+
+def _row(twin: Twin) -> tuple[Any, ...]:
+    desired, reported = twin.desired, twin.reported
+    return (
+        twin.version,
+        twin.revision,
+        _text(twin.tags),
+        _text(desired.values),
+        _text(desired.metadata),
+        desired.version,
+        _text(reported.values),
+        _text(reported.metadata),
+        reported.version,
+    )
+
+
+def _text(content: Content) -> str:
+    return _encoder.encode(content)
+
+
+def _twin(row: tuple[Any, ...]) -> Twin:
+    (
+        version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata,
+        reported_version,
+    ) = row  # fmt: skip
+    return Twin(
+        tags=json.loads(tags),
+        desired=Properties(json.loads(desired), json.loads(desired_metadata), desired_version),
+        reported=Properties(json.loads(reported), json.loads(reported_metadata), reported_version),
+        version=version,
+        revision=revision,
+    )

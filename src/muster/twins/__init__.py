@@ -1,0 +1,1 @@
+"""Twins: the document of each identity and its merge, its rules, and the service that changes it."""

@@ -1,0 +1,147 @@
+"""The twin of a device or module, and how it changes: pure functions on JSON values.
+
+A twin has tags, which only services see, desired properties, which services write, and reported properties, which
+the device writes. Nothing here is changed in place: a change shares what it does not touch with what was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from muster.core.ambient import iso
+
+Content = Mapping[str, Any]
+"""A JSON object."""
+
+LAST_UPDATED, LAST_UPDATED_VERSION = "$lastUpdated", "$lastUpdatedVersion"
+NEVER_UPDATED = "0001-01-01T00:00:00Z"
+"""``$lastUpdated`` of properties that nobody has written yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Properties:
+    """Desired or reported properties.
+
+    ``metadata`` mirrors the objects in ``values``: at each level, and for each member that is no object, when it
+    was last updated, and for desired properties by which ``version``. ``version`` begins at 1 and grows by one
+    with each change (service.md 2.4).
+    """
+
+    values: Content = field(default_factory=dict)
+    metadata: Content = field(default_factory=lambda: {LAST_UPDATED: NEVER_UPDATED})
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The twin of one identity.
+
+    ``version`` counts every change, beginning at 2, the two sets of properties being 1 each. ``revision`` counts
+    what services change, beginning at 1: the ETag is made from it, so that a device's reports do not get in the way
+    of a service's conditional update.
+    """
+
+    tags: Content = field(default_factory=dict)
+    desired: Properties = field(default_factory=Properties)
+    reported: Properties = field(default_factory=Properties)
+    version: int = 2
+    revision: int = 1
+
+
+EMPTY = Twin()
+"""The twin that a new identity has."""
+
+
+def merge(values: Content, patch: Content) -> dict[str, Any]:
+    """``values`` with ``patch`` merged in, as RFC 7386 has it: null removes, objects merge, all else replaces."""
+    merged = dict(values)
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        elif isinstance(change, Mapping):
+            present = merged.get(name)
+            merged[name] = merge(present if isinstance(present, Mapping) else {}, change)
+        else:
+            merged[name] = change
+    return merged
+
+
+def patch_properties(properties: Properties, patch: Content, now: float, *, versioned: bool) -> Properties:
+    """``properties`` after ``patch`` at ``now`` (seconds since 1970); an empty patch changes nothing.
+
+    ``versioned``: the metadata says by which version too, as that of desired properties does.
+    """
+    if not patch:
+        return properties
+    version = properties.version + 1
+    stamp = _stamp(now, version if versioned else None)
+    return Properties(
+        merge(properties.values, patch),
+        _merge_metadata(properties.values, properties.metadata, patch, stamp),
+        version,
+    )
+
+
+def replace_properties(properties: Properties, values: Content, now: float, *, versioned: bool) -> Properties:
+    """``values`` in the place of ``properties``, at ``now``; members that are null are left out."""
+    version = properties.version + 1
+    stamp = _stamp(now, version if versioned else None)
+    return Properties(merge({}, values), _merge_metadata({}, {}, values, stamp), version)
+
+
+def patch_twin(twin: Twin, tags: Content, desired: Content, now: float) -> Twin:
+    """``twin`` after a service's patch; one that is empty changes nothing."""
+    if not tags and not desired:
+        return twin
+    return replace(
+        twin,
+        tags=merge(twin.tags, tags),
+        desired=patch_properties(twin.desired, desired, now, versioned=True),
+        version=twin.version + 1,
+        revision=twin.revision + 1,
+    )
+
+
+def replace_twin(twin: Twin, tags: Content, desired: Content, now: float) -> Twin:
+    """``twin`` with a service's tags and desired properties in the place of what it had."""
+    return replace(
+        twin,
+        tags=merge({}, tags),
+        desired=replace_properties(twin.desired, desired, now, versioned=True),
+        version=twin.version + 1,
+        revision=twin.revision + 1,
+    )
+
+
+def report(twin: Twin, patch: Content, now: float) -> Twin:
+    """``twin`` after a device's patch of its reported properties; one that is empty changes nothing."""
+    if not patch:
+        return twin
+    reported = patch_properties(twin.reported, patch, now, versioned=False)
+    return replace(twin, reported=reported, version=twin.version + 1)
+
+
+def _stamp(now: float, version: int | None) -> Content:
+    stamp: dict[str, Any] = {LAST_UPDATED: iso(now)}
+    if version is not None:
+        stamp[LAST_UPDATED_VERSION] = version
+    return stamp
+
+
+def _merge_metadata(values: Content, metadata: Content, patch: Content, stamp: Content) -> dict[str, Any]:
+    """The metadata of ``merge(values, patch)``: ``stamp`` on all that the patch names and on the way to it."""
+    merged = {**metadata, **stamp}
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        elif isinstance(change, Mapping):
+            present = values.get(name)
+            if isinstance(present, Mapping):
+                merged[name] = _merge_metadata(present, merged[name], change, stamp)
+            else:
+                merged[name] = _merge_metadata({}, {}, change, stamp)
+        else:
+            merged[name] = dict(stamp)
+    return merged
