@@ -23,13 +23,16 @@ class DirectoryInUseError(Exception):
 
 class DataDirectory:
     """An owned data directory. Raises ``DirectoryInUseError`` when another process has it, ``OSError`` when it
-    cannot be made."""
+    cannot be made.
+
+    One that is made is the owner's only; the mode of one that is there already is left to who made it (``--data .``).
+    Every file in it is the owner's only.
+    """
 
     def __init__(self, path: Path, *, ephemeral: bool = False) -> None:
         self.path = path
         self._ephemeral = ephemeral
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
