@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hub_database import Opener, opener_of
 
 from muster.core.errors import DEVICE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.identity.contract import Counts, Edit, IdentityStore, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 
 HUB = "hub"
-Opener = Callable[[], contextlib.AbstractAsyncContextManager[IdentityStore]]
 
 
-def _sqlite(directory: Path) -> Opener:
-    @contextlib.asynccontextmanager
-    async def opener() -> AsyncIterator[IdentityStore]:
-        path = directory / "hub.db"
-        writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=False)
-        reader = open_connection(path, readonly=True)
-        try:
-            yield SqliteIdentityStore(writer, reader)
-        finally:
-            reader.close()
-            await writer.close()
-
-    return opener
+def _sqlite(directory: Path) -> Opener[IdentityStore]:
+    return opener_of(directory, SqliteIdentityStore)
 
 
 @pytest.fixture(params=[_sqlite], ids=["sqlite"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    made: Opener = request.param(tmp_path)
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[IdentityStore]:
+    made: Opener[IdentityStore] = request.param(tmp_path)
     return made
 
 
 @pytest.fixture
-async def store(opener: Opener) -> AsyncIterator[IdentityStore]:
+async def store(opener: Opener[IdentityStore]) -> AsyncIterator[IdentityStore]:
     async with opener() as store:
         yield store
 
@@ -220,7 +206,7 @@ async def test_counts_follow_every_change(store: IdentityStore) -> None:
     assert await store.counts(HUB) == Counts(2, 0)
 
 
-async def test_what_was_written_is_there_after_reopening(opener: Opener) -> None:
+async def test_what_was_written_is_there_after_reopening(opener: Opener[IdentityStore]) -> None:
     async with opener() as store:
         await store.edit(HUB, [put(device("d")), put(module("d", "m")), put(device("e", status=Status.DISABLED))])
     async with opener() as store:

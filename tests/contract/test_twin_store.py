@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hub_database import Opener, opener_of
 
 from muster.core.errors import DEVICE_NOT_FOUND, MODULE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, Identity, IdentityKey
-from muster.stores.sqlite.database import Writer, open_connection
+from muster.stores.sqlite.database import Writer
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.twins import SqliteTwinStore
@@ -49,32 +49,20 @@ def tag(name: str, value: object = 1) -> Change:
     return lambda twin: patch_twin(twin, {name: value}, {}, 0.0)
 
 
-Opener = Callable[[], contextlib.AbstractAsyncContextManager[Stores]]
-
-
-def _sqlite(directory: Path) -> Opener:
-    @contextlib.asynccontextmanager
-    async def opener() -> AsyncIterator[Stores]:
-        path = directory / "hub.db"
-        writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=False)
-        reader = open_connection(path, readonly=True)
-        try:
-            yield Stores(SqliteIdentityStore(writer, reader), SqliteTwinStore(writer, reader))
-        finally:
-            reader.close()
-            await writer.close()
-
-    return opener
+def _sqlite(directory: Path) -> Opener[Stores]:
+    return opener_of(
+        directory, lambda writer, reader: Stores(SqliteIdentityStore(writer, reader), SqliteTwinStore(writer, reader))
+    )
 
 
 @pytest.fixture(params=[_sqlite], ids=["sqlite"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    made: Opener = request.param(tmp_path)
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
+    made: Opener[Stores] = request.param(tmp_path)
     return made
 
 
 @pytest.fixture
-async def stores(opener: Opener) -> AsyncIterator[Stores]:
+async def stores(opener: Opener[Stores]) -> AsyncIterator[Stores]:
     async with opener() as stores:
         await stores.add(DEVICE, MODULE)
         yield stores
@@ -187,7 +175,7 @@ async def test_what_is_told_is_durable_and_told_though_nobody_waits(stores: Stor
     assert task.cancelled()
 
 
-async def test_twins_are_there_after_reopening(opener: Opener) -> None:
+async def test_twins_are_there_after_reopening(opener: Opener[Stores]) -> None:
     async with opener() as stores:
         await stores.add(DEVICE, MODULE)
         written = await stores.change(MODULE, tag("t"))
