@@ -5,6 +5,7 @@ The wire answers as Azure does and no more; the verdict under the tracking id na
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
@@ -129,7 +130,13 @@ def newest_cause(hub: HubProcess) -> str:
 
 @pytest.mark.parametrize("login", LOGINS, ids=lambda login: login.cause)
 async def test_a_wrong_login_is_refused_and_named(scene: Scene, login: Login) -> None:
-    assert await attempt(scene, login) == (login.code, login.cause)
+    answer = await attempt(scene, login)
+    for _ in range(10):
+        if answer[1] != "wrong-key" or login.cause == "wrong-key":
+            break
+        await asyncio.sleep(1)  # whose key it was is looked up so many times a second only
+        answer = await attempt(scene, login)
+    assert answer == (login.code, login.cause)
 
 
 async def test_the_good_login_is_let_in(scene: Scene) -> None:

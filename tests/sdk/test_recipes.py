@@ -14,6 +14,7 @@ from azure.eventhub import EventHubConsumerClient
 from azure.iot.device import IoTHubDeviceClient
 
 from muster.testing.hub import HubProcess
+from tests.conftest import loopback
 
 pytestmark = pytest.mark.sdk
 
@@ -29,11 +30,18 @@ def recipes() -> Iterator[object]:
 
 
 @pytest.fixture(scope="module")
-def surroundings(hub: HubProcess) -> dict[str, str]:
+def own_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """A hub of this module's own: the recipes print the first event there is, which must be ours."""
+    with HubProcess(tmp_path_factory.mktemp("recipes"), loopback()) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def surroundings(own_hub: HubProcess) -> dict[str, str]:
     """The environment that `muster env` gives, with a device that has sent something already."""
-    key = hub.add_device("recipe-device")
-    names = {name: str(value) for name, value in hub.facts.items() if name.isupper()}
-    return {**os.environ, **names, "DEVICE": hub.device_connection_string("recipe-device", key)}
+    key = own_hub.add_device("recipe-device")
+    names = {name: str(value) for name, value in own_hub.facts.items() if name.isupper()}
+    return {**os.environ, **names, "DEVICE": own_hub.device_connection_string("recipe-device", key)}
 
 
 def stored(hub: HubProcess) -> int:
@@ -58,8 +66,8 @@ def send_something(surroundings: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("language", "code"), list(recipes()))
-def test_recipe(surroundings: dict[str, str], hub: HubProcess, language: str, code: str) -> None:
-    before = stored(hub)
+def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str, code: str) -> None:
+    before = stored(own_hub)
     endless = "reader.receive(" in code and "reader.close()" not in code
     if language == "python":
         command = [sys.executable, "-c", code]
@@ -78,4 +86,4 @@ def test_recipe(surroundings: dict[str, str], hub: HubProcess, language: str, co
     elif "get_devices" in code:
         assert "recipe-device enabled" in done.stdout
     else:
-        assert stored(hub) == before + 1, "the recipe's message must have arrived"
+        assert stored(own_hub) == before + 1, "the recipe's message must have arrived"
