@@ -130,10 +130,16 @@ def test_device_add_knows_every_way_to_authenticate_and_refuses_a_second_time(cl
         made = cli.json("device", "add", name, "--auth", "x509-thumbprint", "--thumbprint", thumbprint, "--json")
         assert made["connectionString"] == f"HostName={cli.hub.address};DeviceId={name};x509=true"
         assert "primaryKey" not in made
+        assert cli.json("device", "show", name, "--json") == made
         assert "x509=true" in cli("device", "add", f"ca{stopped}", "--auth", "x509-ca")
         made = cli.json("device", "add", f"s{stopped}", "--json")
         assert made["primaryKey"] in made["connectionString"]
         assert made["primaryKey"] != made["secondaryKey"]
+        assert cli.json("device", "show", f"s{stopped}", "--json") == made
+        assert cli("device", "show", f"s{stopped}") == made["connectionString"]
+        module = cli("device", "add", f"s{stopped}", "--module", "m")
+        assert cli("device", "show", f"s{stopped}", "--module", "m") == module
+        assert "No such device is registered" in cli.fail("device", "show", "nobody")
         assert "already" in cli.fail("device", "add", name)
         assert "holds a ';'" in cli.fail("device", "add", "a;b")
         assert "a;b: No such device is registered. Run: muster device add" in cli.fail("token", "--device", "a;b")

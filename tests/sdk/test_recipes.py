@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.sdk
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE_HOME = ROOT / "tests" / "node"
-FENCE = re.compile(r"^```(python|js)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(python|js|sh)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def recipes() -> Iterator[object]:
@@ -41,7 +42,12 @@ def surroundings(own_hub: HubProcess) -> dict[str, str]:
     """The environment that `muster env` gives, with a device that has sent something already."""
     key = own_hub.add_device("recipe-device")
     names = {name: str(value) for name, value in own_hub.facts.items() if name.isupper()}
-    return {**os.environ, **names, "DEVICE": own_hub.device_connection_string("recipe-device", key)}
+    commands = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MUSTER_DATA": str(own_hub.directory / "data"),
+    }
+    device = own_hub.device_connection_string("recipe-device", key)
+    return {**os.environ, **names, **commands, "DEVICE": device}
 
 
 def stored(hub: HubProcess) -> int:
@@ -69,7 +75,12 @@ def send_something(surroundings: dict[str, str]) -> None:
 def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str, code: str) -> None:
     before = stored(own_hub)
     endless = "reader.receive(" in code and "reader.close()" not in code
-    if language == "python":
+    if language == "sh":
+        program = code.partition(" ")[0]
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program} on this machine")
+        command = ["sh", "-c", code.replace("my-device", "recipe-device")]
+    elif language == "python":
         command = [sys.executable, "-c", code]
         if endless:  # the README's reader runs until Ctrl-C: have it end with the first event
             command[-1] = code.replace("event: print(", "event: reader.close() or print(")
@@ -83,6 +94,8 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
     assert done.returncode == 0, done.stderr
     if "receive" in code or "subscribe" in code:
         assert "temperature" in done.stdout
+    elif "curl" in code:
+        assert '"deviceId":"recipe-device"' in done.stdout
     elif "get_devices" in code:
         assert "recipe-device enabled" in done.stdout
     else:

@@ -1,21 +1,20 @@
-"""``muster device``: register devices and modules."""
+"""``muster device``: register devices and modules, and show their connection strings."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
 from muster.cli.network import HubClient
+from muster.cli.registered import Registered, path_of, registered
 from muster.cli.target import data_option, login_options, offline, running
-from muster.dialect.connection_string import ConnectionString
 from muster.identity.model import AuthenticationType, IdentityKey
 
 if TYPE_CHECKING:
+    from muster.node.directory import DataDirectory
     from muster.node.offline import OfflineHub
 
 _TYPES = {
@@ -23,11 +22,12 @@ _TYPES = {
     "x509-thumbprint": AuthenticationType.SELF_SIGNED,
     "x509-ca": AuthenticationType.CERTIFICATE_AUTHORITY,
 }
+_NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
 @click.group()
 def device() -> None:
-    """Register devices and modules."""
+    """Register devices and modules, show their connection strings."""
 
 
 @device.command()
@@ -59,20 +59,35 @@ def add(
     if (auth == "x509-thumbprint") != bool(thumbprint):
         raise click.UsageError("--auth x509-thumbprint and --thumbprint need each other.")
     thumbprints = tuple(_hex(text) for text in (thumbprint, secondary_thumbprint))
-    named = ConnectionString(device_id=device_id, module_id=module or "", x509=auth != "sas")
-    named.text()  # an id that cannot stand in one is refused before anything is made
-    host, keys = _create(running(data, login, ca), IdentityKey(device_id, module), _TYPES[auth], thumbprints)
-    text = replace(named, host_name=host, key=keys[0] or "").text()
+    key, kind = IdentityKey(device_id, module), _TYPES[auth]
+    # An id that cannot stand in a connection string is refused before anything is made.
+    Registered(key, "", kind, None, None).connection_string().text()
+    _tell(_create(running(data, login, ca), key, kind, thumbprints), as_json=as_json)
+
+
+@device.command()
+@click.argument("device_id", metavar="ID")
+@click.option("--module", metavar="MODULE_ID", help="This module of the device instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: ids, keys and connection string.")
+@data_option
+@login_options
+def show(*, device_id: str, module: str | None, as_json: bool, data: Path, login: str | None, ca: Path | None) -> None:
+    """Print the connection string of the identity ID."""
+    _tell(registered(running(data, login, ca), IdentityKey(device_id, module)), as_json=as_json)
+
+
+def _tell(identity: Registered, *, as_json: bool) -> None:
+    text = identity.connection_string().text()
     if not as_json:
         click.echo(text)
         return
     facts = {
-        "hostName": host,
-        "deviceId": device_id,
-        "moduleId": module,
-        "auth": auth,
-        "primaryKey": keys[0],
-        "secondaryKey": keys[1],
+        "hostName": identity.host,
+        "deviceId": identity.key.device_id,
+        "moduleId": identity.key.module_id,
+        "auth": _NAMES.get(identity.auth, identity.auth.value),
+        "primaryKey": identity.primary,
+        "secondaryKey": identity.secondary,
         "connectionString": text,
     }
     click.echo(json.dumps({name: value for name, value in facts.items() if value is not None}, indent=1))
@@ -87,35 +102,29 @@ Thumbprints = tuple[str | None, ...]
 
 
 def _create(
-    target: Any, key: IdentityKey, kind: AuthenticationType, thumbprints: Thumbprints
-) -> tuple[str, tuple[str | None, str | None]]:
-    """Create the identity; the hub's host name and the identity's symmetric keys."""
+    target: HubClient | DataDirectory, key: IdentityKey, kind: AuthenticationType, thumbprints: Thumbprints
+) -> Registered:
     if isinstance(target, HubClient):
-        return target.host, _create_remotely(target, key, kind, thumbprints)
+        made = target.call("PUT", path_of(key), _body(key, kind, thumbprints))["authentication"]["symmetricKey"]
+        return Registered(key, target.host, kind, made["primaryKey"], made["secondaryKey"])
 
-    async def create(hub: OfflineHub) -> tuple[str, tuple[str | None, str | None]]:
+    async def create(hub: OfflineHub) -> Registered:
         from muster.identity.changes import Draft  # noqa: PLC0415
         from muster.identity.keys import Credentials  # noqa: PLC0415
 
         credentials = Credentials(kind, primary_thumbprint=thumbprints[0], secondary_thumbprint=thumbprints[1])
         made = (await hub.registry.create(Draft(key=key, credentials=credentials))).authentication
-        return hub.facts["HUB_HOST"], (made.primary_key, made.secondary_key)
+        return Registered(key, hub.facts["HUB_HOST"], kind, made.primary_key, made.secondary_key)
 
     return offline(target, create)
 
 
-def _create_remotely(
-    hub: HubClient, key: IdentityKey, kind: AuthenticationType, thumbprints: Thumbprints
-) -> tuple[str | None, str | None]:
-    path = f"/devices/{quote(key.device_id, safe='')}"
-    body: dict[str, Any] = {"deviceId": key.device_id, "authentication": {"type": kind.value}}
-    if key.module_id is not None:
-        path += f"/modules/{quote(key.module_id, safe='')}"
-        body["moduleId"] = key.module_id
+def _body(key: IdentityKey, kind: AuthenticationType, thumbprints: Thumbprints) -> dict[str, Any]:
+    authentication: dict[str, Any] = {"type": kind.value}
     if thumbprints[0] is not None:
-        body["authentication"]["x509Thumbprint"] = {
+        authentication["x509Thumbprint"] = {
             "primaryThumbprint": thumbprints[0],
             "secondaryThumbprint": thumbprints[1],
         }
-    made = hub.call("PUT", path, body)["authentication"].get("symmetricKey") or {}
-    return made.get("primaryKey"), made.get("secondaryKey")
+    body: dict[str, Any] = {"deviceId": key.device_id, "authentication": authentication}
+    return body if key.module_id is None else {**body, "moduleId": key.module_id}

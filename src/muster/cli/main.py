@@ -21,7 +21,7 @@ from muster.core.errors import HubError
 COMMANDS = {
     "serve": ("muster.cli.serve:serve", "Run the hub in the foreground."),
     "env": ("muster.cli.env:env", "Print what clients need to reach the hub."),
-    "device": ("muster.cli.device:device", "Register devices and modules."),
+    "device": ("muster.cli.device:device", "Register devices and modules, show their connection strings."),
     "token": ("muster.cli.token:token", "Make a SAS token."),
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
 from muster.cli.network import HubClient
-from muster.cli.target import data_option, login_options, offline, read_facts, running
+from muster.cli.registered import registered
+from muster.cli.target import data_option, login_options, read_facts, running
 from muster.core.ambient import SystemAmbient, iso
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.dialect.connection_string import ConnectionString, Kind, parse_connection_string
@@ -19,7 +18,7 @@ from muster.identity import sas
 from muster.identity.model import IdentityKey
 
 if TYPE_CHECKING:
-    from muster.node.offline import OfflineHub
+    from muster.node.directory import DataDirectory
 
 
 @click.command()
@@ -83,21 +82,9 @@ def _facts(data: Path) -> dict[str, Any]:
     return read_facts(data) or facts_of(data)
 
 
-def _of_device(target: Any, key: IdentityKey) -> ConnectionString:
+def _of_device(target: HubClient | DataDirectory, key: IdentityKey) -> ConnectionString:
     """The connection string of a registered identity. Raises ``HubError`` when it has no symmetric key."""
-    if isinstance(target, HubClient):
-        host = target.host
-        path = f"/devices/{quote(key.device_id, safe='')}"
-        if key.module_id is not None:
-            path += f"/modules/{quote(key.module_id, safe='')}"
-        primary = (target.call("GET", path)["authentication"].get("symmetricKey") or {}).get("primaryKey")
-    else:
-
-        async def read(hub: OfflineHub) -> tuple[str, str | None]:
-            return hub.facts["HUB_HOST"], (await hub.registry.get(key)).authentication.primary_key
-
-        host, primary = offline(target, read)
-    if not primary:
+    found = registered(target, key)
+    if not found.primary:
         raise HubError(INVALID_OPERATION, f"{key} has no symmetric key to sign with; it authenticates by X.509.")
-    named = ConnectionString(host_name=host, device_id=key.device_id, key=primary)
-    return replace(named, module_id=key.module_id or "")
+    return found.connection_string()

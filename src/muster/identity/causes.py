@@ -20,7 +20,7 @@ class Cause(NamedTuple):
 
 _WRITE_IT_SO = "Send SharedAccessSignature sr=...&sig=...&se=..., as `muster token` prints it."
 _SAME_AS_AZURE = "Let an SDK or `muster token` make the token."
-_KEY_AGAIN = "Copy the key again from `muster device add` or the registry (GET /devices/<id>)."
+_KEY_AGAIN = "Copy the connection string again: muster device show <id> prints it."
 _POLICY_AGAIN = "Copy the connection string again from `muster env`."
 
 CREDENTIAL = (
@@ -112,7 +112,7 @@ REGISTRY = (
     Cause(
         "policy-as-device",
         "A shared access policy's name was given where a device id belongs.",
-        "Connect as a device: muster device add <id> prints its connection string.",
+        "Connect as a device: muster device show <id> prints its connection string.",
     ),
     Cause(
         "module-unknown", "The device has no such module.", "Register it: muster device add <device> --module <module>."
@@ -220,7 +220,7 @@ SIGNATURE = (
     Cause(
         "key-of-device",
         "The module's token was signed with its device's key.",
-        "A module has keys of its own: use the module's connection string (muster device add <device> --module <m>).",
+        "A module has keys of its own: use the module's connection string (muster device show <device> --module <m>).",
     ),
     Cause(
         "key-of-module",
