@@ -1,23 +1,14 @@
-"""Fixtures that every kind of test may use. Each process that runs tests has loopback addresses of its own."""
+"""Fixtures that every kind of test may use."""
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from muster.testing.hub import HubProcess
-
-_hosts = itertools.count(11)
-
-
-def loopback() -> str:
-    """An address that no other process of tests has, in this run or another: SDKs insist on their ports."""
-    high, low = divmod(os.getpid() % 60_000, 250)
-    return f"127.{high + 10}.{low}.{next(_hosts)}"
+from tests.addresses import loopback
 
 
 @pytest.fixture

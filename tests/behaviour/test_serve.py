@@ -19,7 +19,7 @@ import pytest
 
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient
-from tests.conftest import loopback
+from tests.addresses import loopback
 
 NAMES = (
     "HUB_HOST", "HUB_CONNECTION_STRING", "SERVICE_CONNECTION_STRING", "EVENTHUB_CONNECTION_STRING", "DPS_HOST",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from azure.eventhub import EventHubConsumerClient
 from azure.iot.device import IoTHubDeviceClient, Message
 
 from muster.testing.hub import HubProcess
-from tests.conftest import loopback
+from tests.addresses import loopback
 
 pytestmark = pytest.mark.sdk
 
@@ -51,15 +52,13 @@ def surroundings(own_hub: HubProcess) -> dict[str, str]:
 
 
 def stored(hub: HubProcess) -> int:
-    """How many messages the hub has taken."""
+    """How many messages the hub has taken. Each question costs the client a third of a second: ask them together."""
     client = EventHubConsumerClient.from_connection_string(
         hub.facts["EVENTHUB_CONNECTION_STRING"], "$Default", connection_verify=hub.facts["HUB_CA_FILE"]
     )
-    with client:
-        return sum(
-            client.get_partition_properties(name)["last_enqueued_sequence_number"] + 1
-            for name in client.get_partition_ids()
-        )
+    with client, ThreadPoolExecutor() as together:
+        ends = together.map(client.get_partition_properties, client.get_partition_ids())
+        return sum(end["last_enqueued_sequence_number"] + 1 for end in ends)
 
 
 def send_something(surroundings: dict[str, str]) -> None:
@@ -73,7 +72,9 @@ def send_something(surroundings: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("language", "code"), list(recipes()))
 def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str, code: str) -> None:
-    before = stored(own_hub)
+    reads = "receive" in code or "subscribe" in code
+    sends = not reads and "curl" not in code and "get_devices" not in code
+    before = stored(own_hub) if sends else 0
     endless = "reader.receive(" in code and "reader.close()" not in code
     if language == "sh":
         program = code.partition(" ")[0]
@@ -86,17 +87,17 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
             command[-1] = code.replace("event: print(", "event: reader.close() or print(")
     else:
         command = ["node", "-e", code]
-    if "receive" in code or "subscribe" in code:
+    if reads:
         send_something(surroundings)
     done = subprocess.run(
         command, env=surroundings, cwd=NODE_HOME, capture_output=True, text=True, timeout=90, check=False
     )
     assert done.returncode == 0, done.stderr
-    if "receive" in code or "subscribe" in code:
+    if reads:
         assert "temperature" in done.stdout
+    elif sends:
+        assert stored(own_hub) == before + 1, "the recipe's message must have arrived"
     elif "curl" in code:
         assert '"deviceId":"recipe-device"' in done.stdout
-    elif "get_devices" in code:
-        assert "recipe-device enabled" in done.stdout
     else:
-        assert stored(own_hub) == before + 1, "the recipe's message must have arrived"
+        assert "recipe-device enabled" in done.stdout
