@@ -29,6 +29,7 @@ from muster.identity.registry import Registry
 from muster.identity.sas import make
 from muster.issuing.authority import issue_server_certificate, make_authority
 from muster.messages.contract import PartitionState, Slice, Write
+from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
@@ -86,6 +87,8 @@ class MqttHub:
         self.refusals: Refusals
         self.telemetry: Telemetry
         self.twins: Twins
+        self.authenticator: Authenticator
+        self.methods: Methods
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self._clients: list[MqttClient] = []
@@ -187,8 +190,11 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
     )
     hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
-    authenticator = Authenticator(facts, store, ambient, hub.refusals)
-    services = MqttServices(authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins)
+    hub.authenticator = Authenticator(facts, store, ambient, hub.refusals)
+    hub.methods = Methods(hub.registry, hub.sessions, ambient)
+    services = MqttServices(
+        hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins, hub.methods
+    )
     context = server_context(str(directory / "chain"), str(directory / "key"))
     make_mqtt: Callable[[], Any] = partial(MqttConnection, services, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, make_mqtt, make_mqtt)

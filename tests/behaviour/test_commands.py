@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from muster.dialect.connection_string import parse_connection_string
 from muster.testing.hub import HubProcess
-from muster.testing.mqtt import MqttClient, publish
+from muster.testing.mqtt import MqttClient, publish, subscribe
 
 PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 
@@ -249,6 +250,44 @@ def test_limits_in_force_are_served(hub: HubProcess) -> None:
     status, body = hub.request("GET", "/$muster/limits")
     assert (status, body["profile"]) == (200, "open")
     assert {"name", "value", "unit", "source", "reason", "azure", "open"} <= set(body["limits"][0])
+
+
+async def test_methods_lists_the_calls_that_were_made_and_a_waiting_call_does_not_keep_the_hub_from_stopping(
+    cli: Cli,
+) -> None:
+    hub = cli.hub
+    token = hub.token("devices/d", hub.add_device("d"))
+    client = await MqttClient.open(hub.address, hub.port("mqtt"), hub.trust(), hub.address)
+    await client.connect("d", f"{hub.address}/d/?api-version=2021-04-12", token)
+    await client.send(subscribe(1, [("$iothub/methods/POST/#", 0)]))
+    await client.expect("SUBACK")
+
+    def call(device: str, **body: Any) -> asyncio.Task[tuple[int, Any]]:
+        body = {"methodName": "reboot", **body}
+        return asyncio.create_task(asyncio.to_thread(hub.request, "POST", f"/twins/{device}/methods", body))
+
+    answered = call("d")
+    request = (await client.expect("PUBLISH")).body
+    request_id = request[2 : 2 + int.from_bytes(request[:2], "big")].decode().partition("$rid=")[2]
+    await client.send(publish(f"$iothub/methods/res/207/?$rid={request_id}", b'"done"', qos=0))
+    assert await answered == (200, {"status": 207, "payload": "done"})
+    assert (await call("un%1bknown"))[0] == 404
+    newest, oldest = await asyncio.to_thread(cli, "methods"), await asyncio.to_thread(cli, "methods", "--device", "d")
+    assert re.fullmatch(r"\S+Z  d  reboot  status 207  \d+\.\d{3} s  iothubowner.*", oldest)
+    assert newest.splitlines()[0] == oldest
+    assert re.fullmatch(r"\S+Z  un\\x1bknown  reboot  DeviceNotFound  \d+\.\d{3} s  .*", newest.splitlines()[1])
+    told = await asyncio.to_thread(cli.json, "methods", "--device", "d", "--json", "--count", "1")
+    assert (told["status"], told["error"], told["moduleId"]) == (207, None, None)
+
+    asked = call("d", responseTimeoutInSeconds=300)
+    await client.expect("PUBLISH")
+    await asyncio.to_thread(hub.add_device, "later")
+    waiting = call("later", connectTimeoutInSeconds=300)
+    await asyncio.sleep(0.2)
+    assert await asyncio.to_thread(hub.stop) == 0
+    assert "no hub runs" in await asyncio.to_thread(cli.fail, "methods")
+    assert (await asked)[0] == 404
+    assert (await waiting)[0] == 503
 
 
 @pytest.mark.parametrize("path", ["why?count=0", "why?count=x", "monitor?partition=99", "monitor?from=then"])

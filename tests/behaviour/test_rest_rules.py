@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -318,3 +319,29 @@ async def test_21_a_connection_without_a_further_request_is_closed(tmp_path: Pat
         for rest in (b"", b"GET /hea"):
             answer = await hub.raw(b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n" + rest)
             assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("waits", "done"), [(False, "finished"), (True, "cancelled")])
+async def test_what_was_begun_is_done_whole_when_the_caller_goes_but_waiting_ends(
+    tmp_path: Path, waits: bool, done: str
+) -> None:
+    begun, goes_on, outcome = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def work(_: Call) -> web.Response:
+        begun.set()
+        try:
+            await goes_on.wait()
+            outcome.set_result("finished")
+        except asyncio.CancelledError:
+            outcome.set_result("cancelled")
+            raise
+        return web.Response()
+
+    async with rest_hub(tmp_path, [Operation("GET", "/work", None, work, waits)]) as hub:
+        request = asyncio.create_task(hub.call("GET", "/work"))
+        await begun.wait()
+        request.cancel()
+        await asyncio.sleep(0.1)
+        assert outcome.done() == waits
+        goes_on.set()
+        assert await asyncio.wait_for(outcome, 5) == done

@@ -25,6 +25,7 @@ COMMANDS = {
     "token": ("muster.cli.token:token", "Make a SAS token."),
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),
+    "methods": ("muster.cli.methods:methods", "List the direct methods that were called."),
     "limits": ("muster.cli.limits:limits", "List every limit and its value."),
 }
 """Name to where the command is, and what the list of commands says of it."""

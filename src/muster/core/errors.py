@@ -169,6 +169,14 @@ DEVICE_DISABLED = ErrorRow(
     "The device is disabled.",
     "Enable it in the registry.",
 )
+METHODS_IN_FLIGHT_FULL = ErrorRow(
+    403800,
+    "DeviceMaximumInflightMethodExceeded",
+    "amqp:resource-limit-exceeded",
+    5,
+    "Too many method calls to the device wait for it or for its answer.",
+    "Let calls end before making more.",
+)
 NOT_FOUND = ErrorRow(404000, "GenericNotFound", "amqp:not-found", 5, "There is no such resource.", "Check the path.")
 DEVICE_NOT_FOUND = ErrorRow(
     404001,
@@ -193,6 +201,14 @@ MODULE_NOT_FOUND = ErrorRow(
     5,
     "No such module is registered.",
     "Run: muster device add <device> --module <module>",
+)
+DEVICE_NOT_ONLINE = ErrorRow(
+    404103,
+    "DeviceNotOnline",
+    "amqp:not-found",
+    5,
+    "The device is not connected, or has not subscribed to methods.",
+    "Connect it and set its method handler, or give connectTimeoutInSeconds to wait for that.",
 )
 CONNECTION_CLOSED = ErrorRow(
     404104,
@@ -296,6 +312,14 @@ SERVER_ERROR = ErrorRow(
     "The hub failed; this is a defect or a full disk.",
     "See the hub's log under the tracking id.",
 )
+BAD_METHOD_ANSWER = ErrorRow(
+    502000,
+    "GenericBadGateway",
+    "amqp:internal-error",
+    CONNACK_UNAVAILABLE,
+    "The device answered something that is not an answer.",
+    "Have the device answer with JSON of at most 128 KiB.",
+)
 PARTITION_NOT_FOUND = ErrorRow(
     503003,
     "PartitionNotFound",
@@ -311,6 +335,15 @@ UNAVAILABLE = ErrorRow(
     CONNACK_UNAVAILABLE,
     "The hub is starting, draining or overloaded.",
     "Retry in a moment.",
+)
+
+METHOD_TIMEOUT = ErrorRow(
+    504101,
+    "GatewayTimeout",
+    "com.microsoft:timeout",
+    CONNACK_UNAVAILABLE,
+    "The device took the method call and did not answer in time.",
+    "Raise responseTimeoutInSeconds, or have the device answer sooner.",
 )
 
 ALL: tuple[ErrorRow, ...] = tuple(value for value in list(globals().values()) if isinstance(value, ErrorRow))

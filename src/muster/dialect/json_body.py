@@ -101,6 +101,19 @@ class Members:
             self._wrong(name, "true or false", value)
         return value
 
+    def whole_number(self, name: str) -> int | None:
+        """A number without a fraction."""
+        value = self._members.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+            self._wrong(name, "a whole number", value)
+        return int(value)
+
+    def any(self, name: str) -> Any:
+        """Whatever it is; ``None`` too when it is not there."""
+        return self._members.get(name)
+
     def choice(self, name: str, choices: type[Choice]) -> Choice | None:
         """One of the values of an enumeration, in any case, as the service takes it."""
         value = self.text(name)

@@ -29,9 +29,11 @@ from muster.core.errors import (
 )
 from muster.core.limits import CONNECT_WAIT, MESSAGE_BYTES, MQTT_BACKLOG_BYTES, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
 from muster.dialect.mqtt import Login, SubscriptionKind, parse_username, subscription_kind, telemetry_properties
+from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
+from muster.heads import mqtt_methods
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
@@ -39,6 +41,7 @@ from muster.identity.authenticator import Authenticator, DeviceAttempt
 from muster.identity.breaches import breach
 from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
+from muster.messages.methods import MethodRequest, Methods
 from muster.messages.telemetry import Batch, Telemetry
 from muster.sessions.table import Session, SessionTable
 from muster.twins.document import Content
@@ -74,6 +77,7 @@ class MqttServices:
     refusals: Refusals
     ambient: Ambient
     twins: Twins
+    methods: Methods
 
 
 class MqttConnection:
@@ -250,6 +254,7 @@ class MqttConnection:
         self._transport.write(encoder.connack(present, 0))
         if present:
             self._regrant()
+            mqtt_methods.renew(services.sessions, self._session)
         early, self._early, self._task = self._early, [], None
         if early:
             self._serve(early)
@@ -265,6 +270,10 @@ class MqttConnection:
             if topic.startswith(TWIN_TOPICS):
                 return self._twin_request(packet)
             try:
+                if topic.startswith(ANSWERS):
+                    assert self._session is not None
+                    mqtt_methods.take_answer(self._transport, self._services.methods, self._session, packet)
+                    return True
                 self._read_topic(topic, retain=retain)
             except HubError as error:
                 expected = f"devices/{self._key.device_id}/messages/events/..."
@@ -371,6 +380,7 @@ class MqttConnection:
             self._services.sessions.unsubscribe(self._key, packet.filters)
             self._regrant()
             self._transport.write(encoder.unsuback(packet.packet_id))
+            mqtt_methods.renew(self._services.sessions, self._session)
         elif isinstance(packet, Disconnect):
             self._orderly = True
             self._transport.close()
@@ -389,6 +399,12 @@ class MqttConnection:
         self._transport.write(
             encoder.suback(packet.packet_id, [granted.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters])
         )
+        if self._session is not None:
+            mqtt_methods.renew(self._services.sessions, self._session)
+
+    def invoke(self, request: MethodRequest) -> None:
+        """See ``sessions.table.Sink``."""
+        mqtt_methods.send_request(self._transport, request)
 
     # --- the end
 

@@ -22,6 +22,7 @@ from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -30,6 +31,7 @@ from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
+from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
@@ -107,6 +109,7 @@ class Node:
         registry = Registry(hub.name, identities, sessions, bus, ambient)
         authenticator = Authenticator(hub, identities, ambient, refusals)
         twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
+        methods = Methods(registry, sessions, ambient)
         self.ambient, self.registry = ambient, registry
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
@@ -115,11 +118,15 @@ class Node:
             gate=authenticator,
             ambient=ambient,
             ready=lambda: self._ready,
-            more=[*admin.table(), *TwinOperations(registry, twins).table()],
+            more=[
+                *admin.table(),
+                *TwinOperations(registry, twins).table(),
+                *MethodOperations(methods, ambient).table(),
+            ],
         )
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
         make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
-        services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins)
+        services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
         make_mqtt = partial(MqttConnection, services, loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
         self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
@@ -127,6 +134,7 @@ class Node:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         self._undo.append(lambda: make_amqp.end_all(UNAVAILABLE))
         self._undo.append(lambda: sessions.end_all(UNAVAILABLE))
+        self._undo.append(methods.close)
 
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
         await keep_reach(kept, reach)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
@@ -18,6 +18,7 @@ from muster.core.errors import DEVICE_DISABLED, DEVICE_NOT_FOUND, DEVICE_UNAUTHO
 from muster.identity.contract import IdentityStore
 from muster.identity.model import NEVER, Identity, IdentityKey, Status
 from muster.identity.verdict import Verdict
+from muster.messages.methods import MethodRequest
 
 log = logging.getLogger("muster.sessions")
 
@@ -38,11 +39,16 @@ class Sink(Protocol):
         ``twins.contract.DesiredListener``. Called on the loop."""
         ...
 
+    def invoke(self, request: MethodRequest) -> None:
+        """Send the device a method request; see ``messages.methods.MethodSession``. Called only while the session
+        takes that method."""
+        ...
+
 
 class Session:
     """One authenticated connection of one identity."""
 
-    __slots__ = ("ended", "identity", "opened", "sink", "verdict")
+    __slots__ = ("ended", "identity", "opened", "sink", "takes", "verdict")
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink, now: float) -> None:
         self.identity = identity
@@ -50,11 +56,16 @@ class Session:
         self.sink = sink
         self.opened = now
         self.ended = False
+        self.takes: Callable[[str], bool] | None = None
 
     @property
     def key(self) -> IdentityKey:
         """Whose session it is."""
         return self.identity.key
+
+    def invoke(self, request: MethodRequest) -> None:
+        """See ``messages.methods.MethodSession``."""
+        self.sink.invoke(request)
 
 
 class _Change(NamedTuple):
@@ -67,7 +78,8 @@ class _Change(NamedTuple):
 class SessionTable:
     """All live sessions of one hub on this node.
 
-    Implements ``identity.contract.Presence`` and ``twins.contract.DesiredListener``.
+    Implements ``identity.contract.Presence``, ``twins.contract.DesiredListener`` and
+    ``messages.methods.MethodSessions``.
     """
 
     def __init__(self, hub: str, store: IdentityStore, bus: Bus, ambient: Ambient) -> None:
@@ -81,6 +93,8 @@ class SessionTable:
         self._changes: dict[IdentityKey, _Change] = {}
         self._devices = 0
         self._rechecks: set[asyncio.Task[None]] = set()
+        self._when_taken: list[Callable[[IdentityKey], None]] = []
+        self._when_ended: list[Callable[[Session], None]] = []
         self.takeovers = 0
         bus.subscribe(IDENTITY_CHANGED, self._identity_changed)
 
@@ -120,6 +134,12 @@ class SessionTable:
         self._note(session)
         if key.module_id is None:
             self._devices -= 1
+        for listener in self._when_ended:
+            listener(session)
+
+    def when_ended(self, listener: Callable[[Session], None]) -> None:
+        """From now on call ``listener`` with every session that has ended, before another one of its identity opens."""
+        self._when_ended.append(listener)
 
     def _end(self, session: Session, error: ErrorRow) -> None:
         self.close(session)
@@ -166,6 +186,24 @@ class SessionTable:
         session = self._sessions.get(key)
         if session is not None:
             session.sink.desired_changed(patch, version)
+
+    def take_methods(self, session: Session, takes: Callable[[str], bool] | None) -> None:
+        """From now on ``session`` takes the methods of whose name ``takes`` is true; ``None`` for none."""
+        session.takes = takes
+        if takes is not None and not session.ended:
+            for listener in self._when_taken:
+                listener(session.key)
+
+    def taker(self, key: IdentityKey, name: str) -> Session | None:
+        """See ``messages.methods.MethodSessions``."""
+        session = self._sessions.get(key)
+        if session is None or session.takes is None or not session.takes(name):
+            return None
+        return session
+
+    def when_methods_taken(self, listener: Callable[[IdentityKey], None]) -> None:
+        """See ``messages.methods.MethodSessions``."""
+        self._when_taken.append(listener)
 
     # --- presence
 

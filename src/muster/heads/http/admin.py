@@ -52,7 +52,7 @@ class AdminOperations:
         Raises ``HubError`` 400004 for a wrong ``count``.
         """
         wanted, device = call.query("trackingId"), call.query("device")
-        count = _number(call, "count", 1, _MOST_REFUSALS, default=1)
+        count = call.number("count", 1, _MOST_REFUSALS, default=1)
         if wanted is not None:
             one = await self._refusals.find(wanted)
             found = [] if one is None else [one]
@@ -74,7 +74,7 @@ class AdminOperations:
         """
         telemetry, device = self._telemetry, call.query("device")
         if call.query("partition") is not None:
-            partitions = [_number(call, "partition", 0, telemetry.partitions - 1, default=0)]
+            partitions = [call.number("partition", 0, telemetry.partitions - 1, default=0)]
         elif device is not None:
             partitions = [telemetry.partition_of(device)]
         else:
@@ -127,12 +127,3 @@ async def _follow(
                 with suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), _IDLE_SECONDS)
                 yield b""
-
-
-def _number(call: Call, name: str, least: int, most: int, *, default: int) -> int:
-    text = call.query(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
-        raise HubError(ARGUMENT_INVALID, f"{name} is not a number from {least} to {most}, give one.")
-    return int(text[:9])

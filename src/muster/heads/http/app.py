@@ -7,8 +7,9 @@ target is) must have the service's shape.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -32,6 +33,7 @@ log = logging.getLogger("muster.http")
 
 _TRACKING = web.RequestKey("tracking", str)
 _STARTED = web.RequestKey("started", bool)
+_OPERATION = web.RequestKey("operation", Operation)
 
 
 def build_app(
@@ -73,7 +75,7 @@ def make_runner(app: web.Application, idle_seconds: float = HTTP_IDLE.open) -> w
     """
     return web.AppRunner(
         app, access_log=None, handle_signals=False, logger=WireLog(), keepalive_timeout=idle_seconds,
-        auto_decompress=False,
+        auto_decompress=False, handler_cancellation=True,
     )  # fmt: skip
 
 
@@ -82,6 +84,7 @@ class _Dispatcher:
         self._operations = operations
         self._gate = gate
         self._ambient = ambient
+        self._unfinished: set[asyncio.Future[web.StreamResponse]] = set()
 
     @web.middleware
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG002 - its router found none
@@ -90,32 +93,56 @@ class _Dispatcher:
         try:
             return await self._perform(request, tracking)
         except HubError as error:
-            tracking = request[_TRACKING] = error.tracking_id or tracking
-            answer = error_answer(error, tracking)
-            log.debug("%s %s: %s (%s)", request.method, shown(request.rel_url.raw_path), error, tracking)
+            refusal, told = error, error.tracking_id or tracking
+            log.debug("%s %s: %s (%s)", request.method, shown(request.rel_url.raw_path), error, told)
         except web.HTTPRequestEntityTooLarge:
             message = f"The body has more than {HTTP_BODY_BYTES.open} bytes, split the call."
-            answer = error_answer(HubError(BODY_TOO_LARGE, message), tracking)
+            refusal = HubError(BODY_TOO_LARGE, message)
         except web.RequestPayloadError:
             message = "The body does not fit its Content-Length or Transfer-Encoding."
-            answer = error_answer(HubError(BAD_REQUEST, message), tracking)
+            refusal = HubError(BAD_REQUEST, message)
         except ConnectionError:
             raise
         except Exception:
             log.exception("%s %s failed (%s)", request.method, shown(request.rel_url.raw_path), tracking)
-            message = "The hub failed, see its log under the tracking id."
-            answer = error_answer(HubError(SERVER_ERROR, message), tracking)
+            refusal = HubError(SERVER_ERROR, "The hub failed, see its log under the tracking id.")
         if _STARTED in request:
             raise ConnectionAbortedError(f"an answer had begun when its operation failed ({tracking})")
-        return answer
+        tracking = request[_TRACKING] = refusal.tracking_id or tracking
+        operation = request.get(_OPERATION)
+        refuse = error_answer if operation is None or operation.refuse is None else operation.refuse
+        return refuse(refusal, tracking)
 
     async def _perform(self, request: web.Request, tracking: str) -> web.StreamResponse:
         operation, parameters, path = self._operations.find(_method(request), request.rel_url.raw_path)
+        request[_OPERATION] = operation
         call = Call(request, path, parameters, tracking)
         if operation.right is not None:
             check_api_version(call.query("api-version"))
             authorize(call, operation.right, self._gate)
-        return await operation.handler(call)
+        if operation.waits:
+            return await operation.handler(call)
+        return await self._whole(request, operation.handler(call))
+
+    async def _whole(self, request: web.Request, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        """What was begun is done to its end, also when the caller goes meanwhile; only the hub's stop cancels it."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            if request.transport is None:
+                self._unfinished.add(task)
+                task.add_done_callback(self._finished)
+            else:
+                task.cancel()
+            raise
+        return task.result()
+
+    def _finished(self, task: asyncio.Future[web.StreamResponse]) -> None:
+        self._unfinished.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, HubError | ConnectionError):
+            log.error("an operation failed whose caller was gone", exc_info=error)
 
 
 async def _sign(request: web.Request, answer: web.StreamResponse) -> None:

@@ -37,3 +37,4 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
     )
     if verdict.error is not None:
         raise HubError(verdict.error, "Unauthorized", tracking_id=verdict.tracking_id)
+    call.caller = verdict.principal

@@ -24,10 +24,21 @@ class Call:
     path: str
     parameters: Mapping[str, str]
     tracking_id: str
+    caller: str = ""
+    """Who calls, once that is judged."""
 
     def query(self, name: str) -> str | None:
         """A parameter of the query, ``None`` when it is not there."""
         return self.request.query.get(name)
+
+    def number(self, name: str, least: int, most: int, *, default: int) -> int:
+        """A parameter of the query that is a number. Raises ``HubError`` 400004 when it is none from that range."""
+        text = self.query(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
+            raise HubError(ARGUMENT_INVALID, f"{name} is not a number from {least} to {most}, give one.")
+        return int(text[:9])
 
     def if_match(self) -> Match | None:
         """The precondition that the request carries."""
@@ -58,12 +69,16 @@ class Operation:
     """One row. ``path`` is a template (``/devices/{device_id}``); the case of its fixed parts does not count.
 
     ``right`` is what the caller must have; ``None`` opens the operation to everybody, without an api-version.
+    ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
+    done whole. ``refuse`` makes its refusals where they have not the usual shape.
     """
 
     method: str
     path: str
     right: Right | None
     handler: Handler
+    waits: bool = False
+    refuse: Callable[[HubError, str], web.Response] | None = None
 
 
 @dataclass(slots=True)
