@@ -7,8 +7,10 @@ import gc
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,10 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 GC_THRESHOLDS = (50_000, 20, 100)
 """A message makes a few tuples that die by themselves; with the interpreter's own thresholds (700, 10, 10) looking
 for cycles among them and among the connections took a tenth of the hub's time under load."""
+
+KEYS_ARE_PUBLIC = (
+    "Whoever reaches this hub owns it: the keys of --ephemeral are known to everyone. Use --data DIR, or bind loopback."
+)
 
 
 @click.command()
@@ -70,15 +76,10 @@ def serve(**options: Any) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     from muster.core.limits import Profile  # noqa: PLC0415
-    from muster.node.settings import DAY_SECONDS, LOOPBACK, Settings  # noqa: PLC0415
+    from muster.node.settings import DAY_SECONDS, Settings  # noqa: PLC0415
 
     ephemeral = options["ephemeral"]
-    if ephemeral and options["profile"] == "azure" and not set(options["bind"]) <= LOOPBACK:
-        raise click.UsageError(
-            "--ephemeral uses keys that everyone knows; with --profile azure it serves loopback only. "
-            "Use --data, or bind 127.0.0.1 and ::1."
-        )
-    return Settings(
+    settings = Settings(
         data=None if ephemeral else options["data"],
         hostnames=tuple(options["hostname"]),
         dps_hostname=options["dps_hostname"],
@@ -95,6 +96,12 @@ def _settings(options: dict[str, Any]) -> Settings:
         sync=options["sync"] == "full",
         ready_file=options["ready_file"],
     )
+    if ephemeral and settings.profile is Profile.AZURE and not settings.loopback_only:
+        raise click.UsageError(
+            "--ephemeral uses keys that everyone knows; with --profile azure it serves loopback only. "
+            "Use --data, or bind 127.0.0.1 and ::1."
+        )
+    return settings
 
 
 async def _serve(settings: Settings, *, demo: bool) -> None:
@@ -120,6 +127,8 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
             demo_task = loop.create_task(run_demo(node))
         for note in node.notes:
             click.echo(note, err=True)
+        if settings.data is None and not settings.loopback_only:
+            click.echo(KEYS_ARE_PUBLIC, err=True)
         _greet(node.facts, settings, demo=demo)
         if settings.ready_file is not None:
             write_private(settings.ready_file, json.dumps(node.facts, indent=1).encode())
@@ -138,21 +147,28 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
 def _greet(facts: dict[str, Any], settings: Settings, *, demo: bool) -> None:
     """What to do next, the ready line last."""
     where = "nothing is kept" if settings.data is None else f"data in {settings.data}"
-    data = "" if settings.data is None or str(settings.data) == "muster-data" else f" --data {settings.data}"
     lines = [
         f"Muster hub {facts['HUB_HOST']} ({settings.profile} profile, {where})",
         f"  owner       {facts['HUB_CONNECTION_STRING']}",
         f"  events      {facts['EVENTHUB_CONNECTION_STRING']}",
         f"  trust       {facts['HUB_CA_FILE']}",
+        "Next, in another terminal:",
     ]
-    if settings.data is not None:
-        lines += [
-            "Next, in another terminal:",
-            f"  muster env{data}                        what clients need, one NAME=value a line",
-            f"  muster device add my-device{data}       register a device, print its connection string",
-            f"  muster monitor{data}                    watch telemetry arrive"
-            + (" (the demo device is sending)" if demo else ""),
-        ]
+    steps = list(_steps(facts, settings, demo=demo))
+    width = max(len(command) for command, _ in steps)
+    lines += [f"  {command:<{width}}  {why}" for command, why in steps]
     ports = facts["ports"]
     lines.append(f"ready: MQTT {ports['mqtt']}, AMQP {ports['amqp']}, HTTPS and WebSocket {ports['https']}")
     click.echo("\n".join(lines))
+
+
+def _steps(facts: dict[str, Any], settings: Settings, *, demo: bool) -> Iterator[tuple[str, str]]:
+    """Commands, and what each does. An ephemeral hub has a directory too, for as long as it runs."""
+    activate = Path(sys.prefix, "bin", "activate")
+    if sys.prefix != sys.base_prefix and "VIRTUAL_ENV" not in os.environ and activate.exists():
+        yield f". {shlex.quote(str(activate))}", "so that the shell finds muster"
+    directory = Path(facts["HUB_CA_FILE"]).parent if settings.data is None else settings.data
+    data = "" if str(directory) == "muster-data" else f" --data {shlex.quote(str(directory))}"
+    yield f"muster env{data}", "what clients need, one NAME=value a line"
+    yield f"muster device add my-device{data}", "register a device, print its connection string"
+    yield f"muster monitor{data}", "watch telemetry arrive" + (" (the demo device is sending)" if demo else "")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 from muster.core.limits import Profile
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
-LOOPBACK = frozenset({*DEFAULT_BIND, "localhost"})
 DAY_SECONDS = 86_400
 
 
@@ -42,7 +42,19 @@ class Settings:
         return self.hostnames[0]
 
     @property
+    def loopback_only(self) -> bool:
+        """Whether nobody but this machine can reach the node."""
+        return all(_is_loopback(address) for address in self.bind)
+
+    @property
     def all_hostnames(self) -> tuple[str, ...]:
         """Every name and address the hub answers to, the built-in ones included, each once."""
         names = (*self.hostnames, *filter(None, (self.dps_hostname,)), "localhost", "hub.localhost", "127.0.0.1", "::1")
         return tuple(dict.fromkeys(names))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
