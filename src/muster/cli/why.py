@@ -56,7 +56,8 @@ def why(
         reports = offline(target, lambda hub: _read(hub, tracking_id, device, count))
     if not reports:
         wanted = f" with the tracking id {tracking_id}" if tracking_id else f" of {device}" if device else ""
-        raise HubError(NOT_FOUND, f"No refusal{wanted} is kept; the oldest are dropped first.")
+        kept = "Refused credentials and broken rules are, not 404, 409 and the like; the oldest are dropped first."
+        raise HubError(NOT_FOUND, f"No refusal{wanted} is kept. {kept}")
     for number, report in enumerate(reports):
         if as_json:
             click.echo(json.dumps(report))
