@@ -293,8 +293,8 @@ UNSUPPORTED_MEDIA = ErrorRow(
     "GenericUnsupportedMediaType",
     _BAD,
     5,
-    "The Content-Type is not understood.",
-    "Send application/json.",
+    "The Content-Type or Content-Encoding is not understood.",
+    "Send application/json, uncompressed.",
 )
 THROTTLED = ErrorRow(
     429001,
