@@ -345,3 +345,9 @@ async def test_what_was_begun_is_done_whole_when_the_caller_goes_but_waiting_end
         assert outcome.done() == waits
         goes_on.set()
         assert await asyncio.wait_for(outcome, 5) == done
+
+
+async def test_22_an_expectation_that_cannot_be_met_is_417(hub: RestHub, caplog: pytest.LogCaptureFixture) -> None:
+    answer = await hub.raw(b"GET /devices HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 417 ")
+    assert not [record for record in caplog.records if record.exc_info]

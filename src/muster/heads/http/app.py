@@ -63,7 +63,7 @@ def build_app(
     )
     dispatcher = _Dispatcher(operations, gate, ambient)
     app = web.Application(client_max_size=HTTP_BODY_BYTES.open, middlewares=[dispatcher.answer])
-    app.on_response_prepare.append(_sign)
+    app.on_response_prepare.append(dispatcher.sign)
     return app
 
 
@@ -113,6 +113,11 @@ class _Dispatcher:
         refuse = error_answer if operation is None or operation.refuse is None else operation.refuse
         return refuse(refusal, tracking)
 
+    async def sign(self, request: web.Request, answer: web.StreamResponse) -> None:
+        """An answer begins. One that is not ours is aiohttp's own, to an ``Expect`` that it cannot meet."""
+        request[_STARTED] = True
+        sign(answer, request.get(_TRACKING) or tracking_id(self._ambient))
+
     async def _perform(self, request: web.Request, tracking: str) -> web.StreamResponse:
         operation, parameters, path = self._operations.find(_method(request), request.rel_url.raw_path)
         request[_OPERATION] = operation
@@ -143,11 +148,6 @@ class _Dispatcher:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, HubError | ConnectionError):
             log.error("an operation failed whose caller was gone", exc_info=error)
-
-
-async def _sign(request: web.Request, answer: web.StreamResponse) -> None:
-    request[_STARTED] = True
-    sign(answer, request[_TRACKING])
 
 
 def _method(request: web.Request) -> str:
