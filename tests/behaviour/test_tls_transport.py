@@ -4,83 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from muster.core.ambient import SystemAmbient
-from muster.heads.listener import TlsListener
-from muster.heads.tls import server_context
-from muster.issuing.authority import issue_server_certificate, make_authority
-
-
-class Echo:
-    """Sends back what it gets; ``quit`` makes it answer and close."""
-
-    def __init__(self, made: list[Echo]) -> None:
-        made.append(self)
-        self.lost: list[Exception | None] = []
-        self.paused = False
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(data)
-        if data.endswith(b"quit"):
-            self.transport.close()
-            self.transport.write(b"never sent")
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.append(exc)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
-
-
-class Server:
-    def __init__(self, port: int, ca_file: Path, listener: TlsListener, made: list[Echo]) -> None:
-        self.port, self.listener, self.made = port, listener, made
-        self.client = ssl.create_default_context(cafile=str(ca_file))
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("localhost", self.port, ssl=self.client)
+from muster.issuing.authority import make_authority
+from tests.behaviour.tls_server import Server, echo_server, until
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    loop = asyncio.get_running_loop()
-    ambient = SystemAmbient(loop)
-    authority = make_authority(ambient)
-    issued = issue_server_certificate(authority, ["localhost", "127.0.0.1"], ambient)
-    for name, content in (("ca.pem", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
-        (tmp_path / name).write_bytes(content)
-    context = server_context(str(tmp_path / "chain"), str(tmp_path / "key"))
-    made: list[Echo] = []
-    listener = TlsListener(loop, lambda: context, lambda: Echo(made))
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    listener.listen([sock])
-    yield Server(sock.getsockname()[1], tmp_path / "ca.pem", listener, made)
-    listener.stop_accepting()
-    listener.abort_connections()
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+    async with echo_server(tmp_path) as server:
+        yield server
 
 
 async def test_echo_of_small_and_large_messages(server: Server) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 
 from OpenSSL import SSL
 
+from muster.core.limits import TLS_HANDSHAKES
+from muster.heads.poller import Poller
 from muster.heads.tls import TlsTransport, WireProtocol, describe_peer
 
 log = logging.getLogger("muster.tls")
@@ -18,6 +22,8 @@ log = logging.getLogger("muster.tls")
 HANDSHAKES_A_ROUND = 8
 ACCEPTS_A_ROUND = 64
 BACKLOG = 4096
+RESERVED_FILES = 64
+"""Of the files that the process may have open, so many are not for connections: stores need some."""
 
 
 class TlsListener:
@@ -36,16 +42,21 @@ class TlsListener:
         self.loop = loop
         self.context = context
         self.make_protocol = make_protocol
+        self.poller = Poller(loop)
         self._sockets: list[socket.socket] = []
         self._transports: set[TlsTransport] = set()
         self._waiting: deque[TlsTransport] = deque()
+        self._begun: dict[TlsTransport, None] = {}
+        """Those with a handshake in progress, the oldest first."""
         self._stepping = False
         self._accepting = False
         self._empty: asyncio.Event | None = None
         self.failed_handshakes = 0
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_files = sys.maxsize if files == resource.RLIM_INFINITY else files
 
     def listen(self, sockets: list[socket.socket]) -> None:
-        """Take over bound sockets and accept on them."""
+        """Take over bound sockets and accept on them. Not to be used again after ``abort_connections``."""
         for sock in sockets:
             sock.setblocking(False)
             sock.listen(BACKLOG)
@@ -69,13 +80,20 @@ class TlsListener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.warning("cannot accept: %s; accepting again in a second", error)
-                self._accept_on(on=False)
-                self.loop.call_later(1.0, self._accept_again)
+                self._pause_accepting(str(error))
+                return
+            if sock.fileno() >= self._most_files - RESERVED_FILES:  # the kernel gives out the lowest that is free
+                sock.close()
+                self._pause_accepting(f"there are as many connections as {self._most_files} open files allow")
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._transports.add(TlsTransport(self, sock, peer))
+
+    def _pause_accepting(self, reason: str) -> None:
+        log.warning("cannot accept: %s; accepting again in a second", reason)
+        self._accept_on(on=False)
+        self.loop.call_later(1.0, self._accept_again)
 
     def _accept_again(self) -> None:
         if self._sockets:
@@ -92,11 +110,27 @@ class TlsListener:
 
     def _step(self) -> None:
         for _ in range(min(HANDSHAKES_A_ROUND, len(self._waiting))):
-            self._waiting.popleft().step_handshake()
+            transport = self._waiting.popleft()
+            try:
+                transport.step_handshake()
+            except Exception as error:
+                transport.fail(error)
         if self._waiting:
             self.loop.call_soon(self._step)
         else:
             self._stepping = False
+
+    def handshake_begun(self, transport: TlsTransport) -> None:
+        """``transport`` has TLS state from now on; with too many of them, who has waited longest is dropped."""
+        if len(self._begun) >= TLS_HANDSHAKES.open:
+            oldest = next(iter(self._begun))
+            self.handshake_failed(oldest, TimeoutError(f"more than {TLS_HANDSHAKES.open} others in progress"))
+            oldest.abort()
+        self._begun[transport] = None
+
+    def handshake_ended(self, transport: TlsTransport) -> None:
+        """The handshake of ``transport`` is no longer in progress."""
+        self._begun.pop(transport, None)
 
     def handshake_failed(self, transport: TlsTransport, error: Exception) -> None:
         """Keep word of a connection that never became one."""
@@ -106,6 +140,7 @@ class TlsListener:
     def forget(self, transport: TlsTransport) -> None:
         """``transport`` is closed."""
         self._transports.discard(transport)
+        self._begun.pop(transport, None)
         if self._empty is not None and not self._transports:
             self._empty.set()
 
@@ -135,9 +170,10 @@ class TlsListener:
         self.abort_connections()
 
     def abort_connections(self) -> None:
-        """Drop every connection."""
+        """Drop every connection and be done."""
         for transport in list(self._transports):
             transport.abort()
+        self.poller.close()
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,9 @@ Rules that keep it right:
 - One ``recv`` for each wake-up. A read takes a whole TLS record (16 KiB at most) and OpenSSL reads nothing
   ahead, so what is left is in the kernel and the level-triggered poll comes back for it.
 - A silent socket has no TLS state yet: it costs a file descriptor and this object.
-- Handshake steps are rationed by loop round, so that a storm of connects cannot starve those who are in.
+- Handshake steps are rationed by loop round, so that a storm of connects cannot starve those who are in, and
+  handshakes in progress are bounded, each holds 50 KiB.
+- A protocol that fails loses its connection: nobody knows what became of the input.
 - A close that we start sends what is queued, says goodbye, and drains for a second: closing a socket
   with unread input resets it, and a reset eats the answer that explains the refusal.
 """
@@ -23,9 +25,11 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 
 from muster.core.limits import CONNECT_WAIT
+from muster.heads.poller import READ, WRITE
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -60,7 +64,7 @@ class TlsTransport:
 
     __slots__ = (
         "_closing", "_connection", "_fd", "_listener", "_loop", "_out", "_paused", "_peer", "_protocol", "_queued",
-        "_recv", "_send", "_sock", "_state", "_timer", "_writing", "_writing_paused",
+        "_recv", "_send", "_sock", "_stalled", "_state", "_timer", "_watched", "_writing_paused",
     )  # fmt: skip
 
     def __init__(self, listener: TlsListener, sock: socket.socket, peer: Any) -> None:
@@ -75,9 +79,39 @@ class TlsTransport:
         self._recv: Callable[[int], bytes]
         self._send: Callable[[Any], int]
         self._out = bytearray()
-        self._closing = self._paused = self._queued = self._writing = self._writing_paused = False
+        self._closing = self._paused = self._queued = self._stalled = self._writing_paused = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(CONNECT_WAIT.open, self._too_slow)
-        self._loop.add_reader(self._fd, self._handshake_ready)
+        self._watched = 0
+        self._watch(READ)
+
+    # --- readiness
+
+    def _watch(self, events: int) -> None:
+        if events != self._watched:
+            before, self._watched = self._watched, events
+            self._listener.poller.change(self._fd, before, events, self)
+
+    def ready(self, events: int) -> None:
+        """See ``poller.Watcher``."""
+        try:
+            if events & self._watched & WRITE:
+                self._writable()
+            if events & self._watched & READ:
+                if self._state == _OPEN:
+                    self._readable()
+                elif self._state == _DRAINING:
+                    self._drain()
+                else:
+                    self._handshake_ready()
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Drop the connection because of a fault of ours, which is reported."""
+        self._loop.call_exception_handler(
+            {"message": f"the connection from {describe_peer(self)} failed", "exception": error}
+        )
+        self._drop(error)
 
     # --- the handshake
 
@@ -92,15 +126,15 @@ class TlsTransport:
         if self._state > _HANDSHAKE:
             return
         if self._connection is None:
-            self._connection = SSL.Connection(self._listener.context(), self._sock)
-            self._connection.set_accept_state()
+            self._connection = _accepting(self._listener.context(), self._sock)
             self._state = _HANDSHAKE
+            self._listener.handshake_begun(self)
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
-            self._watch_writing(on=False)
+            self._watch(READ)
         except SSL.WantWriteError:
-            self._watch_writing(on=True)
+            self._watch(WRITE)
         except (SSL.Error, OSError) as error:
             self._listener.handshake_failed(self, error)
             self._drop(None)
@@ -111,11 +145,11 @@ class TlsTransport:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        self._watch_writing(on=False)
+        self._watch(READ)
         self._recv, self._send = connection.recv, connection.send
         self._state = _OPEN
+        self._listener.handshake_ended(self)
         self._protocol = self._listener.make_protocol()
-        self._loop.add_reader(self._fd, self._readable)
         self._protocol.connection_made(self)
 
     def _too_slow(self) -> None:
@@ -129,39 +163,41 @@ class TlsTransport:
     def _readable(self) -> None:
         try:
             data = self._recv(RECORD_BYTES)
-        except (SSL.WantReadError, SSL.WantWriteError):
+        except SSL.WantReadError:
             return
+        except SSL.WantWriteError:  # OpenSSL owes an answer of its own, to a key update
+            self._stalled = True
+            self._watch(WRITE)
         except SSL.ZeroReturnError:
-            self._end_of_input()
+            if self._hears_end():
+                self.close()
         except (SSL.Error, OSError) as error:
             if isinstance(error, SSL.SysCallError) and error.args[0] in (-1, 0):
-                self._end_of_input()
+                if self._hears_end():
+                    self._drop(None)
             else:
                 self._drop(ConnectionResetError("the peer broke the connection"))
         else:
-            if self._state == _OPEN:
-                assert self._protocol is not None
-                self._protocol.data_received(data)
+            assert self._protocol is not None
+            self._protocol.data_received(data)
 
-    def _end_of_input(self) -> None:
-        if self._state == _OPEN and self._protocol is not None and not self._closing:
-            self._loop.remove_reader(self._fd)
-            if self._protocol.eof_received():
-                return
-        self._drop(None)
+    def _hears_end(self) -> bool:
+        """Tell the protocol that nothing more comes; whether it is content that this ends the connection."""
+        self._watch(self._watched & ~READ)
+        return self._protocol is None or not self._protocol.eof_received()
 
     def pause_reading(self) -> None:
         """Leave what the peer sends in the kernel until ``resume_reading``."""
         if not self._paused and self._state == _OPEN and not self._closing:
             self._paused = True
-            self._loop.remove_reader(self._fd)
+            self._watch(self._watched & ~READ)
 
     def resume_reading(self) -> None:
         """See ``pause_reading``."""
         if self._paused:
             self._paused = False
             if self._state == _OPEN and not self._closing:
-                self._loop.add_reader(self._fd, self._readable)
+                self._watch(self._watched | READ)
 
     def is_reading(self) -> bool:
         """Whether input is being taken."""
@@ -187,7 +223,7 @@ class TlsTransport:
             self._out += memoryview(data)[sent:] if sent else data
         else:
             self._out += data
-        self._watch_writing(on=True)
+        self._watch(self._watched | WRITE)
         if len(self._out) > WRITE_HIGH_BYTES and not self._writing_paused:
             self._writing_paused = True
             assert self._protocol is not None
@@ -196,14 +232,6 @@ class TlsTransport:
     def writelines(self, chunks: Any) -> None:
         """Send the chunks as one."""
         self.write(b"".join(chunks))
-
-    def _watch_writing(self, *, on: bool) -> None:
-        if on and not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._fd, self._writable)
-        elif self._writing and not on:
-            self._writing = False
-            self._loop.remove_writer(self._fd)
 
     def _writable(self) -> None:
         if self._state == _HANDSHAKE:
@@ -219,12 +247,16 @@ class TlsTransport:
         except (SSL.Error, OSError):
             self._drop(ConnectionResetError("the peer broke the connection"))
             return
+        if self._stalled:
+            self._stalled = False
+            if not (self._paused or self._closing):
+                self._watch(self._watched | READ)
         if self._writing_paused and len(self._out) <= WRITE_LOW_BYTES:
             self._writing_paused = False
             if self._protocol is not None:
                 self._protocol.resume_writing()
         if not self._out:
-            self._watch_writing(on=False)
+            self._watch(self._watched & ~WRITE)
             if self._closing:
                 self._say_goodbye()
 
@@ -250,9 +282,10 @@ class TlsTransport:
             self._drop(None)
             return
         self._closing = True
-        self._loop.remove_reader(self._fd)
-        self._timer = self._loop.call_later(FLUSH_SECONDS, self._too_slow)
-        if not self._out:
+        self._watch(self._watched & ~READ)
+        if self._out:
+            self._timer = self._loop.call_later(FLUSH_SECONDS, self._too_slow)
+        else:
             self._say_goodbye()
 
     def abort(self) -> None:
@@ -273,7 +306,7 @@ class TlsTransport:
         if self._timer:
             self._timer.cancel()
         self._timer = self._loop.call_later(LINGER_SECONDS, self._too_slow)
-        self._loop.add_reader(self._fd, self._drain)
+        self._watch(READ)
 
     def _drain(self) -> None:
         try:
@@ -292,9 +325,7 @@ class TlsTransport:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        self._loop.remove_reader(self._fd)
-        if self._writing:
-            self._loop.remove_writer(self._fd)
+        self._watch(0)
         self._out.clear()
         self._sock.close()
         self._connection = None
@@ -339,6 +370,18 @@ class TlsTransport:
             chain: list[x509.Certificate] | None = connection.get_peer_cert_chain(as_cryptography=True)
             return chain or []
         return default
+
+
+def _accepting(context: SSL.Context, sock: socket.socket) -> SSL.Connection:
+    """A connection that waits for the client's hello.
+
+    pyOpenSSL has each read go on until there is input for us, and has no way to turn that off: a client that sends
+    one key update after the other would hold the loop for as long as it liked.
+    """
+    connection = SSL.Connection(context, sock)
+    Binding.lib.SSL_clear_mode(connection._ssl, Binding.lib.SSL_MODE_AUTO_RETRY)
+    connection.set_accept_state()
+    return connection
 
 
 def describe_peer(transport: Any) -> str:
