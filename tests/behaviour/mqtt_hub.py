@@ -91,6 +91,8 @@ class MqttHub:
         self.methods: Methods
         self.log: HeldLog
         self.port = self.websocket_port = 0
+        self.connections: list[MqttConnection] = []
+        """The hub's ends of all connections so far."""
         self._clients: list[MqttClient] = []
 
     # --- clients
@@ -196,7 +198,11 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins, hub.methods
     )
     context = server_context(str(directory / "chain"), str(directory / "key"))
-    make_mqtt: Callable[[], Any] = partial(MqttConnection, services, loop)
+
+    def make_mqtt() -> Any:
+        hub.connections.append(MqttConnection(services, loop))
+        return hub.connections[-1]
+
     make_front = partial(FrontProtocol, loop, make_mqtt, make_mqtt, make_mqtt)
     listeners = []
     for make_protocol in (make_mqtt, make_front):

@@ -191,6 +191,22 @@ TWIN_REQUESTS = Limit(
     "own choice",
     "More are answered 429; bounds what a device that does not wait for answers may cost.",
 )
+MQTT_SUBSCRIPTIONS = Limit(
+    "MQTT subscriptions of an identity",
+    50,
+    50,
+    "topic filters",
+    "own choice",
+    "They outlive the connection; SDKs have five at most. Further ones are not granted.",
+)
+MQTT_FILTER_CHARACTERS = Limit(
+    "MQTT topic filter",
+    512,
+    512,
+    "characters",
+    "own choice",
+    "Two ids and the name of an input fit; a longer one is not granted.",
+)
 MQTT_BACKLOG_BYTES = Limit(
     "MQTT messages to a device that it has not taken",
     1_048_576,

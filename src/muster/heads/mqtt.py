@@ -27,7 +27,14 @@ from muster.core.errors import (
     ErrorRow,
     HubError,
 )
-from muster.core.limits import CONNECT_WAIT, MESSAGE_BYTES, MQTT_BACKLOG_BYTES, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
+from muster.core.limits import (
+    CONNECT_WAIT,
+    MESSAGE_BYTES,
+    MQTT_BACKLOG_BYTES,
+    MQTT_FILTER_CHARACTERS,
+    MQTT_KEEP_ALIVE,
+    MQTT_PACKET_BYTES,
+)
 from muster.dialect.mqtt import Login, SubscriptionKind, parse_username, subscription_kind, telemetry_properties
 from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
@@ -87,7 +94,7 @@ class MqttConnection:
         "_acks", "_active", "_append", "_batch", "_clean", "_decoder", "_delivery", "_early", "_expiry", "_head",
         "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender",
         "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_twins",
-        "_will",
+        "_unread", "_will",
     )  # fmt: skip
 
     def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
@@ -108,7 +115,7 @@ class MqttConnection:
         self._twins: TwinRequests | None = None
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
-        self._orderly = self._held = self._clean = False
+        self._orderly = self._held = self._unread = self._clean = False
         self._active = -inf
 
     # --- the transport calls
@@ -165,19 +172,25 @@ class MqttConnection:
                 self._services.sessions.forget(session.key)
             self._services.sessions.close(session)
             if self._will is not None and not self._orderly:
-                self._services.telemetry.append(self._partition, self._will_record(self._will))
+                self._publish_will(self._will)
             log.debug("%s: disconnected (%s)", session.key, "in order" if self._orderly else exc or "connection lost")
 
     def pause_writing(self) -> None:
+        self._unread = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if not self._held and self._task is None:
-            self._transport.resume_reading()
+        self._unread = False
+        self._read_on()
 
     def _clear(self) -> None:
         self._held = False
-        if self._transport is not None and self._task is None:
+        self._seen = self._time()  # while it was not read it could not be heard
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read again, unless the disk, the client or the verdict still has to catch up."""
+        if self._transport is not None and self._task is None and not (self._held or self._unread):
             self._transport.resume_reading()
 
     # --- CONNECT
@@ -193,6 +206,7 @@ class MqttConnection:
         part, expected = "user-name", "{host}/{deviceId}[/{moduleId}]/?api-version=..."
         try:
             login = parse_username(packet.username or "")
+            part = ""
             verdict = await self._services.authenticator.device(
                 DeviceAttempt(
                     transport=self._transport_name,
@@ -212,7 +226,10 @@ class MqttConnection:
             part, expected = "will", f"a will to the own telemetry topic, at most {MESSAGE_BYTES.open} bytes"
             self._open(packet, login, verdict)
         except HubError as error:
-            self._keep_breach(part, expected, error.message, error.row, packet.client_id)
+            if part:
+                self._keep_breach(part, expected, error.message, error.row, packet.client_id)
+            else:
+                log.error("cannot decide on the connection from %s: %s", self._peer, error)
             self._refuse(error.row)
         except Exception:
             log.exception("cannot decide on the connection from %s", self._peer)
@@ -258,8 +275,7 @@ class MqttConnection:
         early, self._early, self._task = self._early, [], None
         if early:
             self._serve(early)
-            if self._transport is not None and not self._held:
-                self._transport.resume_reading()
+            self._read_on()
 
     # --- PUBLISH: the hot path
 
@@ -305,12 +321,20 @@ class MqttConnection:
         self._topic = b"" if retain or will else topic
 
     def _durable(self, acks: bytearray, error: BaseException | None) -> None:
+        if acks is self._acks:
+            self._batch = None  # who now falls silent must not keep the messages of all
         if self._transport is None:
             return
         if error is None:
             self._transport.write(acks)
         else:
             self._transport.close()
+
+    def _publish_will(self, will: Publish) -> None:
+        try:
+            self._append(self._partition, self._will_record(will))
+        except HubError as error:
+            log.warning("%s: its will is lost: %s", self._key, error.message)
 
     def _will_record(self, will: Publish) -> bytes:
         """The will as a stored message. Raises ``HubError`` when its topic is not this device's telemetry topic."""
@@ -393,12 +417,15 @@ class MqttConnection:
             self._breach("packet", "QoS 0 or 1", type(packet).__name__.upper())
 
     def _subscribe(self, packet: Subscribe) -> None:
-        granted = {name: min(qos, 1) for name, qos in packet.filters if subscription_kind(name, self._key) is not None}
-        self._services.sessions.subscribe(self._key, granted)
+        granted = {
+            name: min(qos, 1)
+            for name, qos in packet.filters
+            if len(name) <= MQTT_FILTER_CHARACTERS.open and subscription_kind(name, self._key) is not None
+        }
+        present = self._services.sessions.subscribe(self._key, granted)
         self._regrant()
-        self._transport.write(
-            encoder.suback(packet.packet_id, [granted.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters])
-        )
+        codes = [present.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters]
+        self._transport.write(encoder.suback(packet.packet_id, codes))
         if self._session is not None:
             mqtt_methods.renew(self._services.sessions, self._session)
 
@@ -412,6 +439,8 @@ class MqttConnection:
         """See ``sessions.table.Sink``: MQTT 3.1.1 has no word for it, so the socket is closed."""
         if error in (DEVICE_DISABLED, DEVICE_NOT_FOUND):
             self._will = None
+        if self._clean:  # now, for the connection that takes over may be one with a kept session
+            self._services.sessions.forget(self._key)
         if self._transport is not None:
             self._transport.close()
 
@@ -424,7 +453,7 @@ class MqttConnection:
         self._breach("token-expiry", "a token renewed in time", "the token has expired", DEVICE_UNAUTHORIZED)
 
     def _idle(self) -> None:
-        left = self._seen + self._interval - self._time()
+        left = self._interval if self._held else self._seen + self._interval - self._time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._idle)
         elif self._session is None:
@@ -446,9 +475,8 @@ class MqttConnection:
         return False
 
     def _keep_breach(self, name: str, expected: str, seen: str, row: ErrorRow, principal: str) -> None:
-        services, session = self._services, self._session
         verdict = breach(
-            services.ambient, name, row, transport=self._transport_name, peer=self._peer, expected=expected, seen=seen,
-            principal=principal, identity=None if session is None else session.identity,
+            self._services.ambient, name, row, transport=self._transport_name, peer=self._peer, expected=expected,
+            seen=seen, principal=principal,
         )  # fmt: skip
-        services.refusals.add(verdict)
+        self._services.refusals.add(verdict)

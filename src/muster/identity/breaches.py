@@ -6,7 +6,6 @@ from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import ErrorRow
 from muster.identity.causes import BY_NAME
 from muster.identity.mistakes import shown
-from muster.identity.model import Identity
 from muster.identity.verdict import Check, Outcome, Verdict
 
 _LONGEST = 400
@@ -22,7 +21,6 @@ def breach(
     expected: str,
     seen: str,
     principal: str = "",
-    identity: Identity | None = None,
 ) -> Verdict:
     """The verdict on a client that broke the rule ``name``, a row of ``identity.causes.BREACHES``.
 
@@ -35,12 +33,11 @@ def breach(
         expected: what the rule asks for.
         seen: what came instead. What clients wrote must have gone through ``mistakes.shown``; both texts are cut.
         principal: who claims to be there, empty for nobody yet.
-        identity: whose session it was, if there was one.
     """
     check = Check(name, Outcome.FAILED, _cut(expected), _cut(seen), BY_NAME[name].remedy)
     return Verdict(
         tracking_id=tracking_id(ambient), at=ambient.now(), transport=transport, peer=peer,
-        principal=shown(principal) if principal else "", checks=(check,), cause=name, error=error, identity=identity,
+        principal=shown(principal) if principal else "", checks=(check,), cause=name, error=error,
     )  # fmt: skip
 
 

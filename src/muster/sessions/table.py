@@ -14,7 +14,15 @@ from typing import Any, NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
 from muster.core.bus import IDENTITY_CHANGED, Bus
-from muster.core.errors import DEVICE_DISABLED, DEVICE_NOT_FOUND, DEVICE_UNAUTHORIZED, TAKEN_OVER, ErrorRow
+from muster.core.errors import (
+    DEVICE_DISABLED,
+    DEVICE_NOT_FOUND,
+    DEVICE_UNAUTHORIZED,
+    TAKEN_OVER,
+    ErrorRow,
+    HubError,
+)
+from muster.core.limits import MQTT_SUBSCRIPTIONS
 from muster.identity.contract import IdentityStore
 from muster.identity.model import NEVER, Identity, IdentityKey, Status
 from muster.identity.verdict import Verdict
@@ -46,22 +54,22 @@ class Sink(Protocol):
 
 
 class Session:
-    """One authenticated connection of one identity."""
+    """One authenticated connection of the identity ``key``, over ``transport`` from ``peer``.
 
-    __slots__ = ("ended", "identity", "opened", "sink", "takes", "verdict")
+    There may be very many, so it keeps of the identity only what tells whether the session may go on: of its
+    credentials the hash.
+    """
 
-    def __init__(self, identity: Identity, verdict: Verdict, sink: Sink, now: float) -> None:
-        self.identity = identity
-        self.verdict = verdict
+    __slots__ = ("credentials", "ended", "generation_id", "key", "peer", "sink", "takes", "transport")
+
+    def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
+        self.key = identity.key
+        self.generation_id = identity.generation_id
+        self.credentials = hash(identity.authentication)
+        self.transport, self.peer = verdict.transport, verdict.peer
         self.sink = sink
-        self.opened = now
         self.ended = False
         self.takes: Callable[[str], bool] | None = None
-
-    @property
-    def key(self) -> IdentityKey:
-        """Whose session it is."""
-        return self.identity.key
 
     def invoke(self, request: MethodRequest) -> None:
         """See ``messages.methods.MethodSession``."""
@@ -109,10 +117,10 @@ class SessionTable:
             self.takeovers += 1
             log.info(
                 "%s: the connection from %s (%s) takes over from %s (%s)", identity.key, verdict.peer,
-                verdict.transport, older.verdict.peer, older.verdict.transport,
+                verdict.transport, older.peer, older.transport,
             )  # fmt: skip
             self._end(older, TAKEN_OVER)
-        session = Session(identity, verdict, sink, self._ambient.now())
+        session = Session(identity, verdict, sink)
         self._sessions[identity.key] = session
         self._note(session)
         if identity.module_id is None:
@@ -122,7 +130,7 @@ class SessionTable:
         return session
 
     def _note(self, session: Session) -> None:
-        self._changes[session.key] = _Change(self._ambient.now(), session.identity.generation_id)
+        self._changes[session.key] = _Change(self._ambient.now(), session.generation_id)
 
     def close(self, session: Session) -> None:
         """The connection is gone, by whosever wish; harmless when the session has ended already."""
@@ -162,10 +170,15 @@ class SessionTable:
         """Forget all subscriptions, as at the end of a clean session."""
         self._subscriptions.pop(key, None)
 
-    def subscribe(self, key: IdentityKey, granted: Mapping[str, int]) -> None:
-        """Remember filters with their QoS."""
-        if granted:
-            self._subscriptions.setdefault(key, {}).update(granted)
+    def subscribe(self, key: IdentityKey, granted: Mapping[str, int]) -> Mapping[str, int]:
+        """Remember filters with their QoS, as far as there is room; the answer is all that are in force now."""
+        if not granted:
+            return self.subscriptions(key)
+        present = self._subscriptions.setdefault(key, {})
+        for name, qos in granted.items():
+            if name in present or len(present) < MQTT_SUBSCRIPTIONS.open:
+                present[name] = qos
+        return present
 
     def unsubscribe(self, key: IdentityKey, filters: Iterable[str]) -> None:
         """Forget filters."""
@@ -237,21 +250,36 @@ class SessionTable:
 
     async def _recheck(self, key: IdentityKey) -> None:
         session = self._sessions.get(key)
-        present = await self._store.get(self._hub, key)
-        if session is not None:
-            error = _ground_lost(session.identity, present)
-            if error is None and key.module_id is not None:
-                device = await self._store.get(self._hub, IdentityKey(key.device_id))
-                if device is not None and device.status is Status.DISABLED:
-                    error = DEVICE_DISABLED
-            if error is not None and not session.ended:
-                log.info("%s: its session ends: %s", key, error.cause)
-                self._end(session, error)
+        try:
+            present = await self._store.get(self._hub, key)
+            error = None if session is None else await self._ground_lost(session, present)
+        except HubError as problem:
+            log.error("%s was changed and cannot be read: %s", key, problem)
+            if session is not None and not session.ended:  # whether it may go on is judged when it is back
+                self._end(session, problem.row)
+            return
+        if session is not None and error is not None and not session.ended:
+            log.info("%s: its session ends: %s", key, error.cause)
+            self._end(session, error)
         change = self._changes.get(key)
         if change is None or key in self._sessions:
             return
         if present is None or present.generation_id != change.generation_id:
             self._forget_identity(key)
+
+    async def _ground_lost(self, session: Session, now: Identity | None) -> ErrorRow | None:
+        """Why ``session`` cannot go on with what its identity is ``now``, or ``None``."""
+        if now is None or now.generation_id != session.generation_id:
+            return DEVICE_NOT_FOUND
+        if now.status is Status.DISABLED:
+            return DEVICE_DISABLED
+        if hash(now.authentication) != session.credentials:
+            return DEVICE_UNAUTHORIZED
+        if session.key.module_id is not None:
+            device = await self._store.get(self._hub, IdentityKey(session.key.device_id))
+            if device is not None and device.status is Status.DISABLED:
+                return DEVICE_DISABLED
+        return None
 
     def _forget_identity(self, key: IdentityKey) -> None:
         """The identity was deleted: a later one of the same id begins anew."""
@@ -262,14 +290,3 @@ class SessionTable:
             modules.discard(key)
             if not modules:
                 del self._modules[key.device_id]
-
-
-def _ground_lost(then: Identity, now: Identity | None) -> ErrorRow | None:
-    """Why a session that was opened with ``then`` cannot go on, or ``None``."""
-    if now is None or now.generation_id != then.generation_id:
-        return DEVICE_NOT_FOUND
-    if now.status is Status.DISABLED:
-        return DEVICE_DISABLED
-    if now.authentication != then.authentication:
-        return DEVICE_UNAUTHORIZED
-    return None
