@@ -77,6 +77,14 @@ BULK_FAILURE = ErrorRow(
     "Some items of a bulk call failed.",
     "See its errors list.",
 )
+REQUEST_TIMED_OUT = ErrorRow(
+    400024,
+    "RequestTimedOut",
+    "com.microsoft:timeout",
+    CONNACK_UNAVAILABLE,
+    "The request did not come whole in time.",
+    "Send it faster, or in smaller parts.",
+)
 TAKEN_OVER = ErrorRow(
     400027,
     "ConnectionForcefullyClosedOnNewConnection",

@@ -127,6 +127,22 @@ HTTP_IDLE = Limit(
     "own choice",
     "A connection that was kept open is closed when no further request comes; clients open another.",
 )
+HTTP_BODY_WAIT = Limit(
+    "wait for more of a body",
+    30,
+    30,
+    "seconds",
+    "own choice",
+    "A client that sends nothing of the body it announced for so long is answered 400024.",
+)
+HTTP_BODY_SECONDS = Limit(
+    "time for the body of a REST call",
+    120,
+    120,
+    "seconds",
+    "own choice",
+    "For the whole of it, so that nobody holds a call open by sending a byte now and then; files are not under it.",
+)
 TWIN_TAGS = Limit(
     "tags of a twin",
     8192,

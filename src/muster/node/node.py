@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
@@ -21,7 +19,8 @@ from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
-from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.app import build_app
+from muster.heads.http.connection import HttpServer
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
@@ -128,7 +127,9 @@ class Node:
         make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
         services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
         make_mqtt = partial(MqttConnection, services, loop)
-        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
+        make_http = HttpServer(app, ambient.now)
+        self._undo.append(make_http.close)
+        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, make_http)
         self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
@@ -159,13 +160,6 @@ class Node:
         telemetry.start()
         self._undo.append(telemetry.close)
         return telemetry
-
-    async def _http(self, app: web.Application) -> Callable[[], Any]:
-        runner = make_runner(app)
-        await runner.setup()
-        self._undo.append(runner.cleanup)
-        assert runner.server is not None
-        return runner.server
 
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Sockets for every listener, by name, so that ports are known before anything is built."""

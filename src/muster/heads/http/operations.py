@@ -7,25 +7,46 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import web
-
+from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
+from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.identity.changes import Match
 from muster.identity.verdict import Right
 
+_CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 
-@dataclass(slots=True)
+
 class Call:
-    """One request that has found its operation. ``parameters`` are the path's, decoded once."""
+    """One request that is being answered.
 
-    request: web.Request
-    path: str
-    parameters: Mapping[str, str]
-    tracking_id: str
-    caller: str = ""
-    """Who calls, once that is judged."""
+    ``parameters`` are the path's and ``path`` is the whole of it, decoded once, both empty until the operation is
+    found; ``caller`` is who calls, once that is judged.
+    """
+
+    __slots__ = ("_ambient", "_tracking_id", "caller", "operation", "parameters", "path", "request", "request_id")
+
+    def __init__(self, request: Request, ambient: Ambient) -> None:
+        self.request = request
+        self.request_id = ambient.uuid().hex
+        self.operation: Operation | None = None
+        self.parameters: Mapping[str, str] = {}
+        self.path = self.caller = ""
+        self._ambient = ambient
+        self._tracking_id = ""
+
+    @property
+    def tracking_id(self) -> str:
+        """``request_id`` and the time, in Azure's form."""
+        if not self._tracking_id:
+            self._tracking_id = tracking_id(self._ambient, self.request_id)
+        return self._tracking_id
+
+    def find(self, operations: OperationTable, method: str) -> Operation:
+        """Find the operation. Raises ``HubError`` as ``OperationTable.find``."""
+        self.operation, self.parameters, self.path = operations.find(method, self.request.raw_path)
+        return self.operation
 
     def query(self, name: str) -> str | None:
         """A parameter of the query, ``None`` when it is not there."""
@@ -52,16 +73,16 @@ class Call:
         given = "Content-Type" in request.headers
         if given and not request.content_type.endswith("json"):
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Type is not JSON, send application/json; charset=utf-8.")
-        if (request.charset or "utf-8").lower() not in {"utf-8", "utf8", "us-ascii"}:
+        if request.charset not in _CHARSETS:
             raise HubError(UNSUPPORTED_MEDIA, "The charset is not UTF-8, send application/json; charset=utf-8.")
-        return parse_json(await request.read())
+        return parse_json(await request.body.read())
 
     async def json_object(self) -> Members:
         """The body, which must be an object. Raises as ``json``, and 400004."""
         return Members.of(await self.json(), "The body")
 
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[Call], Awaitable[Response | StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +99,7 @@ class Operation:
     right: Right | None
     handler: Handler
     waits: bool = False
-    refuse: Callable[[HubError, str], web.Response] | None = None
+    refuse: Callable[[HubError, str], Response] | None = None
 
 
 @dataclass(slots=True)
