@@ -88,7 +88,7 @@ def tracking_id(ambient: Ambient, digits: str = "") -> str:
 
     The digits are ``digits``, or fresh ones.
     """
-    return f"{digits or ambient.uuid().hex}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
+    return f"{digits or ambient.random_bytes(16).hex()}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
 
 
 @lru_cache(maxsize=4)

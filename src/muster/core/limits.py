@@ -127,6 +127,14 @@ HTTP_IDLE = Limit(
     "own choice",
     "A connection that was kept open is closed when no further request comes; clients open another.",
 )
+PROVEN_TOKENS = Limit(
+    "service tokens remembered",
+    1024,
+    1024,
+    "tokens",
+    "own choice",
+    "Found good for the whole hub and not examined again until they expire; the oldest go first.",
+)
 HTTP_BODY_WAIT = Limit(
     "wait for more of a body",
     30,

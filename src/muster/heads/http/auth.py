@@ -14,6 +14,10 @@ from muster.identity.verdict import Right, Verdict
 class ServiceGate(Protocol):
     """The part of ``identity.authenticator.Authenticator`` that judges services."""
 
+    def proven(self, token: str, required: Right) -> str | None:
+        """Who calls, if that token was allowed before and would be again."""
+        ...
+
     def service(self, attempt: ServiceAttempt) -> Verdict:
         """Judge an attempt."""
         ...
@@ -25,12 +29,17 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
     The message says no more than the service does; the verdict, kept under the same tracking id, says the rest.
     """
     request = call.request
+    token = request.headers.get("Authorization", "")
+    known = gate.proven(token, right)
+    if known is not None:
+        call.caller = known
+        return
     verdict = gate.service(
         ServiceAttempt(
             transport="https",
             peer="unknown" if request.transport is None else describe_peer(request.transport),
             host=request.headers.get("Host", ""),
-            token=request.headers.get("Authorization", ""),
+            token=token,
             required=right,
             resource=call.path,
         )

@@ -1,0 +1,55 @@
+"""Tokens of services that were found good for the whole hub, so that the next call with the same one costs little.
+
+What is remembered is what a full examination would find again: token, keys and rights do not change while it is kept;
+its expiry is looked at each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import NamedTuple
+
+from muster.core.limits import PROVEN_TOKENS
+from muster.identity.verdict import Right, Verdict
+
+
+class _Proven(NamedTuple):
+    principal: str
+    rights: Right
+    expires_at: float
+
+
+class ProvenTokens:
+    """Bounded; the ones that were not used for longest go first. To be cleared when a policy changes."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, _Proven] = OrderedDict()
+
+    def keep(self, token: str, verdict: Verdict) -> None:
+        """``verdict`` allowed ``token`` everything on the hub that its policy's rights allow."""
+        if verdict.expires_at is None:
+            return
+        self._known[_digest(token)] = _Proven(verdict.principal, verdict.rights, verdict.expires_at)
+        if len(self._known) > PROVEN_TOKENS.open:
+            self._known.popitem(last=False)
+
+    def principal(self, token: str, required: Right, now: float) -> str | None:
+        """Whose token it is, when it still allows ``required``; ``None``: examine it."""
+        digest = _digest(token)
+        found = self._known.get(digest)
+        if found is None or required not in found.rights:
+            return None
+        if now >= found.expires_at:
+            del self._known[digest]
+            return None
+        self._known.move_to_end(digest)
+        return found.principal
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
