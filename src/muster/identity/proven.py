@@ -6,7 +6,6 @@ its expiry is looked at each time.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -24,32 +23,29 @@ class ProvenTokens:
     """Bounded; the ones that were not used for longest go first. To be cleared when a policy changes."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, _Proven] = OrderedDict()
+        self._known: OrderedDict[str, _Proven] = OrderedDict()
+        """By the token's text. Looking it up tells nothing by its time: texts are compared only where their hashes are
+        equal, and those begin with a seed that nobody knows."""
 
     def keep(self, token: str, verdict: Verdict) -> None:
         """``verdict`` allowed ``token`` everything on the hub that its policy's rights allow."""
         if verdict.expires_at is None:
             return
-        self._known[_digest(token)] = _Proven(verdict.principal, verdict.rights, verdict.expires_at)
+        self._known[token] = _Proven(verdict.principal, verdict.rights, verdict.expires_at)
         if len(self._known) > PROVEN_TOKENS.open:
             self._known.popitem(last=False)
 
     def principal(self, token: str, required: Right, now: float) -> str | None:
         """Whose token it is, when it still allows ``required``; ``None``: examine it."""
-        digest = _digest(token)
-        found = self._known.get(digest)
+        found = self._known.get(token)
         if found is None or required not in found.rights:
             return None
         if now >= found.expires_at:
-            del self._known[digest]
+            del self._known[token]
             return None
-        self._known.move_to_end(digest)
+        self._known.move_to_end(token)
         return found.principal
 
     def clear(self) -> None:
         """Forget all."""
         self._known.clear()
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

@@ -38,7 +38,7 @@ class HttpServer:
         self.idle_seconds = idle_seconds
         self.loop = asyncio.get_running_loop()
         self.connections: set[HttpConnection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
+        """Those that are open, or closed with a request that is still being answered."""
 
     def __call__(self) -> HttpConnection:
         return HttpConnection(self)
@@ -47,12 +47,13 @@ class HttpServer:
         """End every connection, those with a request under way after its answer; after ``seconds`` end what is left."""
         for connection in tuple(self.connections):
             connection.end()
-        if self.tasks and seconds:
-            await asyncio.wait(self.tasks, timeout=seconds)
-        for task in self.tasks:
+        tasks = [connection.task for connection in self.connections if connection.task is not None]
+        if tasks and seconds:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
             task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         for connection in tuple(self.connections):
             connection.abort()
 
@@ -61,8 +62,8 @@ class HttpConnection:
     """One connection, and the ``messages.Exchange`` of the request that is being answered."""
 
     __slots__ = (
-        "_broken", "_chunked", "_decoder", "_ending", "_expects", "_incoming", "_loop", "_paused", "_quiet_since",
-        "_request", "_requests", "_room", "_server", "_task", "_timer", "_transport", "_unwanted",
+        "_broken", "_chunked", "_decoder", "_ending", "_expects", "_incoming", "_loop", "_lost", "_paused",
+        "_quiet_since", "_request", "_requests", "_room", "_server", "_timer", "_transport", "_unwanted", "task",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -75,9 +76,9 @@ class HttpConnection:
         """The one being answered."""
         self._incoming: Request | None = None
         """The one whose body is coming."""
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._broken: HttpError | None = None
-        self._ending = self._unwanted = self._paused = self._chunked = self._expects = False
+        self._ending = self._lost = self._unwanted = self._paused = self._chunked = self._expects = False
         self._room: asyncio.Future[None] | None = None
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -110,7 +111,7 @@ class HttpConnection:
         if self._broken is not None and self._incoming is not None:
             fault = HubError(BAD_REQUEST, f"The body breaks HTTP: {self._broken.reason}.")
             self._incoming.body.fail(fault)
-        if self._task is None:
+        if self.task is None:
             self._next()
         self._balance()
 
@@ -118,8 +119,9 @@ class HttpConnection:
         return False
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._server.connections.discard(self)
-        self._ending = True
+        self._ending = self._lost = True
+        if self.task is None:
+            self._server.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._requests.clear()
@@ -127,8 +129,8 @@ class HttpConnection:
             self._incoming.body.fail(ConnectionResetError("the client is gone"))
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        if self._task is not None and self._request is not None and self._request.cancel_when_lost:
-            self._task.cancel()
+        if self.task is not None and self._request is not None and self._request.cancel_when_lost:
+            self.task.cancel()
 
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
@@ -143,7 +145,7 @@ class HttpConnection:
     def _balance(self) -> None:
         """Read from the client, unless it is ahead of us: with its body, its next requests, or its answers unread."""
         ahead = (
-            bool(self._requests and self._task is not None)
+            bool(self._requests and self.task is not None)
             or self._room is not None
             or (self._incoming is not None and self._incoming.body.waiting > BODY_HIGH_BYTES)
         )
@@ -160,9 +162,7 @@ class HttpConnection:
         if self._requests:
             self._request = request = self._requests.popleft()
             self._expects = "Expect" in request.headers
-            self._task = task = self._loop.create_task(self._serve(request))
-            self._server.tasks.add(task)
-            task.add_done_callback(self._served)
+            self.task = self._loop.create_task(self._serve(request))
             return
         self._quiet_since = self._loop.time()
         if self._broken is not None:
@@ -171,29 +171,33 @@ class HttpConnection:
             self._transport.close()
 
     async def _serve(self, request: Request) -> None:
-        if self._expects and request.headers["Expect"].lower() != "100-continue":
-            answer: Response | StreamResponse = Response(status=417)
-        else:
-            answer = await self._server.app(request)
-        if isinstance(answer, Response):
-            self._send(answer)
-        else:
-            self.finish()
+        whole = False
+        try:
+            if self._expects and request.headers["Expect"].lower() != "100-continue":
+                answer: Response | StreamResponse = Response(status=417)
+            else:
+                answer = await self._server.app(request)
+            if isinstance(answer, Response):
+                self._send(answer)
+            else:
+                self.finish()
+            whole = True
+        except ConnectionError:
+            pass  # the client is gone, or an answer that had begun cannot be finished
+        except Exception:
+            log.exception("the answer to %s failed", describe_peer(self._transport))
+        finally:
+            self.task = self._request = None
+            if self._lost:
+                self._server.connections.discard(self)
+            else:
+                self._after(request, whole=whole)
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._server.tasks.discard(task)
-        self._task = None
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or error is not None:
-            if error is not None and not isinstance(error, ConnectionError):
-                log.error("the answer to %s failed", describe_peer(self._transport), exc_info=error)
-            self._transport.close()
-            return
-        assert self._request is not None
-        request, self._request = self._request, None
-        if not request.body.complete and self._broken is None:
+    def _after(self, request: Request, *, whole: bool) -> None:
+        """What follows a request whose answer was sent (``whole``), or broken off."""
+        if whole and not request.body.complete and self._broken is None:
             self._throw_away()
-        elif request.head.keep_alive and not self._transport.is_closing():
+        elif whole and request.head.keep_alive and not self._transport.is_closing():
             self._next()
             self._balance()
         else:
@@ -222,7 +226,7 @@ class HttpConnection:
         self._transport.close()
 
     def _idle(self) -> None:
-        busy = self._task is not None
+        busy = self.task is not None
         left = self._server.idle_seconds - (0.0 if busy else self._loop.time() - self._quiet_since)
         if left > 0.001:
             self._timer = self._loop.call_later(left, self._idle)
@@ -296,7 +300,7 @@ class HttpConnection:
         """Close once the request under way is answered; at once when there is none."""
         self._ending = True
         self._requests.clear()
-        if self._task is None and not self._unwanted:
+        if self.task is None and not self._unwanted:
             self._transport.close()
 
     def abort(self) -> None:

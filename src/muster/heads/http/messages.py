@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from multidict import CIMultiDict
@@ -105,6 +105,9 @@ class Body:
     async def read(self, most: int = HTTP_BODY_BYTES.open) -> bytes:
         """The whole body. Raises as ``chunks``, 400024 also when it takes longer than ``HTTP_BODY_SECONDS`` in all,
         and 413000 above ``most`` bytes."""
+        if self._ended and len(self._chunks) <= 1 and self.waiting <= most:
+            self.waiting = 0
+            return self._chunks.pop() if self._chunks else b""
         pieces: list[bytes] = []
         size, loop = 0, asyncio.get_running_loop()
         deadline = 0.0 if self._ended else loop.time() + HTTP_BODY_SECONDS.open
@@ -144,6 +147,13 @@ class Body:
             self._news = None
 
 
+class MediaType(NamedTuple):
+    """A media type without its parameters, and its ``charset``; both in lower case, empty when not given."""
+
+    name: str
+    charset: str
+
+
 class Request:
     """One request. ``raw_path`` and ``raw_query`` are as they were sent; ``transport`` tells of the client."""
 
@@ -177,18 +187,10 @@ class Request:
         return self._query
 
     @property
-    def content_type(self) -> str:
-        """The media type without its parameters, in lower case; empty when none was given."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-    @property
-    def charset(self) -> str:
-        """The ``charset`` parameter of the media type, in lower case; empty when none was given."""
-        for parameter in self.headers.get("Content-Type", "").split(";")[1:]:
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "charset":
-                return value.strip().strip('"').lower()
-        return ""
+    def media_type(self) -> MediaType:
+        """What ``Content-Type`` says."""
+        text = self.headers.get("Content-Type", "")
+        return _remembered_media_type(text) if len(text) <= _LONGEST_REMEMBERED else _parse_media_type(text)
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -206,6 +208,16 @@ def _parse_query(text: str) -> Mapping[str, str]:
     return dict(reversed(parse_qsl(text, keep_blank_values=True)))
 
 
+def _parse_media_type(text: str) -> MediaType:
+    name, *parameters = text.split(";")
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "charset":
+            return MediaType(name.strip().lower(), value.strip().strip('"').lower())
+    return MediaType(name.strip().lower(), "")
+
+
+_remembered_media_type: Callable[[str], MediaType] = lru_cache(_REMEMBERED)(_parse_media_type)
 _remembered_query: Callable[[str], Mapping[str, str]] = lru_cache(_REMEMBERED)(_parse_query)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from muster.core.ambient import Ambient, tracking_id
@@ -70,10 +70,10 @@ class Call:
         request = self.request
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Encoding is not taken, send the body uncompressed.")
-        given = "Content-Type" in request.headers
-        if given and not request.content_type.endswith("json"):
+        media_type = request.media_type
+        if media_type.name and not media_type.name.endswith("json"):
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Type is not JSON, send application/json; charset=utf-8.")
-        if request.charset not in _CHARSETS:
+        if media_type.charset not in _CHARSETS:
             raise HubError(UNSUPPORTED_MEDIA, "The charset is not UTF-8, send application/json; charset=utf-8.")
         return parse_json(await request.body.read())
 
@@ -109,6 +109,15 @@ class _Node:
     operations: dict[str, Operation] = field(default_factory=dict)
 
 
+class _Wanted(NamedTuple):
+    """A search: what for, the parameters of the path, and the methods of paths that fit but do not take ``method``."""
+
+    method: str
+    parts: list[str]
+    parameters: dict[str, str]
+    allowed: set[str]
+
+
 class OperationTable:
     """Finds operations by method and path; where a fixed part and a parameter both fit, the fixed part goes first."""
 
@@ -129,14 +138,12 @@ class OperationTable:
         unknown path, 405000 (``MethodNotAllowed``) for an unknown method, 400004 for a path that is no UTF-8.
         """
         parts = decode_path(raw_path)
-        allowed: set[str] = set()
-        for node, parameters in _matches(self._root, parts, {}):
-            operation = node.operations.get(method)
-            if operation is not None:
-                return operation, parameters, "/".join(parts)
-            allowed.update(node.operations)
-        if allowed:
-            raise MethodNotAllowed(method, allowed)
+        wanted = _Wanted(method, parts, {}, set())
+        operation = _find(self._root, wanted, 0)
+        if operation is not None:
+            return operation, wanted.parameters, "/".join(parts)
+        if wanted.allowed:
+            raise MethodNotAllowed(method, wanted.allowed)
         raise HubError(NOT_FOUND, "There is no such resource, check the path.")
 
 
@@ -151,6 +158,8 @@ class MethodNotAllowed(HubError):
 def decode_path(raw_path: str) -> list[str]:
     """The parts of a path, each percent-decoded once; a percent sign that encodes nothing stands for itself."""
     raw_parts = raw_path.removeprefix("/").removesuffix("/").split("/")
+    if "%" not in raw_path and raw_path.isascii():
+        return raw_parts
     try:
         parts = [unquote(part, errors="strict") for part in raw_parts]
         raw_path.encode()  # bytes that are no UTF-8 come as lone surrogates
@@ -170,15 +179,22 @@ def _descend(node: _Node, part: str) -> _Node:
     return below
 
 
-def _matches(node: _Node, parts: list[str], parameters: dict[str, str]) -> Iterator[tuple[_Node, dict[str, str]]]:
-    if not parts:
-        if node.operations:
-            yield node, parameters
-        return
-    part, rest = parts[0], parts[1:]
+def _find(node: _Node, wanted: _Wanted, at: int) -> Operation | None:
+    """The operation below ``node`` for the parts from ``at`` on; notes what it finds on the way in ``wanted``."""
+    parts = wanted.parts
+    if at == len(parts):
+        wanted.allowed.update(node.operations)
+        return node.operations.get(wanted.method)
+    part = parts[at]
     below = node.fixed.get(part.lower())
     if below is not None:
-        yield from _matches(below, rest, parameters)
-    if node.parameter is not None and part:
-        name, below = node.parameter
-        yield from _matches(below, rest, parameters | {name: part})
+        found = _find(below, wanted, at + 1)
+        if found is not None:
+            return found
+    if node.parameter is None or not part:
+        return None
+    name, below = node.parameter
+    found = _find(below, wanted, at + 1)
+    if found is not None:
+        wanted.parameters[name] = part
+    return found
