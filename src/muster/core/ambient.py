@@ -98,5 +98,10 @@ def _stamp(second: int) -> str:
 
 def iso(moment: float) -> str:
     """``moment`` (seconds since 1970) as Azure prints times: ISO 8601, UTC, seven fraction digits, ``Z``."""
-    seconds = datetime.fromtimestamp(moment, UTC)
-    return f"{seconds:%Y-%m-%dT%H:%M:%S.%f}0Z"
+    microseconds = round(moment * 1_000_000)
+    return f"{_iso_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06}0Z"
+
+
+@lru_cache(maxsize=256)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

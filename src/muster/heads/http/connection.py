@@ -241,8 +241,7 @@ class HttpConnection:
         request.answered = True
         version = request.head.version
         keep_alive = request.head.keep_alive and request.body.complete and not self._ending
-        headers = dict(answer.headers)
-        headers.update(request.signature)
+        headers = {**answer.headers, **request.signature}
         headers["Date"] = _date(int(self._server.now()))
         if length is not None:
             headers["Content-Length"] = str(length)

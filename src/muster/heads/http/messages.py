@@ -9,8 +9,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
-from multidict import CIMultiDict
-
 from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMED_OUT, HubError
 from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_SECONDS, HTTP_BODY_WAIT
 from muster.wire.http import RequestHead
@@ -229,7 +227,7 @@ class Response:
     def __init__(self, body: bytes = b"", status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.body = body
         self.status = status
-        self.headers: CIMultiDict[str] = CIMultiDict(headers or {})
+        self.headers = dict(headers or {})
 
 
 class StreamResponse:
@@ -242,7 +240,7 @@ class StreamResponse:
 
     def __init__(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
-        self.headers: CIMultiDict[str] = CIMultiDict(headers or {})
+        self.headers = dict(headers or {})
         self._exchange: Exchange | None = None
 
     async def prepare(self, request: Request) -> None:
