@@ -64,7 +64,9 @@ class RequestDecoder:
         self._events: list[Event] = []
         self._headers: list[tuple[str, str]] = []
         self._target = b""
-        self._in_head = self._foreign = False
+        self._in_head = False
+        self._foreign_at = -1
+        """Where among the events a request of another version of HTTP came."""
         self._unfinished = 0
 
     def receive(self, data: bytes) -> list[Event]:
@@ -82,7 +84,8 @@ class RequestDecoder:
         except HttpParserError as error:
             reason = error.args[0] if error.args and isinstance(error.args[0], str) else "malformed"
             raise self._failed(HttpError(reason)) from None
-        if self._foreign:
+        if self._foreign_at >= 0:
+            del events[self._foreign_at :]
             raise self._failed(HttpError("the version is not HTTP/1.1"))
         self._unfinished = self._unfinished + len(data) if began and self._in_head else 0
         if self._unfinished > self._most:
@@ -109,7 +112,7 @@ class RequestDecoder:
         parser = self._parser
         version = parser.get_http_version()
         if version not in _VERSIONS:
-            self._foreign = True
+            self._foreign_at = len(self._events)
             return
         self._events.append(
             RequestHead(
