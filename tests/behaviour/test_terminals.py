@@ -1,4 +1,4 @@
-"""Commands on terminals that cannot show everything: what they print comes out in escapes, and none ends in a traceback."""
+"""Commands on terminals that cannot show everything: they print escapes, and none ends in a traceback."""
 
 from __future__ import annotations
 
