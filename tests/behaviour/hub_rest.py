@@ -112,7 +112,9 @@ async def create(hub: RestHub, device_id: str = "d", **members: Any) -> dict[str
 
 
 @contextlib.asynccontextmanager
-async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds: float = 60) -> AsyncIterator[RestHub]:
+async def rest_hub(
+    directory: Path, more: Sequence[Operation] = (), idle_seconds: float = 60, linger_seconds: float = 10
+) -> AsyncIterator[RestHub]:
     loop = asyncio.get_running_loop()
     ambient, bus = SystemAmbient(loop), LocalBus()
     path = directory / "hub.db"
@@ -127,7 +129,7 @@ async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds
     running: list[RestHub] = []
     operations = [*TwinOperations(registry, twins).table(), *more]
     app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
-    runner = make_runner(app, idle_seconds)
+    runner = make_runner(app, idle_seconds, linger_seconds)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

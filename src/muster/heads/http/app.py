@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from muster.core.ambient import Ambient, tracking_id
-from muster.core.errors import BAD_REQUEST, BODY_TOO_LARGE, SERVER_ERROR, HubError
+from muster.core.errors import BAD_REQUEST, BODY_TOO_LARGE, REQUEST_TIMEOUT, SERVER_ERROR, HubError
 from muster.core.limits import HTTP_BODY_BYTES, HTTP_IDLE
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import error_answer, sign
@@ -30,6 +30,9 @@ from muster.identity.mistakes import shown
 from muster.identity.registry import Registry
 
 log = logging.getLogger("muster.http")
+
+LINGER_SECONDS = 10.0
+"""Clients hear an answer only once they have sent all: so long the rest of a body is read and thrown away."""
 
 _TRACKING = web.RequestKey("tracking", str)
 _STARTED = web.RequestKey("started", bool)
@@ -67,15 +70,18 @@ def build_app(
     return app
 
 
-def make_runner(app: web.Application, idle_seconds: float = HTTP_IDLE.open) -> web.AppRunner:
+def make_runner(
+    app: web.Application, idle_seconds: float = HTTP_IDLE.open, linger_seconds: float = LINGER_SECONDS
+) -> web.AppRunner:
     """A runner for ``app``: its ``server``, once it is set up, makes the protocol that takes over a transport.
 
-    A connection without a request for ``idle_seconds`` is closed. Compressed bodies stay as they are: nobody may make
-    the hub unpack them, not even to throw them away.
+    A connection without a request for ``idle_seconds`` is closed, and one whose request was answered before its body
+    was here, ``linger_seconds`` later. Compressed bodies stay as they are: nobody may make the hub unpack them, not
+    even to throw them away.
     """
     return web.AppRunner(
         app, access_log=None, handle_signals=False, logger=WireLog(), keepalive_timeout=idle_seconds,
-        auto_decompress=False, handler_cancellation=True,
+        auto_decompress=False, handler_cancellation=True, lingering_time=linger_seconds,
     )  # fmt: skip
 
 
@@ -111,7 +117,10 @@ class _Dispatcher:
         tracking = request[_TRACKING] = refusal.tracking_id or tracking
         operation = request.get(_OPERATION)
         refuse = error_answer if operation is None or operation.refuse is None else operation.refuse
-        return refuse(refusal, tracking)
+        answer = refuse(refusal, tracking)
+        if refusal.row is REQUEST_TIMEOUT:
+            answer.force_close()
+        return answer
 
     async def sign(self, request: web.Request, answer: web.StreamResponse) -> None:
         """An answer begins. One that is not ours is aiohttp's own, to an ``Expect`` that it cannot meet."""

@@ -12,6 +12,7 @@ from aiohttp import web
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
+from muster.heads.http.body import read_body
 from muster.identity.changes import Match
 from muster.identity.verdict import Right
 
@@ -45,7 +46,9 @@ class Call:
         return read_if_match(self.request.headers.get("If-Match"))
 
     async def json(self) -> Any:
-        """The body. Raises ``HubError`` 415000 when it is not said to be plain JSON in UTF-8, and as ``parse_json``."""
+        """The body. Raises ``HubError`` 415000 when it is not said to be plain JSON in UTF-8, and as ``read_body`` and
+        ``parse_json``.
+        """
         request = self.request
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Encoding is not taken, send the body uncompressed.")
@@ -54,7 +57,7 @@ class Call:
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Type is not JSON, send application/json; charset=utf-8.")
         if (request.charset or "utf-8").lower() not in {"utf-8", "utf8", "us-ascii"}:
             raise HubError(UNSUPPORTED_MEDIA, "The charset is not UTF-8, send application/json; charset=utf-8.")
-        return parse_json(await request.read())
+        return parse_json(await read_body(request))
 
     async def json_object(self) -> Members:
         """The body, which must be an object. Raises as ``json``, and 400004."""
