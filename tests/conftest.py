@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,10 @@ def make_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     """Makes hubs of the test's own, not yet started: ``make_hub("--partitions", "2")``; killed at the end."""
     made: list[HubProcess] = []
 
-    def make(*options: str, ephemeral: bool = False) -> HubProcess:
+    def make(*options: str, ephemeral: bool = False, prefix: Sequence[str] = ()) -> HubProcess:
         directory = tmp_path / f"hub{len(made)}"
         directory.mkdir()
-        made.append(HubProcess(directory, loopback(), *options, ephemeral=ephemeral))
+        made.append(HubProcess(directory, loopback(), *options, ephemeral=ephemeral, prefix=prefix))
         return made[-1]
 
     yield make

@@ -11,8 +11,8 @@ from hub_rest import serving
 
 from muster.core.ambient import SystemAmbient
 from muster.core.errors import HubError
-from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_SECONDS, HTTP_BODY_WAIT
-from muster.heads.http import connection, messages
+from muster.core.limits import HTTP_BODY_BYTES
+from muster.heads.http import connection
 from muster.heads.http.messages import Request, Response, StreamResponse
 
 PATIENCE = 10
@@ -141,20 +141,7 @@ async def test_06_that_lasts_only_so_long(monkeypatch: pytest.MonkeyPatch) -> No
         assert (await hub.answer(post(b"x" * 100)[:-1])).startswith(b"HTTP/1.1 403 ")
 
 
-@pytest.mark.parametrize(
-    ("limit", "row"), [("HTTP_BODY_WAIT", HTTP_BODY_WAIT), ("HTTP_BODY_SECONDS", HTTP_BODY_SECONDS)]
-)
-async def test_07_a_body_that_does_not_come_is_400024(limit: str, row: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, limit, row._replace(open=0.1))  # type: ignore[attr-defined]
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
-    async with served(echo) as hub:
-        reader, writer = await hub.open(post(b"xyz")[:-2])
-        async with asyncio.timeout(PATIENCE):
-            assert (await reader.read(-1)).endswith(b"RequestTimedOut")
-        writer.close()
-
-
-async def test_08_an_operation_that_takes_its_time_with_a_body_holds_its_client_back() -> None:
+async def test_07_an_operation_that_takes_its_time_with_a_body_holds_its_client_back() -> None:
     go, most = asyncio.Event(), 0
 
     async def lazy(request: Request) -> Response:
@@ -176,7 +163,7 @@ async def test_08_an_operation_that_takes_its_time_with_a_body_holds_its_client_
     assert most < 2_000_000
 
 
-async def test_09_a_stream_waits_for_a_client_that_does_not_read() -> None:
+async def test_08_a_stream_waits_for_a_client_that_does_not_read() -> None:
     sent = 0
 
     async def endless(request: Request) -> StreamResponse:
@@ -202,7 +189,7 @@ async def test_09_a_stream_waits_for_a_client_that_does_not_read() -> None:
         assert sent - before < 1_000_000, "it ends when the client is gone"
 
 
-async def test_10_a_stream_of_known_length_is_sent_as_it_is() -> None:
+async def test_09_a_stream_of_known_length_is_sent_as_it_is() -> None:
     async def file(request: Request) -> StreamResponse:
         answer = StreamResponse(headers={"Content-Length": "6"})
         await answer.prepare(request)
@@ -219,7 +206,7 @@ async def test_10_a_stream_of_known_length_is_sent_as_it_is() -> None:
         assert b"\r\nContent-Length: 6\r\n" in head
 
 
-async def test_11_a_client_that_goes_in_the_midst_of_its_body_is_told_to_the_reader() -> None:
+async def test_10_a_client_that_goes_in_the_midst_of_its_body_is_told_to_the_reader() -> None:
     outcome = asyncio.get_running_loop().create_future()
 
     async def reads(request: Request) -> Response:
@@ -237,7 +224,7 @@ async def test_11_a_client_that_goes_in_the_midst_of_its_body_is_told_to_the_rea
         assert isinstance(await asyncio.wait_for(outcome, PATIENCE), ConnectionResetError)
 
 
-async def test_12_keep_alive_follows_the_version_and_the_header() -> None:
+async def test_11_keep_alive_follows_the_version_and_the_header() -> None:
     async with served(echo, idle_seconds=0.2) as hub:
         old = await hub.answer(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2)
         assert old.count(b"HTTP/1.0 200 ") == 2
@@ -246,13 +233,13 @@ async def test_12_keep_alive_follows_the_version_and_the_header() -> None:
         assert (await hub.answer(post(b"", CLOSE), post(b""))).count(b"HTTP/1.1 200 ") == 1
 
 
-async def test_13_a_good_request_before_a_broken_one_is_answered_first() -> None:
+async def test_12_a_good_request_before_a_broken_one_is_answered_first() -> None:
     async with served(echo) as hub:
         said = await hub.answer(post(b"one"), b"nonsense\r\n\r\n")
     assert said.index(b"one") < said.index(b"HTTP/1.1 400 ")
 
 
-async def test_14_the_end_lets_a_request_finish_and_tells_its_client_to_close() -> None:
+async def test_13_the_end_lets_a_request_finish_and_tells_its_client_to_close() -> None:
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Request) -> Response:
@@ -281,7 +268,7 @@ async def test_14_the_end_lets_a_request_finish_and_tells_its_client_to_close() 
     server.close()
 
 
-async def test_15_what_does_not_end_in_time_is_cancelled() -> None:
+async def test_14_what_does_not_end_in_time_is_cancelled() -> None:
     async def stuck(_: Request) -> Response:
         await asyncio.Event().wait()
         return Response()

@@ -120,7 +120,7 @@ def test_everything_public_in_a_contract_is_explained() -> None:
 @pytest.mark.parametrize("row", errors.ALL, ids=lambda row: f"{row.code}-{row.name}")
 def test_every_row_of_the_errors_catalogue_is_sound(row: errors.ErrorRow) -> None:
     assert 400_000 <= row.code <= 599_999, "six digits, of which the first three are the HTTP status"
-    assert row.status in {400, 401, 403, 404, 405, 409, 410, 412, 413, 415, 429, 500, 501, 502, 503, 504}
+    assert row.status in {400, 401, 403, 404, 405, 408, 409, 410, 412, 413, 415, 429, 500, 501, 502, 503, 504}
     assert re.fullmatch(r"[A-Z][A-Za-z0-9]+", row.name)
     assert re.fullmatch(r"(?:amqp|com\.microsoft)(?::[a-z-]+)+", row.condition)
     assert row.mqtt in range(1, 6), "a CONNACK return code that refuses"

@@ -77,14 +77,6 @@ BULK_FAILURE = ErrorRow(
     "Some items of a bulk call failed.",
     "See its errors list.",
 )
-REQUEST_TIMED_OUT = ErrorRow(
-    400024,
-    "RequestTimedOut",
-    "com.microsoft:timeout",
-    CONNACK_UNAVAILABLE,
-    "The request did not come whole in time.",
-    "Send it faster, or in smaller parts.",
-)
 TAKEN_OVER = ErrorRow(
     400027,
     "ConnectionForcefullyClosedOnNewConnection",
@@ -233,6 +225,14 @@ METHOD_NOT_ALLOWED = ErrorRow(
     5,
     "The resource does not take this HTTP method.",
     "See the Allow header.",
+)
+REQUEST_TIMEOUT = ErrorRow(
+    408000,
+    "GenericRequestTimeout",
+    "com.microsoft:timeout",
+    CONNACK_UNAVAILABLE,
+    "The request did not come in time.",
+    "Send it again, without pauses.",
 )
 DEVICE_EXISTS = ErrorRow(
     409001,

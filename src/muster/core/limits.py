@@ -119,6 +119,22 @@ HTTP_BODY_BYTES = Limit(
     "own choice",
     "100 devices with twins of the largest size in a bulk call; bounds what a request may cost.",
 )
+HTTP_BODY_WAIT = Limit(
+    "pause in the body of a REST call",
+    30,
+    30,
+    "seconds",
+    "own choice",
+    "Who sends below the slowest rate uses it up; then the call is answered 408000 and the connection closed.",
+)
+HTTP_BODY_RATE = Limit(
+    "slowest rate of the body of a REST call",
+    1024,
+    1024,
+    "bytes per second",
+    "own choice",
+    "Any link carries it, GPRS too; bounds how long a call may take for its length.",
+)
 HTTP_IDLE = Limit(
     "HTTPS idle time-out",
     240,
@@ -134,22 +150,6 @@ PROVEN_TOKENS = Limit(
     "tokens",
     "own choice",
     "Found good for the whole hub and not examined again until they expire; the oldest go first.",
-)
-HTTP_BODY_WAIT = Limit(
-    "wait for more of a body",
-    30,
-    30,
-    "seconds",
-    "own choice",
-    "A client that sends nothing of the body it announced for so long is answered 400024.",
-)
-HTTP_BODY_SECONDS = Limit(
-    "time for the body of a REST call",
-    120,
-    120,
-    "seconds",
-    "own choice",
-    "For the whole of it, so that nobody holds a call open by sending a byte now and then; files are not under it.",
 )
 TWIN_TAGS = Limit(
     "tags of a twin",

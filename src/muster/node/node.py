@@ -23,7 +23,7 @@ from muster.heads.http.app import build_app
 from muster.heads.http.connection import HttpServer
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
-from muster.heads.listener import TlsListener
+from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
 from muster.heads.tls import WireProtocol, server_context
 from muster.identity.authenticator import Authenticator
@@ -36,7 +36,7 @@ from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.material import Material, load_material
 from muster.node.settings import Settings
-from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
+from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
@@ -84,11 +84,11 @@ class Node:
 
     async def _start(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
-        sockets = self._bind()
-        ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         ambient = SystemAmbient(loop)
         directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
         self._undo.append(directory.release)
+        sockets = self._bind()
+        ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         durable = settings.sync and settings.data is not None
 
         writer = Writer(directory.hub_database, MIGRATIONS, loop, durable=durable)
@@ -170,7 +170,7 @@ class Node:
         if settings.amqp_plain_port is not None:
             ports["amqp_plain"] = settings.amqp_plain_port
         for name, port in ports.items():
-            flag = f"--{name.replace('_', '-')}-port"
+            flag = _flag(name)
             try:
                 bound[name] = bind(settings.bind, port, flag)
             except PermissionError:
@@ -193,12 +193,19 @@ class Node:
         for name, make_protocol in protocols.items():
             listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol)
             listeners.append(listener)
+            listen(sockets[name], _flag(name))
             listener.listen(sockets[name])
 
     async def _listen_plain(self, sockets: Sequence[socket.socket], make_protocol: Callable[[], Any]) -> None:
+        listen(sockets, _flag("amqp_plain"))
         for sock in sockets:
-            server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock)
+            server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock, backlog=BACKLOG)
             self._undo.append(server.close)
+
+
+def _flag(listener: str) -> str:
+    """The option that chooses the port of a listener."""
+    return f"--{listener.replace('_', '-')}-port"
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

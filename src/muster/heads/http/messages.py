@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
-from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMED_OUT, HubError
-from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_SECONDS, HTTP_BODY_WAIT
+from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMEOUT, HubError
+from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_RATE, HTTP_BODY_WAIT
 from muster.wire.http import RequestHead
 
 BODY_HIGH_BYTES, BODY_LOW_BYTES = 262_144, 65_536
@@ -94,49 +94,44 @@ class Body:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The pieces as they come, however many.
 
-        Raises ``HubError`` 400024 when none comes for ``HTTP_BODY_WAIT`` seconds, 400000 when the client breaks
-        HTTP, and ``ConnectionResetError`` when it goes.
+        The client has ``HTTP_BODY_WAIT`` seconds, and earns them back at ``HTTP_BODY_RATE``: a long body may take long,
+        a pause may not. What the reader does between the pieces takes none of that time. Raises ``HubError`` 408000
+        when it is over, 400000 when the client breaks HTTP, and ``ConnectionResetError`` when it goes.
         """
-        while (piece := await self._next(HTTP_BODY_WAIT.open)) is not None:
-            yield piece
-
-    async def read(self, most: int = HTTP_BODY_BYTES.open) -> bytes:
-        """The whole body. Raises as ``chunks``, 400024 also when it takes longer than ``HTTP_BODY_SECONDS`` in all,
-        and 413000 above ``most`` bytes."""
-        if self._ended and len(self._chunks) <= 1 and self.waiting <= most:
-            self.waiting = 0
-            return self._chunks.pop() if self._chunks else b""
-        pieces: list[bytes] = []
-        size, loop = 0, asyncio.get_running_loop()
-        deadline = 0.0 if self._ended else loop.time() + HTTP_BODY_SECONDS.open
+        time, most = asyncio.get_running_loop().time, float(HTTP_BODY_WAIT.open)
+        left = most
         while True:
-            left = 0.0 if self._ended else min(HTTP_BODY_WAIT.open, deadline - loop.time())
-            piece = await self._next(left)
-            if piece is None:
-                return b"".join(pieces)
-            size += len(piece)
-            if size > most:
-                raise HubError(BODY_TOO_LARGE, f"The body has more than {most} bytes, split the call.")
-            pieces.append(piece)
-
-    async def _next(self, seconds: float) -> bytes | None:
-        if not self._chunks and not self._ended and self._error is None:
-            await self._wait(seconds)
-        if self._chunks:
+            since = time()
+            if not self._chunks and not self._ended and self._error is None:
+                await self._wait(left)
+            if not self._chunks:
+                break
             piece = self._chunks.popleft()
             before, self.waiting = self.waiting, self.waiting - len(piece)
             if self.waiting < BODY_LOW_BYTES <= before:
                 self._exchange.taken()
-            return piece
+            left = min(most, left - (time() - since) + len(piece) / HTTP_BODY_RATE.open)
+            yield piece
         if self._error is not None:
             raise self._error
-        return None
+
+    async def read(self, most: int = HTTP_BODY_BYTES.open) -> bytes:
+        """The whole body. Raises as ``chunks``, and ``HubError`` 413000 above ``most`` bytes."""
+        if self._ended and len(self._chunks) <= 1 and self.waiting <= most:
+            self.waiting = 0
+            return self._chunks.pop() if self._chunks else b""
+        body = bytearray()
+        async for piece in self.chunks():
+            body += piece
+            if len(body) > most:
+                raise HubError(BODY_TOO_LARGE, f"The body has more than {most} bytes, split the call.")
+        return bytes(body)
 
     async def _wait(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         self._news = loop.create_future()
-        late = HubError(REQUEST_TIMED_OUT, "The rest of the body did not come in time, send it faster.")
-        timer = loop.call_later(max(seconds, 0.0), self.fail, late)
+        message = f"The body stops or comes too slowly, send at least {HTTP_BODY_RATE.open} bytes a second."
+        timer = loop.call_later(max(seconds, 0.0), self.fail, HubError(REQUEST_TIMEOUT, message))
         self._exchange.wanted()
         try:
             await self._news
