@@ -117,7 +117,7 @@ class Node:
             registry=registry,
             gate=authenticator,
             ambient=ambient,
-            ready=lambda: self._ready,
+            ready=lambda: self._ready and not telemetry.failing,
             more=[
                 *admin.table(),
                 *TwinOperations(registry, twins).table(),

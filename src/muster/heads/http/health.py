@@ -11,7 +11,7 @@ from muster.heads.http.operations import Call, Operation
 
 
 class HealthOperations:
-    """Health of one node. ``ready`` says whether every listener serves."""
+    """Health of one node. ``ready`` says whether every listener serves and what devices send can be stored."""
 
     def __init__(self, ready: Callable[[], bool]) -> None:
         self._ready = ready
@@ -28,5 +28,5 @@ class HealthOperations:
         return json_answer({"status": "live"})
 
     async def ready(self, _: Call) -> web.Response:
-        """200 when every listener serves, else 503."""
+        """200 when the node is ready, else 503."""
         return json_answer({"status": "ready"}) if self._ready() else json_answer({"status": "not ready"}, 503)
