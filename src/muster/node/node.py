@@ -6,10 +6,8 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -26,16 +24,17 @@ from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
-from muster.heads.tls import WireProtocol, server_context
+from muster.heads.tls import WireProtocol
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
+from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
-from muster.node.material import Material, load_material
+from muster.node.material import load_material
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.sessions.table import SessionTable
@@ -98,8 +97,10 @@ class Node:
         self._undo.append(reader.close)
         identities = SqliteIdentityStore(writer, reader)
         kept = SqliteHubSettingsStore(writer, reader)
-        material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
-        _write_certificates(directory, material)
+        load = partial(load_material, kept, ambient, settings.all_hostnames, development=settings.data is None)
+        material = await load()
+        certificate = ServerCertificate(directory, ambient, material, load)
+        self._undo.append(certificate.close)
         hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
         telemetry = self._telemetry(directory, ambient, durable=durable)
 
@@ -129,7 +130,7 @@ class Node:
         services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
         make_mqtt = partial(MqttConnection, services, loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
-        self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
+        self._listen(certificate, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         self._undo.append(lambda: make_amqp.end_all(UNAVAILABLE))
@@ -188,16 +189,15 @@ class Node:
 
     def _listen(
         self,
-        directory: DataDirectory,
+        certificate: ServerCertificate,
         sockets: Mapping[str, list[socket.socket]],
         protocols: Mapping[str, Callable[[], WireProtocol]],
     ) -> None:
         """Accept TLS connections for each of ``protocols`` on its sockets."""
-        context = server_context(str(directory.chain_file), str(directory.key_file))
         listeners: list[TlsListener] = []
         self._undo.append(partial(_close_listeners, listeners))
         for name, make_protocol in protocols.items():
-            listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol)
+            listener = TlsListener(asyncio.get_running_loop(), certificate.context, make_protocol)
             listeners.append(listener)
             listen(sockets[name], _flag(name))
             listener.listen(sockets[name])
@@ -224,20 +224,3 @@ async def _close_listeners(listeners: list[TlsListener]) -> None:
     for listener in listeners:
         listener.stop_accepting()
     await asyncio.gather(*(listener.close_connections(DRAIN_SECONDS) for listener in listeners))
-
-
-def _write_certificates(directory: DataDirectory, material: Material) -> None:
-    authority = material.authority.certificate
-    directory.write(directory.ca_file, authority)
-    directory.write(directory.bundle_file, _system_roots() + authority)
-    directory.write(directory.key_file, material.server.key)
-    directory.write(directory.chain_file, material.server.certificate + authority)
-
-
-def _system_roots() -> bytes:
-    """The machine's trusted roots as PEM, empty where it has none in one file."""
-    paths = ssl.get_default_verify_paths()
-    for candidate in (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt"):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate).read_bytes().rstrip() + b"\n"
-    return b""
