@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from muster.core.errors import SERVER_ERROR, UNAVAILABLE, HubError
 from muster.messages.contract import PartitionState, Slice, Write
 from muster.messages.tail import SLICES_AT_ONCE, Tail
 from muster.messages.telemetry import Batch, Telemetry
-from muster.messages.trouble import PROBE_SECONDS
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
 from muster.testing.disk import RecordingDisk
@@ -34,7 +32,7 @@ class HeldLog:
         self.first_states = states or [PartitionState(0, 0, 0)] * self.partitions
         self.commits: list[Sequence[Write]] = []
         self.asked: list[tuple[object, ...]] = []
-        self.closed = self.broken = False
+        self.closed = False
         self._done: list[Callable[[BaseException | None], None]] = []
 
     def states(self) -> Sequence[PartitionState]:
@@ -57,11 +55,6 @@ class HeldLog:
 
     async def trim(self, before_ms: int, limit_bytes: int) -> Sequence[int]:
         return [0] * self.partitions
-
-    async def probe(self) -> None:
-        self.asked.append(("probe",))
-        if self.broken:
-            raise FULL
 
     async def close(self) -> None:
         self.closed = True
@@ -198,42 +191,6 @@ async def test_a_failed_commit_fails_what_is_behind_it_and_uses_no_numbers(telem
     held.end()
     assert told == [None]
     assert (telemetry.messages, telemetry.commits, telemetry.failed_commits) == (1, 1, 1)
-
-
-async def test_a_run_of_failures_is_told_once_and_probed_for_its_end(
-    telemetry: Telemetry, held: HeldLog, ambient: VirtualAmbient, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def commit(error: HubError | None) -> None:
-        telemetry.append(0, b"a")
-        await rounds()
-        held.end(error)
-
-    held.broken = True
-    for _ in range(3):
-        await commit(FULL)
-        assert telemetry.failing
-        ambient.advance(PROBE_SECONDS)
-        await rounds()
-        assert telemetry.failing
-    assert held.asked == [("probe",)] * 3
-    held.broken = False
-    ambient.advance(PROBE_SECONDS)
-    await rounds()
-    assert not telemetry.failing
-    await commit(FULL)
-    assert telemetry.failing, "there was room for the probe, not for the message"
-    await commit(None)
-    assert not telemetry.failing
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert str(FULL) in told[0]
-    assert "after 4 failed commits" in told[1]
-    ambient.advance(PROBE_SECONDS)
-    await rounds()
-    assert len(held.asked) == 4, "nothing is probed when all is well"
-    await commit(FULL)
-    assert len(caplog.records) == 3
-    await telemetry.close()
 
 
 async def test_messages_sent_from_a_failure_callback_are_a_batch_of_their_own(
@@ -526,9 +483,6 @@ async def test_a_full_disk_refuses_everything_and_heals(
                 parts.send(0, message), parts.send(0, b"and " + message), return_exceptions=True
             )
             assert {type(result) for result in results} == {HubError if disk.full else type(None)}
-            with contextlib.suppress(HubError):
-                await parts.log.probe()
-                assert not disk.full
             if not disk.full:
                 stored += [message, b"and " + message]
         assert 40 < len(stored) < 100

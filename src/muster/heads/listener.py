@@ -151,6 +151,10 @@ class TlsListener:
         """Sockets held, silent and draining ones included."""
         return len(self._transports)
 
+    def protocols(self) -> list[WireProtocol]:
+        """Who is on the connections whose handshake is done."""
+        return [protocol for one in self._transports if (protocol := one.get_protocol()) is not None]
+
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on."""
         self._accept_on(on=False)

@@ -20,6 +20,7 @@ from muster.core.limits import HTTP_BODY_BYTES, HTTP_IDLE
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import error_answer, sign
 from muster.heads.http.auth import ServiceGate, authorize
+from muster.heads.http.calls import Calls
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
 from muster.heads.http.modules import ModuleOperations
@@ -30,6 +31,9 @@ from muster.identity.mistakes import shown
 from muster.identity.registry import Registry
 
 log = logging.getLogger("muster.http")
+
+SHUTDOWN_SECONDS = 1.0
+"""How long ``cleanup`` of the runner waits for calls that are cancelled."""
 
 LINGER_SECONDS = 10.0
 """Clients hear an answer only once they have sent all: so long the rest of a body is read and thrown away."""
@@ -46,6 +50,7 @@ def build_app(
     ambient: Ambient,
     ready: Callable[[], bool],
     more: Iterable[Operation] = (),
+    calls: Calls | None = None,
 ) -> web.Application:
     """The application for port 443.
 
@@ -54,6 +59,7 @@ def build_app(
         gate: judges callers; an ``identity.authenticator.Authenticator``.
         ready: whether every listener of the node serves, for ``/health/ready``.
         more: operations besides those of the registry and of health.
+        calls: counts the calls in progress, for who has to wait for their end.
     """
     operations = OperationTable(
         [
@@ -64,7 +70,7 @@ def build_app(
             *more,
         ]
     )
-    dispatcher = _Dispatcher(operations, gate, ambient)
+    dispatcher = _Dispatcher(operations, gate, ambient, calls or Calls())
     app = web.Application(client_max_size=HTTP_BODY_BYTES.open, middlewares=[dispatcher.answer])
     app.on_response_prepare.append(dispatcher.sign)
     return app
@@ -82,19 +88,29 @@ def make_runner(
     return web.AppRunner(
         app, access_log=None, handle_signals=False, logger=WireLog(), keepalive_timeout=idle_seconds,
         auto_decompress=False, handler_cancellation=True, lingering_time=linger_seconds,
+        shutdown_timeout=SHUTDOWN_SECONDS,
     )  # fmt: skip
 
 
 class _Dispatcher:
-    def __init__(self, operations: OperationTable, gate: ServiceGate, ambient: Ambient) -> None:
+    def __init__(self, operations: OperationTable, gate: ServiceGate, ambient: Ambient, calls: Calls) -> None:
         self._operations = operations
+        self._calls = calls
         self._gate = gate
         self._ambient = ambient
         self._unfinished: set[asyncio.Future[web.StreamResponse]] = set()
 
     @web.middleware
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:  # noqa: ARG002 - its router found none
-        """Every request comes here. An operation that fails in the midst of a stream can only break it off."""
+        """Every request comes here."""
+        with self._calls.one():
+            answer = await self._answer(request)
+        if self._calls.draining:
+            answer.force_close()
+        return answer
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        """An operation that fails in the midst of a stream can only break it off."""
         tracking = request[_TRACKING] = tracking_id(self._ambient)
         try:
             return await self._perform(request, tracking)
@@ -145,6 +161,7 @@ class _Dispatcher:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
             if request.transport is None:
+                self._calls.begun()
                 self._unfinished.add(task)
                 task.add_done_callback(self._finished)
             else:
@@ -153,6 +170,7 @@ class _Dispatcher:
         return task.result()
 
     def _finished(self, task: asyncio.Future[web.StreamResponse]) -> None:
+        self._calls.ended()
         self._unfinished.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, HubError | ConnectionError):
