@@ -101,12 +101,13 @@ class TlsListener:
 
     # --- called by transports
 
-    def enqueue_handshake(self, transport: TlsTransport) -> None:
-        """``transport`` has input for its handshake."""
+    def enqueue_handshake(self, transport: TlsTransport) -> bool:
+        """``transport`` has input for its handshake; whether it has its turn in the next round."""
         self._waiting.append(transport)
         if not self._stepping:
             self._stepping = True
             self.loop.call_soon(self._step)
+        return len(self._waiting) <= HANDSHAKES_A_ROUND
 
     def _step(self) -> None:
         for _ in range(min(HANDSHAKES_A_ROUND, len(self._waiting))):
