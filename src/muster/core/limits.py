@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
-
-
-class Profile(StrEnum):
-    """``azure`` copies every limit of the cloud service; ``open`` lifts the ones users hate."""
-
-    AZURE = "azure"
-    OPEN = "open"
-
-
-class Limit(NamedTuple):
-    """One row. ``azure`` and ``open`` are the values in force under that profile, in ``unit``."""
-
-    name: str
-    azure: int
-    open: int
-    unit: str
-    source: str
-    reason: str
-
-    def under(self, profile: Profile) -> int:
-        """The value in force under ``profile``."""
-        return self.azure if profile is Profile.AZURE else self.open
-
+from muster.core import queue_limits
+from muster.core.limit import Limit as Limit  # noqa: PLC0414 - for all who read limits
+from muster.core.limit import Profile as Profile  # noqa: PLC0414
 
 _QUOTAS = "docs iot-hub-devguide-quotas-throttling"
 _TWINS = "docs iot-hub-devguide-device-twins"
@@ -440,29 +418,7 @@ METHOD_HISTORY = Limit(
     "own choice",
     "`muster methods` shows them; the oldest go first.",
 )
-QUEUE_LOCK = Limit(
-    "lock on a message of a queue",
-    60,
-    60,
-    "seconds",
-    "docs iot-hub-devguide-messages-c2d",
-    "Whoever received a message has it for so long; then others may receive it.",
+ALL: tuple[Limit, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Limit)),
+    *queue_limits.ALL,
 )
-QUEUE_DELIVERIES = Limit(
-    "failed deliveries of a message",
-    10,
-    10,
-    "deliveries",
-    "docs iot-hub-devguide-messages-c2d",
-    "After so many the message is given up: it may be what makes its receiver fail.",
-)
-QUEUE_TTL = Limit(
-    "time a message waits unless told otherwise",
-    3600,
-    3600,
-    "seconds",
-    "docs iot-hub-devguide-messages-c2d",
-    "For messages to devices, feedback and file notifications alike.",
-)
-
-ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))
