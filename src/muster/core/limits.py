@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
-
-
-class Profile(StrEnum):
-    """``azure`` copies every limit of the cloud service; ``open`` lifts the ones users hate."""
-
-    AZURE = "azure"
-    OPEN = "open"
-
-
-class Limit(NamedTuple):
-    """One row. ``azure`` and ``open`` are the values in force under that profile, in ``unit``."""
-
-    name: str
-    azure: int
-    open: int
-    unit: str
-    source: str
-    reason: str
-
-    def under(self, profile: Profile) -> int:
-        """The value in force under ``profile``."""
-        return self.azure if profile is Profile.AZURE else self.open
-
+from muster.core import queue_limits
+from muster.core.limit import Limit as Limit  # noqa: PLC0414 - for all who read limits
+from muster.core.limit import Profile as Profile  # noqa: PLC0414
 
 _QUOTAS = "docs iot-hub-devguide-quotas-throttling"
 _TWINS = "docs iot-hub-devguide-device-twins"
@@ -464,5 +442,7 @@ METHOD_HISTORY = Limit(
     "own choice",
     "`muster methods` shows them; the oldest go first.",
 )
-
-ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))
+ALL: tuple[Limit, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Limit)),
+    *queue_limits.ALL,
+)

@@ -37,12 +37,14 @@ from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.material import Material, load_material
+from muster.node.messaging import make_messaging, make_queues
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
@@ -112,10 +114,13 @@ class Node:
         bus = LocalBus()
         refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
         sessions = SessionTable(hub.name, identities, bus, ambient)
-        registry = Registry(hub.name, identities, sessions, bus, ambient)
+        queues = make_queues(hub.name, SqliteQueueStore(writer, reader), bus, ambient, settings)
+        registry = Registry(hub.name, identities, sessions, bus, ambient, depth=queues.depth)
         authenticator = Authenticator(hub, identities, ambient, refusals)
         twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
         methods = Methods(registry, sessions, ambient)
+        messaging, stop_queues = make_messaging(hub.name, queues, registry, ambient, settings)
+        self._undo.append(stop_queues)
         self.ambient, self.registry = ambient, registry
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
@@ -128,11 +133,14 @@ class Node:
                 *admin.table(),
                 *TwinOperations(registry, twins).table(),
                 *MethodOperations(methods, ambient).table(),
+                *messaging.operations,
             ],
         )
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
-        make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
-        services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
+        make_amqp = AmqpHead(authenticator, refusals, ambient, [events, *messaging.roles], loop)
+        services = MqttServices(
+            authenticator, sessions, telemetry, refusals, ambient, twins, methods, messaging.commands
+        )
         make_mqtt = partial(MqttConnection, services, loop)
         http = HttpServer(app, ambient.now)
         self._undo.append(http.close)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.core.limits import Profile
+from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_TTL
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -17,7 +18,9 @@ class Settings:
     """One node. ``data`` is ``None`` for an ephemeral one; a port of 0 takes any that is free.
 
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
-    ``sync`` off gives up the promise that an acknowledged message survives a power cut.
+    ``command_ttl_seconds`` is how long a cloud-to-device message waits that brings no expiry time,
+    ``command_deliveries`` how often it may fail. ``sync`` off gives up the promise that an acknowledged message
+    survives a power cut.
     """
 
     data: Path | None
@@ -33,6 +36,8 @@ class Settings:
     consumer_groups: tuple[str, ...] = ()
     retention_seconds: int = 7 * DAY_SECONDS
     retention_bytes: int = 10 * 1024**3
+    command_ttl_seconds: int = QUEUE_TTL.open
+    command_deliveries: int = QUEUE_DELIVERIES.open
     sync: bool = True
     ready_file: Path | None = None
 
