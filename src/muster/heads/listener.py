@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from muster.core.limits import TLS_HANDSHAKES
 from muster.heads.poller import Poller
+from muster.heads.secure import receive_buffer
 from muster.heads.tls import TlsTransport, WireProtocol, describe_peer
 
 log = logging.getLogger("muster.tls")
@@ -43,6 +44,7 @@ class TlsListener:
         self.context = context
         self.make_protocol = make_protocol
         self.poller = Poller(loop)
+        self.buffer = receive_buffer()
         self._sockets: list[socket.socket] = []
         self._transports: set[TlsTransport] = set()
         self._waiting: deque[TlsTransport] = deque()
