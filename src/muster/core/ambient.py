@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -84,8 +85,12 @@ class _SystemTimer:
 
 def tracking_id(ambient: Ambient) -> str:
     """A tracking id in Azure's form: 32 hex digits, ``-G:<n>-TimeStamp:MM/dd/yyyy HH:mm:ss`` (service.md 2.3)."""
-    stamp = datetime.fromtimestamp(ambient.now(), UTC).strftime("%m/%d/%Y %H:%M:%S")
-    return f"{ambient.uuid().hex}-G:0-TimeStamp:{stamp}"
+    return f"{ambient.uuid().hex}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
+
+
+@lru_cache(maxsize=1)  # many ids are made in the same second, and formatting it costs more than all the rest of one
+def _stamp(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%m/%d/%Y %H:%M:%S")
 
 
 def iso(moment: float) -> str:

@@ -61,6 +61,7 @@ class TlsListener:
         """Take over bound sockets and accept on them. Not to be used again after ``abort_connections``."""
         for sock in sockets:
             sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # those it accepts have it from the start
             sock.listen(BACKLOG)
         self._sockets += sockets
         self._accept_on(on=True)
@@ -89,7 +90,6 @@ class TlsListener:
                 self._pause_accepting(f"there are as many connections as {self._most_files} open files allow")
                 return
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._transports.add(TlsTransport(self, sock, peer))
 
     def _pause_accepting(self, reason: str) -> None:
