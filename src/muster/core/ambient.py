@@ -85,7 +85,7 @@ class _SystemTimer:
 
 def tracking_id(ambient: Ambient) -> str:
     """A tracking id in Azure's form: 32 hex digits, ``-G:<n>-TimeStamp:MM/dd/yyyy HH:mm:ss`` (service.md 2.3)."""
-    return f"{ambient.uuid().hex}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
+    return f"{ambient.random_bytes(16).hex()}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
 
 
 @lru_cache(maxsize=1)  # many ids are made in the same second, and formatting it costs more than all the rest of one

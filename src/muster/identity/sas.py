@@ -13,12 +13,13 @@ import binascii
 import hmac
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from muster.core.limits import SAS_TOKEN_CHARACTERS
+from muster.core.values import value
 
 SCHEME = "SharedAccessSignature"
 _MOST_CHARACTERS = SAS_TOKEN_CHARACTERS.open
@@ -40,7 +41,7 @@ class SasError(ValueError):
         self.seen = seen
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SasToken:
     """A well-formed token, not yet checked.
 
