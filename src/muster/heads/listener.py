@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from muster.core.limits import TLS_HANDSHAKES
 from muster.heads.poller import Poller
+from muster.heads.secure import receive_buffer
 from muster.heads.tls import TlsTransport, WireProtocol, describe_peer
 
 log = logging.getLogger("muster.tls")
@@ -43,6 +44,7 @@ class TlsListener:
         self.context = context
         self.make_protocol = make_protocol
         self.poller = Poller(loop)
+        self.buffer = receive_buffer()
         self._sockets: list[socket.socket] = []
         self._transports: set[TlsTransport] = set()
         self._waiting: deque[TlsTransport] = deque()
@@ -59,6 +61,7 @@ class TlsListener:
         """Take over bound sockets and accept on them. Not to be used again after ``abort_connections``."""
         for sock in sockets:
             sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # those it accepts have it from the start
             sock.listen(BACKLOG)
         self._sockets += sockets
         self._accept_on(on=True)
@@ -87,7 +90,6 @@ class TlsListener:
                 self._pause_accepting(f"there are as many connections as {self._most_files} open files allow")
                 return
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._transports.add(TlsTransport(self, sock, peer))
 
     def _pause_accepting(self, reason: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -95,7 +96,8 @@ class MqttConnection:
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_active", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early", "_expiry",
+        "_acks", "_active", "_annotate", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early",
+        "_expiry",
         "_head", "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender",
         "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_twins",
         "_unread", "_will",
@@ -118,6 +120,7 @@ class MqttConnection:
         self._delivery: Delivery | None = None
         self._commands: CommandDelivery | None = None
         self._twins: TwinRequests | None = None
+        self._annotate: Callable[[], bytes] | None = None
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
         self._orderly = self._held = self._unread = self._clean = False
@@ -258,8 +261,8 @@ class MqttConnection:
         identity = verdict.identity
         assert identity is not None
         self._key = key
-        self._partition = services.telemetry.partition_of(key.device_id)
-        self._sender = sender_annotations(
+        self._annotate = partial(
+            sender_annotations,
             device_id=key.device_id,
             module_id=key.module_id,
             auth_method=verdict.auth_method,
@@ -321,6 +324,9 @@ class MqttConnection:
     def _read_topic(self, topic: bytes, *, retain: bool = False, will: bool = False) -> None:
         """Make ``_head`` and ``_room`` those of ``topic``; kept, as a device's next message often has the same."""
         system, application = telemetry_properties(topic, self._key)
+        if self._annotate is not None:  # the first message: many connections never send one
+            self._partition = self._services.telemetry.partition_of(self._key.device_id)
+            self._sender, self._annotate = self._annotate(), None
         if retain:
             application["mqtt-retain"] = "true"
         if will:

@@ -22,22 +22,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL
 
 from muster.core.limits import CONNECT_WAIT
 from muster.heads.poller import READ, WRITE
+from muster.heads.secure import SecureConnection
 
 if TYPE_CHECKING:
     from cryptography import x509
 
     from muster.heads.listener import TlsListener
 
-RECORD_BYTES = 16_384
-"""The longest TLS record's content (RFC 8446 section 5.1)."""
 WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 262_144, 65_536
 """Queued output above the first pauses the protocol's writing, below the second it goes on."""
 FLUSH_SECONDS, LINGER_SECONDS = 30.0, 1.0
@@ -63,21 +60,20 @@ class TlsTransport:
     """One connection. Created by ``TlsListener``; protocols see it from ``connection_made`` on."""
 
     __slots__ = (
-        "_closing", "_connection", "_fd", "_listener", "_loop", "_out", "_paused", "_peer", "_protocol", "_queued",
-        "_recv", "_send", "_sock", "_stalled", "_state", "_timer", "_watched", "_writing_paused",
+        "_buffer", "_closing", "_connection", "_fd", "_listener", "_loop", "_out", "_paused", "_peer", "_protocol",
+        "_queued", "_sock", "_stalled", "_state", "_timer", "_watched", "_writing_paused",
     )  # fmt: skip
 
     def __init__(self, listener: TlsListener, sock: socket.socket, peer: Any) -> None:
         self._listener = listener
         self._loop = listener.loop
+        self._buffer = listener.buffer
         self._sock = sock
         self._fd = sock.fileno()
         self._peer = peer
         self._state = _SILENT
-        self._connection: SSL.Connection | None = None
+        self._connection: SecureConnection | None = None
         self._protocol: WireProtocol | None = None
-        self._recv: Callable[[int], bytes]
-        self._send: Callable[[Any], int]
         self._out = bytearray()
         self._closing = self._paused = self._queued = self._stalled = self._writing_paused = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(CONNECT_WAIT.open, self._too_slow)
@@ -127,27 +123,25 @@ class TlsTransport:
         if self._state > _HANDSHAKE:
             return
         if self._connection is None:
-            self._connection = _accepting(self._listener.context(), self._sock)
+            self._connection = SecureConnection(self._listener.context(), self._sock)
             self._state = _HANDSHAKE
             self._listener.handshake_begun(self)
         try:
-            self._connection.do_handshake()
-        except SSL.WantReadError:
-            self._watch(READ)
-        except SSL.WantWriteError:
-            self._watch(WRITE)
+            waits_for = self._connection.step()
         except (SSL.Error, OSError) as error:
             self._listener.handshake_failed(self, error)
             self._drop(None)
+            return
+        if waits_for:
+            self._watch(waits_for)
         else:
-            self._established(self._connection)
+            self._established()
 
-    def _established(self, connection: SSL.Connection) -> None:
+    def _established(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
         self._watch(READ)
-        self._recv, self._send = connection.recv, connection.send
         self._state = _OPEN
         self._listener.handshake_ended(self)
         self._protocol = self._listener.make_protocol()
@@ -162,13 +156,9 @@ class TlsTransport:
     # --- reading
 
     def _readable(self) -> None:
+        assert self._connection is not None
         try:
-            data = self._recv(RECORD_BYTES)
-        except SSL.WantReadError:
-            return
-        except SSL.WantWriteError:  # OpenSSL owes an answer of its own, to a key update
-            self._stalled = True
-            self._watch(WRITE)
+            data = self._connection.receive(self._buffer)
         except SSL.ZeroReturnError:
             if self._hears_end():
                 self.close()
@@ -179,8 +169,12 @@ class TlsTransport:
             else:
                 self._drop(ConnectionResetError("the peer broke the connection"))
         else:
-            assert self._protocol is not None
-            self._protocol.data_received(data)
+            if type(data) is bytes:
+                assert self._protocol is not None
+                self._protocol.data_received(data)
+            elif data == WRITE:  # OpenSSL owes an answer of its own, to a key update
+                self._stalled = True
+                self._watch(WRITE)
 
     def _hears_end(self) -> bool:
         """Tell the protocol that nothing more comes; whether it is content that this ends the connection."""
@@ -211,11 +205,9 @@ class TlsTransport:
         if self._state != _OPEN or self._closing or not data:
             return
         if not self._out:
-            sent = 0
+            assert self._connection is not None
             try:
-                sent = self._send(data)
-            except (SSL.WantWriteError, SSL.WantReadError):
-                pass
+                sent = self._connection.transmit(data)
             except (SSL.Error, OSError):
                 self._loop.call_soon(self._drop, ConnectionResetError("the peer broke the connection"))
                 return
@@ -238,13 +230,13 @@ class TlsTransport:
         if self._state == _HANDSHAKE:
             self._handshake_ready()
             return
+        assert self._connection is not None
         try:
             while self._out:
-                with memoryview(self._out) as view:
-                    sent = self._send(view)
+                sent = self._connection.transmit(self._out)
+                if not sent:
+                    break
                 del self._out[:sent]
-        except (SSL.WantWriteError, SSL.WantReadError):
-            pass
         except (SSL.Error, OSError):
             self._drop(ConnectionResetError("the peer broke the connection"))
             return
@@ -373,18 +365,6 @@ class TlsTransport:
         return default
 
 
-def _accepting(context: SSL.Context, sock: socket.socket) -> SSL.Connection:
-    """A connection that waits for the client's hello.
-
-    pyOpenSSL has each read go on until there is input for us, and has no way to turn that off: a client that sends
-    one key update after the other would hold the loop for as long as it liked.
-    """
-    connection = SSL.Connection(context, sock)
-    Binding.lib.SSL_clear_mode(connection._ssl, Binding.lib.SSL_MODE_AUTO_RETRY)
-    connection.set_accept_state()
-    return connection
-
-
 def describe_peer(transport: Any) -> str:
     """``address:port`` of the other side, for verdicts and logs."""
     peer = transport.get_extra_info("peername")
@@ -397,12 +377,15 @@ def describe_peer(transport: Any) -> str:
 def server_context(certificate_chain_file: str, key_file: str) -> SSL.Context:
     """A context for the hub's listeners: TLS 1.2 and 1.3, a client certificate asked for and not judged here.
 
-    Session tickets and the cache are off: a resumed session loses the chain that the client sent.
+    Sessions are not resumed, for a resumed one loses the chain that the client sent: there is no cache, and no tickets.
+    Turned off in the context, tickets would still be sent in TLS 1.3, two useless ones; turned off once the hello has
+    been read, as those do who decide by the server's name, none are.
     Raises ``SSL.Error`` when the files do not hold a chain and its key.
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_tlsext_servername_callback(_without_tickets)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES128:!aNULL:!eNULL:!SHA1")
@@ -411,3 +394,7 @@ def server_context(certificate_chain_file: str, key_file: str) -> SSL.Context:
     context.use_privatekey_file(key_file)
     context.check_privatekey()
     return context
+
+
+def _without_tickets(connection: SSL.Connection) -> None:
+    connection.set_options(SSL.OP_NO_TICKET)

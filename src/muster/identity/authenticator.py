@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import (
@@ -17,6 +17,7 @@ from muster.core.errors import (
 )
 from muster.core.limits import SAS_CLOCK_SKEW, SIGNATURE_PROBES
 from muster.core.rate import RateLimit
+from muster.core.values import value
 from muster.identity import sas, token_scope
 from muster.identity.contract import IdentityStore
 from muster.identity.examination import (
@@ -55,7 +56,7 @@ AUTH_METHOD_MODULE = _auth_method("module")
 AUTH_METHOD_HUB = _auth_method("hub")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class DeviceAttempt:
     """A device or module asks to be let in.
 
@@ -74,7 +75,7 @@ class DeviceAttempt:
     client_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class ServiceAttempt:
     """A service asks to do something that needs ``required`` on ``resource``.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from muster.core.ambient import iso
 from muster.core.errors import ErrorRow
 from muster.core.limits import SAS_CLOCK_SKEW
+from muster.core.values import value
 from muster.identity import mistakes, sas
 from muster.identity.causes import BY_NAME
 from muster.identity.hub import Hub
@@ -17,7 +17,7 @@ from muster.identity.verdict import Check, Outcome
 _YEAR = 365.25 * 86400
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Credential:
     """What was presented: a token, or why there is none.
 

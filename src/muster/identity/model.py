@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from muster.core.values import value
 
 NEVER = 0.0
 """A moment that has not come; printed ``0001-01-01T00:00:00Z``."""
@@ -36,7 +37,7 @@ class AuthenticationType(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Authentication:
     """How the identity proves itself. Keys are base64 text, thumbprints upper-case hex; ``None`` when unused."""
 
@@ -50,7 +51,7 @@ class Authentication:
         return f"Authentication(type={self.type!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Identity:
     """One registered device or module.
 

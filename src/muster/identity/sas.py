@@ -13,17 +13,17 @@ import binascii
 import hmac
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from muster.core.limits import SAS_TOKEN_CHARACTERS
+from muster.core.values import value
 
 SCHEME = "SharedAccessSignature"
 _MOST_CHARACTERS = SAS_TOKEN_CHARACTERS.open
 _EXPIRY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
-_UNENCODED = re.compile(r"[\x21-\x7e]+")
 _MOST_DECODINGS = 3
 _FIELDS = ("sr", "sig", "se")
 
@@ -41,7 +41,7 @@ class SasError(ValueError):
         self.seen = seen
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SasToken:
     """A well-formed token, not yet checked.
 
@@ -82,7 +82,7 @@ def parse(text: str) -> SasToken:
     if len(text) > _MOST_CHARACTERS:
         raise SasError("token-too-long", f"{len(text)} characters")
     scheme, _, rest = text.partition(" ")
-    if scheme != SCHEME or not _UNENCODED.fullmatch(rest):
+    if scheme != SCHEME or not rest or not rest.isascii() or not rest.isprintable() or " " in rest:
         raise SasError("token-malformed", "text that is not 'SharedAccessSignature sr=...&sig=...&se=...'")
     fields: dict[str, str] = {}
     for item in rest.split("&"):
@@ -109,13 +109,13 @@ def parse(text: str) -> SasToken:
 
 
 def _signature(text: str) -> bytes:
-    decoded = unquote(text)
+    decoded = _unquoted(text)
     if len(decoded) == 64 and not decoded.strip("0123456789abcdefABCDEF"):
         raise SasError("signature-in-hex", "64 hexadecimal digits")
     if "%" in decoded:
         raise SasError("signature-encoded-twice", "sig still holds a % after decoding")
     try:
-        signature = base64.b64decode(decoded, validate=True)
+        signature = binascii.a2b_base64(decoded, strict_mode=True)
     except (binascii.Error, ValueError):
         raise SasError("signature-not-base64", "sig is not base64") from None
     if len(signature) != 32:
@@ -126,7 +126,7 @@ def _signature(text: str) -> bytes:
 def decode_key(text: str) -> bytes | None:
     """The bytes of a key written in base64, ``None`` when it is not base64 or empty."""
     try:
-        return base64.b64decode(text, validate=True) or None
+        return binascii.a2b_base64(text, strict_mode=True) or None
     except (binascii.Error, ValueError):
         return None
 
@@ -195,13 +195,13 @@ def readings(raw: str) -> tuple[Resource, ...]:
     Decoded once (Python, Node, Java); ids decoded a second time (C#); not decoded at all (C, whose ids may
     hold ``%``). Doubles are left out.
     """
-    once = unquote(raw)
+    once = _unquoted(raw)
     first = _resource(once)
     if "%" not in once and once == raw:
         return (first,)
     found = [first]
     if "%" in once:
-        found.append(Resource(first.host, tuple(unquote(segment).lower() for segment in first.path)))
+        found.append(Resource(first.host, tuple([_unquoted(segment).lower() for segment in first.path])))
     if "/" in raw:
         found.append(_resource(raw))
     return tuple(dict.fromkeys(found))
@@ -215,10 +215,16 @@ def further_readings(raw: str) -> Iterator[Resource]:
 
 
 def _resource(text: str) -> Resource:
+    text = text.lower()
     host, *path = text.partition("://")[2].split("/") if "://" in text else text.split("/")
-    if path and path[-1].lower().startswith("api-version="):
+    if path and path[-1].startswith("api-version="):
         path.pop()  # an old spelling that the cloud takes (device.md 6.1)
-    return Resource(host_name(host), tuple(segment.lower() for segment in path if segment))
+    return Resource(host_name(host), tuple([segment for segment in path if segment]))
+
+
+def _unquoted(text: str) -> str:
+    """``unquote``, at a third of its price for the text that tokens are made of."""
+    return unquote_to_bytes(text).decode("utf-8", "replace") if text.isascii() else unquote(text)
 
 
 def host_name(text: str) -> str:

@@ -5,10 +5,10 @@ A verdict is a value. It never holds a secret: keys, tokens and passwords are de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Flag, StrEnum, auto
 
 from muster.core.errors import ErrorRow
+from muster.core.values import value
 from muster.identity.model import Identity
 
 
@@ -30,7 +30,7 @@ class Right(Flag):
     DEVICE_CONNECT = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Check:
     """One check. ``name`` is stable and lower-case (``token-expiry``); ``remedy`` says what to do on failure."""
 
@@ -41,7 +41,7 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The decision on one attempt to authenticate or to act.
 
