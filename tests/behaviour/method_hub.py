@@ -15,6 +15,7 @@ from hub_rest import Answer, RestHub
 from mqtt_hub import MqttHub, mqtt_hub
 
 from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
 from muster.testing.mqtt import Answer as Packet
 from muster.testing.mqtt import MqttClient, publish, subscribe
@@ -85,9 +86,10 @@ def refusal(answer: Answer) -> tuple[int, int, dict[str, Any]]:
 @contextlib.asynccontextmanager
 async def method_hub(directory: Path) -> AsyncIterator[MethodHub]:
     async with mqtt_hub(directory) as mqtt, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        operations = MethodOperations(mqtt.methods, mqtt.ambient)
         app = build_app(
             registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True,
-            more=MethodOperations(mqtt.methods, mqtt.ambient).table(),
+            more=[*operations.table(), *DigitalTwinOperations(mqtt.twins, mqtt.methods, operations).table()],
         )  # fmt: skip
         runner = make_runner(app)
         await runner.setup()

@@ -191,6 +191,22 @@ TWIN_REQUESTS = Limit(
     "own choice",
     "More are answered 429; bounds what a device that does not wait for answers may cost.",
 )
+MODEL_ID_CHARACTERS = Limit(
+    "model id of a digital twin",
+    2048,
+    2048,
+    "characters",
+    "DTDL v2, digital twin model identifier",
+    "It is kept with the twin and stands in every message of the device.",
+)
+DIGITAL_TWIN_DEPTH = Limit(
+    "depth of a digital twin's property",
+    5,
+    5,
+    "levels",
+    "docs iot/howto-manage-digital-twin",
+    "Objects within a property that a service writes.",
+)
 MQTT_SUBSCRIPTIONS = Limit(
     "MQTT subscriptions of an identity",
     50,

@@ -49,7 +49,7 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> dict[str, A
             "primaryThumbprint": authentication.primary_thumbprint,
             "secondaryThumbprint": authentication.secondary_thumbprint,
         },
-        "modelId": "",
+        "modelId": twin.model_id or "",
         "version": twin.version,
     }
     if twin.tags:

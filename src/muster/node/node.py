@@ -22,6 +22,7 @@ from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
@@ -112,6 +113,7 @@ class Node:
         methods = Methods(registry, sessions, ambient)
         self.ambient, self.registry = ambient, registry
 
+        method_operations = MethodOperations(methods, ambient)
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
         app = build_app(
             registry=registry,
@@ -121,7 +123,8 @@ class Node:
             more=[
                 *admin.table(),
                 *TwinOperations(registry, twins).table(),
-                *MethodOperations(methods, ambient).table(),
+                *method_operations.table(),
+                *DigitalTwinOperations(twins, methods, method_operations).table(),
             ],
         )
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])

@@ -64,5 +64,15 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID, STRICT;
     INSERT INTO twins (hub, device_id, module_id) SELECT hub, device_id, module_id FROM identities
     """,
+    """
+    ALTER TABLE twins ADD COLUMN model_id TEXT
+    """,
+    """
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL,
+        record BLOB NOT NULL
+    ) STRICT
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""
