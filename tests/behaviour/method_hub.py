@@ -43,6 +43,10 @@ class MethodHub:
         """A call whose answer is looked at later."""
         return asyncio.create_task(self.call(body, path))
 
+    def begin_rest(self, method: str, path: str, body: Any = None, **options: Any) -> asyncio.Task[Answer]:
+        """Any call whose answer is looked at later."""
+        return asyncio.create_task(self.rest.call(method, path, body, **options))
+
     async def waiting(self, count: int = 1) -> None:
         """Once so many calls are in flight."""
         await self.mqtt.settled(lambda: self.mqtt.methods.in_flight == count)

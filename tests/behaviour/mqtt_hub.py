@@ -89,6 +89,7 @@ class MqttHub:
         self.twins: Twins
         self.authenticator: Authenticator
         self.methods: Methods
+        self.writer: Writer
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
@@ -179,7 +180,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     hub = MqttHub(ambient, ssl.create_default_context(cafile=str(directory / "ca")))
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
-    reader = open_connection(directory / "hub.db", readonly=True)
+    hub.writer, reader = writer, open_connection(directory / "hub.db", readonly=True)
     store, bus = SqliteIdentityStore(writer, reader), LocalBus()
     facts = make_hub(["localhost"], development_policies())
     hub.sessions = SessionTable(facts.name, store, bus, ambient)

@@ -207,6 +207,22 @@ DIGITAL_TWIN_DEPTH = Limit(
     "docs iot/howto-manage-digital-twin",
     "Objects within a property that a service writes.",
 )
+EVENTS_AT_ONCE = Limit(
+    "events on their way into the partitions",
+    256,
+    256,
+    "events",
+    "own choice",
+    "The others wait on disk.",
+)
+EVENTS_BYTES_AT_ONCE = Limit(
+    "bytes of events on their way into the partitions",
+    1_048_576,
+    1_048_576,
+    "bytes",
+    "own choice",
+    "The event that reaches it is the last; the others wait on disk.",
+)
 MQTT_SUBSCRIPTIONS = Limit(
     "MQTT subscriptions of an identity",
     50,

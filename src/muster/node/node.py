@@ -12,11 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 from aiohttp import web
 
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
+from muster.core.outbox import Outbox
+from muster.core.settings_store import HubSettingsStore
+from muster.dialect.event_bodies import event_record
+from muster.events.model import Source
+from muster.events.recorder import EventRecorder, next_epoch
+from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
@@ -43,6 +50,7 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
@@ -93,23 +101,23 @@ class Node:
         self._undo.append(directory.release)
         durable = settings.sync and settings.data is not None
 
-        writer = Writer(directory.hub_database, MIGRATIONS, loop, durable=durable)
-        self._undo.append(writer.close)
-        reader = open_connection(directory.hub_database, readonly=True)
-        self._undo.append(reader.close)
-        identities = SqliteIdentityStore(writer, reader)
+        writer, reader = self._database(directory, durable=durable)
         kept = SqliteHubSettingsStore(writer, reader)
         material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
         _write_certificates(directory, material)
         hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
         telemetry = self._telemetry(directory, ambient, durable=durable)
+        outbox = SqliteOutbox(writer)
+        recorder = self._events(outbox, telemetry, hub.name, ambient)
 
+        identities = SqliteIdentityStore(writer, reader, outbox, recorder)
         bus = LocalBus()
         refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
         sessions = SessionTable(hub.name, identities, bus, ambient)
+        await _watch(sessions, recorder, outbox, kept, ambient)
         registry = Registry(hub.name, identities, sessions, bus, ambient)
         authenticator = Authenticator(hub, identities, ambient, refusals)
-        twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
+        twins = Twins(hub.name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder)
         methods = Methods(registry, sessions, ambient)
         self.ambient, self.registry = ambient, registry
 
@@ -145,6 +153,13 @@ class Node:
         directory.announce(self.facts)
         self._ready = True
 
+    def _database(self, directory: DataDirectory, *, durable: bool) -> tuple[Writer, apsw.Connection]:
+        writer = Writer(directory.hub_database, MIGRATIONS, asyncio.get_running_loop(), durable=durable)
+        self._undo.append(writer.close)
+        reader = open_connection(directory.hub_database, readonly=True)
+        self._undo.append(reader.close)
+        return writer, reader
+
     def _telemetry(self, directory: DataDirectory, ambient: Ambient, *, durable: bool) -> Telemetry:
         settings = self.settings
         telemetry = Telemetry(
@@ -162,6 +177,14 @@ class Node:
         telemetry.start()
         self._undo.append(telemetry.close)
         return telemetry
+
+    def _events(self, outbox: Outbox, telemetry: Telemetry, hub: str, ambient: Ambient) -> EventRecorder | None:
+        """Begin to relay events; what records them, if any are wanted. An earlier run may have left some anyway."""
+        relay = EventRelay(outbox, telemetry, ambient)
+        relay.start()
+        self._undo.append(relay.close)
+        sources = self.settings.events
+        return EventRecorder(sources, partial(event_record, hub), ambient) if sources else None
 
     async def _http(self, app: web.Application) -> Callable[[], Any]:
         runner = make_runner(app)
@@ -208,6 +231,13 @@ class Node:
         for sock in sockets:
             server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock)
             self._undo.append(server.close)
+
+
+async def _watch(
+    sessions: SessionTable, recorder: EventRecorder | None, outbox: Outbox, kept: HubSettingsStore, ambient: Ambient
+) -> None:
+    if recorder is not None and Source.CONNECTION in recorder.sources:
+        recorder.watch(sessions, outbox, await next_epoch(kept, ambient))
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

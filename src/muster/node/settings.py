@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.core.limits import Profile
+from muster.events.model import Source
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -17,6 +18,7 @@ class Settings:
     """One node. ``data`` is ``None`` for an ephemeral one; a port of 0 takes any that is free.
 
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
+    ``events`` are the events that the built-in endpoint gets beside telemetry.
     ``sync`` off gives up the promise that an acknowledged message survives a power cut.
     """
 
@@ -33,6 +35,7 @@ class Settings:
     consumer_groups: tuple[str, ...] = ()
     retention_seconds: int = 7 * DAY_SECONDS
     retention_bytes: int = 10 * 1024**3
+    events: frozenset[Source] = frozenset()
     sync: bool = True
     ready_file: Path | None = None
 

@@ -125,6 +125,16 @@ def report(twin: Twin, patch: Content, now: float) -> Twin:
     return replace(twin, reported=reported, version=twin.version + 1)
 
 
+def metadata_of(patch: Content, metadata: Content) -> dict[str, Any]:
+    """The part of ``metadata`` that is about what ``patch`` names; what it has removed has none."""
+    found = {name: text for name, text in metadata.items() if name in (LAST_UPDATED, LAST_UPDATED_VERSION)}
+    for name, change in patch.items():
+        known = metadata.get(name)
+        if known is not None:
+            found[name] = metadata_of(change if isinstance(change, Mapping) else {}, known)
+    return found
+
+
 def _stamp(now: float, version: int | None) -> Content:
     stamp: dict[str, Any] = {LAST_UPDATED: iso(now)}
     if version is not None:
