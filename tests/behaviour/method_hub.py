@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from aiohttp import web
 from hub_rest import Answer, RestHub
 from mqtt_hub import MqttHub, mqtt_hub
 
+from muster.events.model import Source
 from muster.heads.http.app import build_app, make_runner
 from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.twins import TwinOperations
 from muster.testing.mqtt import Answer as Packet
 from muster.testing.mqtt import MqttClient, publish, subscribe
 
@@ -88,13 +90,20 @@ def refusal(answer: Answer) -> tuple[int, int, dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def method_hub(directory: Path) -> AsyncIterator[MethodHub]:
-    async with mqtt_hub(directory) as mqtt, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+async def method_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MethodHub]:
+    async with (
+        mqtt_hub(directory, events) as mqtt,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
         operations = MethodOperations(mqtt.methods, mqtt.ambient)
+        more = [
+            *TwinOperations(mqtt.registry, mqtt.twins).table(),
+            *operations.table(),
+            *DigitalTwinOperations(mqtt.twins, mqtt.methods, operations).table(),
+        ]
         app = build_app(
-            registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True,
-            more=[*operations.table(), *DigitalTwinOperations(mqtt.twins, mqtt.methods, operations).table()],
-        )  # fmt: skip
+            registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True, more=more
+        )
         runner = make_runner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

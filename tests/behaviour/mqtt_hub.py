@@ -7,14 +7,18 @@ import base64
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
+from muster.dialect.event_bodies import event_record
 from muster.dialect.record import describe
+from muster.events.model import Source
+from muster.events.recorder import EventRecorder, next_epoch
+from muster.events.relay import EventRelay
 from muster.heads.front import FrontProtocol
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -35,6 +39,8 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.outbox import SqliteOutbox
+from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.testing.clock import VirtualAmbient
@@ -89,6 +95,7 @@ class MqttHub:
         self.twins: Twins
         self.authenticator: Authenticator
         self.methods: Methods
+        self.relay: EventRelay
         self.writer: Writer
         self.log: HeldLog
         self.port = self.websocket_port = 0
@@ -146,6 +153,14 @@ class MqttHub:
         ]
         return [message for message in described if message["device_id"] == device_id]
 
+    async def events(self, device_id: str) -> list[dict[str, Any]]:
+        """As ``messages``, once all that was recorded so far is told; without telemetry."""
+        async with asyncio.timeout(10):
+            while await self.writer.submit(lambda connection: connection.execute("SELECT count(*) FROM outbox").get):
+                await asyncio.sleep(0.005)
+        found = await self.messages(device_id)
+        return [message for message in found if message["annotations"]["iothub-message-source"] != "Telemetry"]
+
     async def message_bodies(self, device_id: str, count: int) -> list[str]:
         """The bodies of the device's messages once there are ``count``; fails when they do not come."""
         async with asyncio.timeout(10):
@@ -170,7 +185,7 @@ class MqttHub:
 
 
 @contextlib.asynccontextmanager
-async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
+async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MqttHub]:
     loop = asyncio.get_running_loop()
     system, ambient = SystemAmbient(loop), VirtualAmbient()
     authority = make_authority(system)
@@ -180,9 +195,12 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     hub = MqttHub(ambient, ssl.create_default_context(cafile=str(directory / "ca")))
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
-    hub.writer, reader = writer, open_connection(directory / "hub.db", readonly=True)
-    store, bus = SqliteIdentityStore(writer, reader), LocalBus()
+    reader = open_connection(directory / "hub.db", readonly=True)
     facts = make_hub(["localhost"], development_policies())
+    outbox = SqliteOutbox(writer)
+    recorder = EventRecorder(events, partial(event_record, facts.name), ambient) if events else None
+    store, bus = SqliteIdentityStore(writer, reader, outbox, recorder), LocalBus()
+    hub.writer = writer
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
     hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient)
     hub.refusals = Refusals(ambient)
@@ -192,7 +210,11 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     hub.telemetry = Telemetry(
         hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
     )
-    hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
+    hub.relay = EventRelay(outbox, hub.telemetry, ambient)
+    hub.relay.start()
+    if recorder is not None:
+        recorder.watch(hub.sessions, outbox, await next_epoch(SqliteHubSettingsStore(writer, reader), ambient))
+    hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader, outbox), hub.sessions, ambient, recorder)
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
     services = MqttServices(
@@ -222,6 +244,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
             listener.stop_accepting()
             listener.abort_connections()
         await asyncio.sleep(0)
+        await hub.relay.close()
         await hub.telemetry.close()
         reader.close()
         await writer.close()

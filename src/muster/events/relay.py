@@ -34,6 +34,7 @@ class EventRelay:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._last = 0
         self.told = 0
 
     def start(self) -> None:
@@ -63,10 +64,9 @@ class EventRelay:
                 return
 
     async def _drain(self) -> None:
-        told = 0
-        while entries := await self._outbox.take(told, EVENTS_AT_ONCE.open, EVENTS_BYTES_AT_ONCE.open):
+        while entries := await self._outbox.take(self._last, EVENTS_AT_ONCE.open, EVENTS_BYTES_AT_ONCE.open):
             await self._append(entries)
-            told = entries[-1].number
+            self._last = entries[-1].number
             self.told += len(entries)
 
     async def _append(self, entries: Sequence[Numbered]) -> None:
