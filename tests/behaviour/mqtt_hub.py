@@ -184,6 +184,14 @@ class MqttHub:
             client.abort()
 
 
+def _telemetry(directory: Path, ambient: VirtualAmbient) -> tuple[HeldLog, Telemetry]:
+    loop, path = asyncio.get_running_loop(), directory / "telemetry.db"
+    log = HeldLog(SqliteTelemetryLog(path, PARTITIONS, loop, created_at=ambient.now(), durable=False))
+    return log, Telemetry(
+        log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
+    )
+
+
 @contextlib.asynccontextmanager
 async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MqttHub]:
     loop = asyncio.get_running_loop()
@@ -204,12 +212,7 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
     hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient)
     hub.refusals = Refusals(ambient)
-    hub.log = HeldLog(
-        SqliteTelemetryLog(directory / "telemetry.db", PARTITIONS, loop, created_at=ambient.now(), durable=False)
-    )
-    hub.telemetry = Telemetry(
-        hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
-    )
+    hub.log, hub.telemetry = _telemetry(directory, ambient)
     hub.relay = EventRelay(outbox, hub.telemetry, ambient)
     hub.relay.start()
     if recorder is not None:

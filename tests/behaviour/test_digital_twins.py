@@ -22,7 +22,7 @@ from mqtt_hub import ends_silently
 from muster.core.limits import MODEL_ID_CHARACTERS
 from muster.dialect.twin_bodies import twin_body
 from muster.identity.changes import ANY, Draft
-from muster.identity.model import IdentityKey
+from muster.identity.model import IdentityKey, Status
 from muster.testing.mqtt import MqttClient, subscribe
 
 MODEL, OTHER = "dtmi:com:example:Thermostat;1", "dtmi:com:example:Thermostat;2"
@@ -112,6 +112,28 @@ async def test_a_device_that_is_refused_announces_nothing(hub: MethodHub) -> Non
     name, user, _ = await hub.mqtt.login("d")
     assert (await client.connect(name, f"{user}&model-id={MODEL}", "wrong"))[1] == 5
     assert await model_of(hub) == ""
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_who_loses_the_ground_while_the_model_is_written_is_not_let_in(
+    hub: MethodHub, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    registry, announce = hub.mqtt.registry, hub.mqtt.twins.announce
+    client = await hub.mqtt.open()
+    name, user, password = await hub.mqtt.login("d")
+
+    async def meanwhile(key: IdentityKey, model_id: str | None) -> bool:
+        if deleted:
+            await registry.delete(key, ANY)
+        else:
+            await registry.update(Draft(key=key, status=Status.DISABLED), ANY)
+        return await announce(key, model_id)
+
+    monkeypatch.setattr(hub.mqtt.twins, "announce", meanwhile)
+    assert (await client.connect(name, f"{user}&model-id={MODEL}", password))[1] == 5
+    await ends_silently(client)
+    assert not hub.mqtt.sessions.is_connected(KEY)
+    assert await hub.mqtt.last_cause() == ("device-unknown" if deleted else "device-disabled")
 
 
 # --- 3 and 4: reading and patching

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,17 @@ def events_hub(make_hub: Callable[..., HubProcess], monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 async def received(events_hub: HubProcess) -> AsyncIterator[list[EventData]]:
     """All that a reader gets, from the beginning."""
+    async with reading(events_hub) as found:
+        yield found
+
+
+@asynccontextmanager
+async def reading(hub: HubProcess) -> AsyncIterator[list[EventData]]:
     found: list[EventData] = []
     client = EventHubConsumerClient.from_connection_string(
-        events_hub.facts["EVENTHUB_CONNECTION_STRING"],
+        hub.facts["EVENTHUB_CONNECTION_STRING"],
         "$Default",
-        connection_verify=events_hub.facts["HUB_CA_FILE"],
+        connection_verify=hub.facts["HUB_CA_FILE"],
         load_balancing_interval=0.5,
     )
 
@@ -46,9 +53,15 @@ async def received(events_hub: HubProcess) -> AsyncIterator[list[EventData]]:
             found.append(event)
 
     task = asyncio.create_task(client.receive(on_event, starting_position="-1"))
-    yield found
-    await client.close()
-    await task
+    try:
+        yield found
+    finally:
+        await client.close()
+        await task
+
+
+def roots(hub: HubProcess) -> str:
+    return Path(hub.facts["HUB_CA_FILE"]).read_text()
 
 
 def use_it(hub: HubProcess) -> None:
@@ -56,7 +69,7 @@ def use_it(hub: HubProcess) -> None:
     manager = IoTHubRegistryManager.from_connection_string(hub.facts["HUB_CONNECTION_STRING"])
     text = hub.device_connection_string("ev", hub.add_device("ev"))
     client = IoTHubDeviceClient.create_from_connection_string(
-        text, server_verification_cert=Path(hub.facts["HUB_CA_FILE"]).read_text(), product_info=MODEL
+        text, server_verification_cert=roots(hub), product_info=MODEL
     )
     client.connect()
     client.patch_twin_reported_properties({"temperature": 21.5})
@@ -129,3 +142,20 @@ async def test_a_reader_gets_the_largest_twin(events_hub: HubProcess, received: 
     await until(lambda: any(event.properties.get(b"opType") == b"replaceTwin" for event in received), "the event")
     (event,) = [event for event in received if event.system_properties[SOURCE] == b"twinChangeEvents"]
     assert event.body_as_json()["properties"]["desired"]["k2499"] == 2499
+
+
+async def test_a_hub_that_stops_says_who_was_connected(events_hub: HubProcess) -> None:
+    hub = events_hub
+    text = hub.device_connection_string("ev", hub.add_device("ev"))
+    client = IoTHubDeviceClient.create_from_connection_string(
+        text, server_verification_cert=roots(hub), auto_connect=False
+    )
+    await asyncio.to_thread(client.connect)
+    assert await asyncio.to_thread(hub.stop) == 0
+    await asyncio.to_thread(client.shutdown)
+    hub.start()
+    async with reading(hub) as received:
+        await until(lambda: len(received) >= 3, "all events")
+    assert [event.properties[b"opType"] for event in received] == [
+        b"createDeviceIdentity", b"deviceConnected", b"deviceDisconnected",
+    ]  # fmt: skip

@@ -14,7 +14,7 @@ import apsw
 
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
-from muster.stores.sqlite.database import Writer, told_as_refusal
+from muster.stores.sqlite.database import Writer, store_error, told_as_refusal
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.twins.contract import Change, Record
 from muster.twins.document import Content, Properties, Twin
@@ -51,9 +51,11 @@ class SqliteTwinStore:
             return read_twin(self._reader, hub, key)
 
     async def model_id(self, hub: str, key: IdentityKey) -> str | None:
-        with told_as_refusal(self._writer.path):
+        try:  # every connection comes here, and a context manager would cost half as much again
             model_id: str | None = self._reader.execute(_MODEL_ID, (hub, key.device_id, key.module_id or "")).get
-            return model_id
+        except apsw.Error as error:
+            raise store_error(self._writer.path, error) from error
+        return model_id
 
     async def edit(
         self,
