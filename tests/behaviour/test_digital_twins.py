@@ -185,8 +185,11 @@ async def test_if_match_is_looked_at(hub: MethodHub) -> None:
     assert await hub.mqtt.twins.get(KEY) == before
 
 
-async def test_java_patches_by_post(hub: MethodHub) -> None:
+async def test_java_patches_by_post_and_others_name_the_type_of_the_patch(hub: MethodHub) -> None:
     await hub.mqtt.key("d")
+    named = "application/json-patch+json; charset=utf-8"
+    assert (await hub.rest.call("PATCH", "/digitaltwins/d", PATCH, Content_Type=named)).status == 202
+    assert (await hub.rest.call("PATCH", "/digitaltwins/d", PATCH, Content_Type="text/plain")).status == 415
     assert (await hub.rest.call("POST", "/digitaltwins/d", PATCH, X_HTTP_Method_Override="PATCH")).status == 202
 
 

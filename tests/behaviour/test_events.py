@@ -452,3 +452,26 @@ async def test_605_the_largest_twin_fits_an_event(hub: MethodHub) -> None:
     assert update["properties"]["reported"].keys() - {"$metadata", "$version"} == many.keys()
     for part in ("desired", "reported"):
         assert whole["properties"][part].keys() - {"$metadata", "$version"} == many.keys()
+
+
+async def test_606_many_devices_at_once_each_in_its_own_order(hub: MethodHub) -> None:
+    reports, names = 5, [f"d{n}" for n in range(20)]
+
+    async def live(name: str) -> None:
+        key = IdentityKey(name)
+        client = await hub.mqtt.device(name)
+        for n in range(reports):
+            body = b'{"n":%d}' % n
+            await client.send(publish("$iothub/twin/PATCH/properties/reported/?$rid=1", body, packet_id=n + 1))
+            await asyncio.gather(client.expect("PUBACK"), hub.mqtt.twins.patch(key, {"n": n}, None))
+        await hub.mqtt.registry.delete(key, ANY)
+        await client.expect_end()
+
+    await asyncio.gather(*map(live, names))
+    for name in names:
+        events = [(e["properties"]["opType"], json.loads(e["body"])) for e in await hub.mqtt.events(name)]
+        told = [op for op, _ in events if op != "updateTwin"]
+        assert told == ["createDeviceIdentity", "deviceConnected", "deleteDeviceIdentity", "deviceDisconnected"]
+        versions = [body["version"] for op, body in events if op == "updateTwin" and isinstance(body, dict)]
+        assert versions == list(range(3, 3 + 2 * reports))
+        assert events[-2][1]["version"] == versions[-1], "the twin as it was in the end"
