@@ -330,6 +330,15 @@ async def test_402_a_change_of_both_twins_is_told_of_the_twin_first(hub: MethodH
     assert sources == ["deviceLifecycleEvents", "twinChangeEvents", "digitalTwinChangeEvents"]
 
 
+async def test_403_a_module_has_a_digital_twin_of_its_own(hub: MethodHub) -> None:
+    await hub.mqtt.key("d")
+    await hub.mqtt.key("d", "m")
+    patch = [{"op": "add", "path": "/p", "value": 1}]
+    assert (await hub.rest.call("PATCH", "/digitaltwins/d/modules/m", patch)).status == 202
+    (event,) = await of(hub, "digitalTwinChangeEvents")
+    assert stripped(event) == form(hub, "digitalTwinChangeEvents", "digitalTwinChangeNotification", "updateTwin", "m")
+
+
 # --- 5: what is no event
 
 

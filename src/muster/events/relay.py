@@ -22,10 +22,7 @@ log = logging.getLogger("muster.events")
 
 
 class EventRelay:
-    """Drains ``outbox`` into ``telemetry``. What is on its way at a time is bounded; all else waits on disk.
-
-    ``told`` counts entries since the start, for meters.
-    """
+    """Drains ``outbox`` into ``telemetry``. What is on its way at a time is bounded; all else waits on disk."""
 
     def __init__(self, outbox: Outbox, telemetry: Telemetry, ambient: Ambient) -> None:
         self._outbox = outbox
@@ -35,7 +32,6 @@ class EventRelay:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._last = 0
-        self.told = 0
 
     def start(self) -> None:
         """Begin, with what an earlier run has left."""
@@ -67,7 +63,6 @@ class EventRelay:
         while entries := await self._outbox.take(self._last, EVENTS_AT_ONCE.open, EVENTS_BYTES_AT_ONCE.open):
             await self._append(entries)
             self._last = entries[-1].number
-            self.told += len(entries)
 
     async def _append(self, entries: Sequence[Numbered]) -> None:
         """Have the partitions take ``entries``; returns when they are on disk."""
