@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import aiohttp
 from hub_rest import Answer, RestHub, serving
 from mqtt_hub import MqttHub, mqtt_hub
 
+from muster.events.model import Source
 from muster.heads.http.app import build_app
+from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.twins import TwinOperations
 from muster.testing.mqtt import Answer as Packet
 from muster.testing.mqtt import MqttClient, publish, subscribe
 
@@ -40,6 +43,10 @@ class MethodHub:
     def begin(self, body: Any = None, path: str = "/twins/d/methods") -> asyncio.Task[Answer]:
         """A call whose answer is looked at later."""
         return asyncio.create_task(self.call(body, path))
+
+    def begin_rest(self, method: str, path: str, body: Any = None, **options: Any) -> asyncio.Task[Answer]:
+        """Any call whose answer is looked at later."""
+        return asyncio.create_task(self.rest.call(method, path, body, **options))
 
     async def waiting(self, count: int = 1) -> None:
         """Once so many calls are in flight."""
@@ -82,12 +89,20 @@ def refusal(answer: Answer) -> tuple[int, int, dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def method_hub(directory: Path) -> AsyncIterator[MethodHub]:
-    async with mqtt_hub(directory) as mqtt, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+async def method_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MethodHub]:
+    async with (
+        mqtt_hub(directory, events) as mqtt,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        operations = MethodOperations(mqtt.methods, mqtt.ambient)
+        more = [
+            *TwinOperations(mqtt.registry, mqtt.twins).table(),
+            *operations.table(),
+            *DigitalTwinOperations(mqtt.twins, mqtt.methods, operations).table(),
+        ]
         app = build_app(
-            registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True,
-            more=MethodOperations(mqtt.methods, mqtt.ambient).table(),
-        )  # fmt: skip
+            registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True, more=more
+        )
         async with serving(app, mqtt.ambient) as port:
             try:
                 yield MethodHub(mqtt, RestHub(port, session, mqtt.registry, mqtt.refusals))

@@ -7,14 +7,18 @@ import base64
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
+from muster.dialect.event_bodies import event_record
 from muster.dialect.record import describe
+from muster.events.model import Source
+from muster.events.recorder import EventRecorder, next_epoch
+from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead
 from muster.heads.front import FrontProtocol
 from muster.heads.listener import TlsListener
@@ -39,7 +43,9 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import SqliteQueueStore
+from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.testing.clock import VirtualAmbient
@@ -98,6 +104,8 @@ class MqttHub:
         self.queues: Queues
         self.messaging: Messaging
         self.amqp: AmqpHead
+        self.relay: EventRelay
+        self.writer: Writer
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
@@ -154,6 +162,14 @@ class MqttHub:
         ]
         return [message for message in described if message["device_id"] == device_id]
 
+    async def events(self, device_id: str) -> list[dict[str, Any]]:
+        """As ``messages``, once all that was recorded so far is told; without telemetry."""
+        async with asyncio.timeout(10):
+            while await self.writer.submit(lambda connection: connection.execute("SELECT count(*) FROM outbox").get):
+                await asyncio.sleep(0.005)
+        found = await self.messages(device_id)
+        return [message for message in found if message["annotations"]["iothub-message-source"] != "Telemetry"]
+
     async def message_bodies(self, device_id: str, count: int) -> list[str]:
         """The bodies of the device's messages once there are ``count``; fails when they do not come."""
         async with asyncio.timeout(10):
@@ -177,8 +193,16 @@ class MqttHub:
             client.abort()
 
 
+def _telemetry(directory: Path, ambient: VirtualAmbient) -> tuple[HeldLog, Telemetry]:
+    loop, path = asyncio.get_running_loop(), directory / "telemetry.db"
+    log = HeldLog(SqliteTelemetryLog(path, PARTITIONS, loop, created_at=ambient.now(), durable=False))
+    return log, Telemetry(
+        log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
+    )
+
+
 @contextlib.asynccontextmanager
-async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
+async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MqttHub]:
     loop = asyncio.get_running_loop()
     system, ambient = SystemAmbient(loop), VirtualAmbient()
     authority = make_authority(system)
@@ -189,19 +213,21 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
-    store, bus = SqliteIdentityStore(writer, reader), LocalBus()
     facts = make_hub(["localhost"], development_policies())
+    outbox = SqliteOutbox(writer)
+    recorder = EventRecorder(events, partial(event_record, facts.name), ambient) if events else None
+    store, bus = SqliteIdentityStore(writer, reader, outbox, recorder), LocalBus()
+    hub.writer = writer
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
     hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
     hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, depth=hub.queues.depth)
     hub.refusals = Refusals(ambient)
-    hub.log = HeldLog(
-        SqliteTelemetryLog(directory / "telemetry.db", PARTITIONS, loop, created_at=ambient.now(), durable=False)
-    )
-    hub.telemetry = Telemetry(
-        hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
-    )
-    hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
+    hub.log, hub.telemetry = _telemetry(directory, ambient)
+    hub.relay = EventRelay(outbox, hub.telemetry, ambient)
+    hub.relay.start()
+    if recorder is not None:
+        recorder.watch(hub.sessions, outbox, await next_epoch(SqliteHubSettingsStore(writer, reader), ambient))
+    hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader, outbox), hub.sessions, ambient, recorder)
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
     hub.messaging, stop_queues = make_messaging(facts.name, hub.queues, hub.registry, ambient, SETTINGS)
@@ -217,13 +243,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         return hub.connections[-1]
 
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
-    listeners = []
-    for make_protocol in (make_mqtt, make_front):
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        listener = TlsListener(loop, lambda: context, make_protocol)
-        listener.listen([sock])
-        listeners.append((listener, sock.getsockname()[1]))
+    listeners = [_listening(loop, context, make_protocol) for make_protocol in (make_mqtt, make_front)]
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
     try:
         yield hub
@@ -235,9 +255,20 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
             listener.abort_connections()
         await asyncio.sleep(0)
         stop_queues()
+        await hub.relay.close()
         await hub.telemetry.close()
         reader.close()
         await writer.close()
+
+
+def _listening(
+    loop: asyncio.AbstractEventLoop, context: Any, make_protocol: Callable[[], Any]
+) -> tuple[TlsListener, int]:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    listener = TlsListener(loop, lambda: context, make_protocol)
+    listener.listen([sock])
+    return listener, int(sock.getsockname()[1])
 
 
 async def alive(client: MqttClient) -> None:

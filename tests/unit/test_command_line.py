@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 
 from muster.cli.main import COMMANDS, LazyGroup, flag_of, main, options_of
 from muster.cli.monitor import line_of
+from muster.cli.serve import EVENTS
 from muster.core import limits
+from muster.events.model import Source
 from muster.identity import sas
 from muster.identity.policies import development_key
 
@@ -165,6 +167,45 @@ def test_a_token_is_made_for_any_connection_string(
     parsed = sas.parse(result.stdout.strip())
     assert (unquote(parsed.resource), parsed.policy) == (resource, policy)
     assert sas.signed_by(parsed, key or sas.decode_key(KEY) or b"")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (([], "", ""), []),
+        (
+            (["--events", "twin, lifecycle", "--events", "digital-twin"], "", ""),
+            ["twin", "lifecycle", "digital-twin"],
+        ),
+        (([], "connection,twin", 'events = "lifecycle"'), ["connection", "twin"]),
+        (([], "", 'events = "lifecycle,twin"'), ["lifecycle", "twin"]),
+        (([], "", 'events = ["lifecycle", "twin"]'), ["lifecycle", "twin"]),
+    ],
+)
+def test_events_are_named_in_a_list(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given: tuple[list[str], str, str], expected: list[str]
+) -> None:
+    arguments, variable, file = given
+    seen: list[list[str]] = []
+    command = main.get_command(click.Context(main), "serve")
+    assert command is not None
+    monkeypatch.setattr(command, "callback", lambda **options: seen.append(options["events"]))
+    Path("muster.toml").write_text(file)
+    assert run("serve", *arguments, **({"MUSTER_EVENTS": variable} if variable else {})).exit_code == 0
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("wrong", ["telemetry", "twins", "twin;lifecycle", "twin,TWIN"])
+def test_an_unknown_event_is_a_usage_error(run: Run, tmp_path: Path, wrong: str) -> None:
+    for result in (run("serve", "--events", wrong), run("serve", MUSTER_EVENTS=wrong)):
+        assert result.exit_code == 2
+        assert "is none of twin, lifecycle, connection, digital-twin" in result.stderr
+    (tmp_path / "muster.toml").write_text(f'events = "{wrong}"')
+    assert run("serve").exit_code == 2
+
+
+def test_the_events_of_the_command_line_are_those_of_the_hub() -> None:
+    assert sorted(EVENTS) == sorted(Source)
 
 
 def test_limits_lists_every_limit(run: Run) -> None:

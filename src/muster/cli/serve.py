@@ -29,6 +29,18 @@ KEYS_ARE_PUBLIC = (
 )
 
 
+EVENTS = ("twin", "lifecycle", "connection", "digital-twin")
+
+
+def _sources(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """The names in a list that may be given in parts, each with commas."""
+    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    unknown = [name for name in names if name not in EVENTS]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(EVENTS)}.")
+    return names
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default="muster-data", show_default=True,
               help="Directory that keeps everything.")  # fmt: skip
@@ -54,6 +66,9 @@ KEYS_ARE_PUBLIC = (
               help="How long telemetry is kept.")  # fmt: skip
 @click.option("--retention-mib", type=click.IntRange(1), default=10240, show_default=True,
               help="How much telemetry is kept.")  # fmt: skip
+@click.option("--events", multiple=True, callback=_sources, metavar="NAME[,NAME...]",
+              help="Events that readers get beside telemetry: twin, lifecycle, connection, digital-twin.  "
+                   "[default: none]")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
@@ -79,6 +94,7 @@ def serve(**options: Any) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     from muster.core.limits import Profile  # noqa: PLC0415
+    from muster.events.model import Source  # noqa: PLC0415
     from muster.node.settings import DAY_SECONDS, Settings  # noqa: PLC0415
 
     ephemeral = options["ephemeral"]
@@ -96,6 +112,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         consumer_groups=tuple(options["consumer_group"]),
         retention_seconds=int(options["retention_days"] * DAY_SECONDS),
         retention_bytes=options["retention_mib"] * 1024**2,
+        events=frozenset(map(Source, options["events"])),
         sync=options["sync"] == "full",
         ready_file=options["ready_file"],
     )

@@ -113,6 +113,22 @@ MODULE_UNDER_MODULE = ErrorRow(
     "A module cannot have modules.",
     "Register it under a device.",
 )
+INVALID_DIGITAL_TWIN_JSON_PATCH = ErrorRow(
+    400505, "InvalidDigitalTwinJsonPatch", _ARGUMENT, 5, "The body is no JSON Patch that a digital twin takes.",
+    "Send an array of add, replace and remove operations.",
+)  # fmt: skip
+INVALID_DIGITAL_TWIN_PAYLOAD = ErrorRow(
+    400506, "InvalidDigitalTwinPayload", _ARGUMENT, 5, "A property of a digital twin cannot have this value.",
+    "Correct the value named.",
+)  # fmt: skip
+INVALID_DIGITAL_TWIN_PATCH = ErrorRow(
+    400507, "InvalidDigitalTwinPatch", _ARGUMENT, 5, "A component is not marked as one.",
+    'Send the component with "$metadata": {}.',
+)  # fmt: skip
+INVALID_DIGITAL_TWIN_PATCH_PATH = ErrorRow(
+    400508, "InvalidDigitalTwinPatchPath", _ARGUMENT, 5, "The path leads to nothing that can be written.",
+    "Send /property, /component or /component/property.",
+)  # fmt: skip
 UNAUTHORIZED = ErrorRow(
     401002,
     "IotHubUnauthorizedAccess",

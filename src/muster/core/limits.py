@@ -193,6 +193,38 @@ TWIN_REQUESTS = Limit(
     "own choice",
     "More are answered 429; bounds what a device that does not wait for answers may cost.",
 )
+MODEL_ID_CHARACTERS = Limit(
+    "model id of a digital twin",
+    2048,
+    2048,
+    "characters",
+    "DTDL v2, digital twin model identifier",
+    "It is kept with the twin and stands in every message of the device.",
+)
+DIGITAL_TWIN_DEPTH = Limit(
+    "depth of a digital twin's property",
+    5,
+    5,
+    "levels",
+    "docs iot/howto-manage-digital-twin",
+    "Objects within a property that a service writes.",
+)
+EVENTS_AT_ONCE = Limit(
+    "events on their way into the partitions",
+    256,
+    256,
+    "events",
+    "own choice",
+    "The others wait on disk.",
+)
+EVENTS_BYTES_AT_ONCE = Limit(
+    "bytes of events on their way into the partitions",
+    1_048_576,
+    1_048_576,
+    "bytes",
+    "own choice",
+    "The event that reaches it is the last; the others wait on disk.",
+)
 MQTT_SUBSCRIPTIONS = Limit(
     "MQTT subscriptions of an identity",
     50,

@@ -32,7 +32,7 @@ def read_call(body: Members) -> MethodCall:
         response = body.whole_number("timeoutInSeconds")
     return MethodCall(
         name,
-        _json_text(body.any("payload")),
+        payload_text(body.any("payload")),
         body.whole_number("connectTimeoutInSeconds") or 0,
         DEFAULT_RESPONSE_SECONDS if response is None else response,
     )
@@ -41,7 +41,8 @@ def read_call(body: Members) -> MethodCall:
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def _json_text(value: Any) -> bytes:
+def payload_text(value: Any) -> bytes:
+    """A service's payload as JSON text. Raises ``HubError`` 400004 for one that cannot be written as such."""
     try:
         return _encoder.encode(value).encode()
     except UnicodeEncodeError:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, HubError
+from muster.core.limits import MODEL_ID_CHARACTERS
 from muster.dialect.property_bag import parse_bag
 from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
@@ -51,11 +52,14 @@ def parse_username(text: str) -> Login:
     if not all(ids):
         raise _malformed(text, "the device or module id is empty")
     items = _query(query)
+    model_id = items.get("model-id", "").strip() or None
+    if model_id is not None and len(model_id) > MODEL_ID_CHARACTERS.open:
+        raise _malformed(text, f"its model-id has {len(model_id)} characters, {MODEL_ID_CHARACTERS.open} are allowed")
     return Login(
         segments[0],
         IdentityKey(ids[0], ids[1] if len(ids) == 2 else None),
         items.get("api-version", "").strip() or None,
-        items.get("model-id", "").strip() or None,
+        model_id,
         items.get("DeviceClientType", ""),
     )
 

@@ -64,6 +64,20 @@ def sender_annotations(
         "iothub-message-source": "Telemetry",
         "dt-dataschema": model_id,
     }
+    return _sender(pairs)
+
+
+def event_annotations(*, device_id: str, module_id: str | None, source: str) -> bytes:
+    """The part of a record that says whom an event of the hub itself is about; ``source`` is its kind."""
+    pairs = {
+        "iothub-connection-device-id": device_id,
+        "iothub-connection-module-id": module_id,
+        "iothub-message-source": source,
+    }
+    return _sender(pairs)
+
+
+def _sender(pairs: Mapping[str, str | None]) -> bytes:
     present = {name: text for name, text in pairs.items() if text is not None}
     content = _annotations(present)
     return _SENDER.pack(_VERSION, len(present), len(content)) + content

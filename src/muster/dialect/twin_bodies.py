@@ -49,12 +49,12 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> dict[str, A
             "primaryThumbprint": authentication.primary_thumbprint,
             "secondaryThumbprint": authentication.secondary_thumbprint,
         },
-        "modelId": "",
+        "modelId": twin.model_id or "",
         "version": twin.version,
     }
     if twin.tags:
         body["tags"] = twin.tags
-    body["properties"] = {"desired": _with_metadata(twin.desired), "reported": _with_metadata(twin.reported)}
+    body["properties"] = {"desired": properties_body(twin.desired), "reported": properties_body(twin.reported)}
     if identity.module_id is None:
         body["capabilities"] = {"iotEdge": identity.iot_edge}
     if identity.device_scope is not None:
@@ -86,5 +86,6 @@ def device_error(error: HubError, tracking_id: str, now: float) -> bytes:
     )
 
 
-def _with_metadata(properties: Properties) -> dict[str, Any]:
+def properties_body(properties: Properties) -> dict[str, Any]:
+    """Desired or reported properties with all that is known of them."""
     return {**properties.values, "$metadata": properties.metadata, "$version": properties.version}

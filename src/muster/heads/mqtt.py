@@ -221,17 +221,9 @@ class MqttConnection:
         try:
             login = parse_username(packet.username or "")
             part = ""
-            verdict = await self._services.authenticator.device(
-                DeviceAttempt(
-                    transport=self._transport_name,
-                    peer=self._peer,
-                    host=login.host,
-                    key=login.key,
-                    token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
-                    api_version=login.api_version,
-                    client_id=packet.client_id,
-                )
-            )
+            verdict = await self._judge(packet, login)
+            if verdict.error is None and await self._services.twins.announce(login.key, login.model_id):
+                verdict = await self._judge(packet, login)  # meanwhile it may have lost its ground
             if self._transport is None or self._transport.is_closing():
                 return
             if verdict.error is not None:
@@ -251,6 +243,18 @@ class MqttConnection:
             self._transport.close()
         finally:
             self._task = None
+
+    async def _judge(self, packet: Connect, login: Login) -> Verdict:
+        attempt = DeviceAttempt(
+            transport=self._transport_name,
+            peer=self._peer,
+            host=login.host,
+            key=login.key,
+            token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
+            api_version=login.api_version,
+            client_id=packet.client_id,
+        )
+        return await self._services.authenticator.device(attempt)
 
     def _refuse(self, error: ErrorRow) -> None:
         self._transport.write(encoder.connack(False, error.mqtt))

@@ -42,7 +42,8 @@ class IdentityStore(Protocol):
     """Keeps identities, by hub.
 
     Promises: an ``edit`` that returned is durable and seen by every later read. Deleting a device deletes
-    its modules. An empty twin is made with each identity and deleted with it, in the same transaction. Does not
+    its modules. An empty twin is made with each identity and deleted with it, in the same transaction, and what a
+    ``twins.contract.LifecycleRecorder``, if the store was given one, makes of that is kept there too. Does not
     promise: any order between edits made at the same time, or that a listing made while edits run shows all of
     them or none.
     """

@@ -11,16 +11,24 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import apsw
+
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
+from muster.core.outbox import Outbox
 from muster.core.settings_store import HubSettingsStore
+from muster.dialect.event_bodies import event_record
+from muster.events.model import Source
+from muster.events.recorder import EventRecorder, next_epoch
+from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import HttpServer
+from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import BACKLOG, TlsListener
@@ -44,6 +52,7 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
@@ -101,28 +110,29 @@ class Node:
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         durable = settings.sync and settings.data is not None
 
-        writer = Writer(directory.hub_database, MIGRATIONS, loop, durable=durable)
-        self._undo.append(writer.close)
-        reader = open_connection(directory.hub_database, readonly=True)
-        self._undo.append(reader.close)
-        identities = SqliteIdentityStore(writer, reader)
+        writer, reader = self._database(directory, durable=durable)
         kept = SqliteHubSettingsStore(writer, reader)
         material, certificate = await self._material(directory, kept, ambient)
         hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
         telemetry = self._telemetry(directory, ambient, durable=durable)
+        outbox = SqliteOutbox(writer)
+        recorder = self._events(outbox, telemetry, hub.name, ambient)
 
+        identities = SqliteIdentityStore(writer, reader, outbox, recorder)
         bus = LocalBus()
         refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
         sessions = SessionTable(hub.name, identities, bus, ambient)
+        await _watch(sessions, recorder, outbox, kept, ambient)
         queues = make_queues(hub.name, SqliteQueueStore(writer, reader), bus, ambient, settings)
         registry = Registry(hub.name, identities, sessions, bus, ambient, depth=queues.depth)
         authenticator = Authenticator(hub, identities, ambient, refusals)
-        twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
+        twins = Twins(hub.name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder)
         methods = Methods(registry, sessions, ambient)
         messaging, stop_queues = make_messaging(hub.name, queues, registry, ambient, settings)
         self._undo.append(stop_queues)
         self.ambient, self.registry = ambient, registry
 
+        method_operations = MethodOperations(methods, ambient)
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
         app = build_app(
             registry=registry,
@@ -132,7 +142,8 @@ class Node:
             more=[
                 *admin.table(),
                 *TwinOperations(registry, twins).table(),
-                *MethodOperations(methods, ambient).table(),
+                *method_operations.table(),
+                *DigitalTwinOperations(twins, methods, method_operations).table(),
                 *messaging.operations,
             ],
         )
@@ -171,6 +182,13 @@ class Node:
         self._undo.append(certificate.close)
         return material, certificate
 
+    def _database(self, directory: DataDirectory, *, durable: bool) -> tuple[Writer, apsw.Connection]:
+        writer = Writer(directory.hub_database, MIGRATIONS, asyncio.get_running_loop(), durable=durable)
+        self._undo.append(writer.close)
+        reader = open_connection(directory.hub_database, readonly=True)
+        self._undo.append(reader.close)
+        return writer, reader
+
     def _telemetry(self, directory: DataDirectory, ambient: Ambient, *, durable: bool) -> Telemetry:
         settings = self.settings
         telemetry = Telemetry(
@@ -188,6 +206,14 @@ class Node:
         telemetry.start()
         self._undo.append(telemetry.close)
         return telemetry
+
+    def _events(self, outbox: Outbox, telemetry: Telemetry, hub: str, ambient: Ambient) -> EventRecorder | None:
+        """Begin to relay events; what records them, if any are wanted. An earlier run may have left some anyway."""
+        relay = EventRelay(outbox, telemetry, ambient)
+        relay.start()
+        self._undo.append(relay.close)
+        sources = self.settings.events
+        return EventRecorder(sources, partial(event_record, hub), ambient) if sources else None
 
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Sockets for every listener, by name, so that ports are known before anything is built."""
@@ -232,6 +258,13 @@ class Node:
 def _flag(listener: str) -> str:
     """The option that chooses the port of a listener."""
     return f"--{listener.replace('_', '-')}-port"
+
+
+async def _watch(
+    sessions: SessionTable, recorder: EventRecorder | None, outbox: Outbox, kept: HubSettingsStore, ambient: Ambient
+) -> None:
+    if recorder is not None and Source.CONNECTION in recorder.sources:
+        recorder.watch(sessions, outbox, await next_epoch(kept, ambient))
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from muster.core.limits import Profile
 from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_TTL
+from muster.events.model import Source
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -19,8 +20,8 @@ class Settings:
 
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
     ``command_ttl_seconds`` is how long a cloud-to-device message waits that brings no expiry time,
-    ``command_deliveries`` how often it may fail. ``sync`` off gives up the promise that an acknowledged message
-    survives a power cut.
+    ``command_deliveries`` how often it may fail. ``events`` are the events that the built-in endpoint gets beside
+    telemetry. ``sync`` off gives up the promise that an acknowledged message survives a power cut.
     """
 
     data: Path | None
@@ -38,6 +39,7 @@ class Settings:
     retention_bytes: int = 10 * 1024**3
     command_ttl_seconds: int = QUEUE_TTL.open
     command_deliveries: int = QUEUE_DELIVERIES.open
+    events: frozenset[Source] = frozenset()
     sync: bool = True
     ready_file: Path | None = None
 

@@ -104,6 +104,7 @@ class SessionTable:
         self._devices = 0
         self._rechecks: set[asyncio.Task[None]] = set()
         self._when_taken: list[Callable[[IdentityKey], None]] = []
+        self._when_opened: list[Callable[[Session], None]] = []
         self._when_ended: list[Callable[[Session], None]] = []
         self.takeovers = 0
         bus.subscribe(IDENTITY_CHANGED, self._identity_changed)
@@ -129,6 +130,8 @@ class SessionTable:
             self._devices += 1
         else:
             self._modules.setdefault(identity.device_id, set()).add(identity.key)
+        for listener in self._when_opened:
+            listener(session)
         return session
 
     def _note(self, session: Session) -> None:
@@ -148,6 +151,10 @@ class SessionTable:
             session.commands.end()
         for listener in self._when_ended:
             listener(session)
+
+    def when_opened(self, listener: Callable[[Session], None]) -> None:
+        """From now on call ``listener`` with every session that has begun."""
+        self._when_opened.append(listener)
 
     def when_ended(self, listener: Callable[[Session], None]) -> None:
         """From now on call ``listener`` with every session that has ended, before another one of its identity opens."""

@@ -40,7 +40,8 @@ class Twin:
 
     ``version`` counts every change, beginning at 2, the two sets of properties being 1 each. ``revision`` counts
     what services change, beginning at 1: the ETag is made from it, so that a device's reports do not get in the way
-    of a service's conditional update.
+    of a service's conditional update. ``model_id`` is the digital twin model that the device announced when it
+    last connected, ``None`` when it announced none; no version counts it.
     """
 
     tags: Content = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Twin:
     reported: Properties = field(default_factory=Properties)
     version: int = 2
     revision: int = 1
+    model_id: str | None = None
 
 
 EMPTY = Twin()
@@ -121,6 +123,16 @@ def report(twin: Twin, patch: Content, now: float) -> Twin:
         return twin
     reported = patch_properties(twin.reported, patch, now, versioned=False)
     return replace(twin, reported=reported, version=twin.version + 1)
+
+
+def metadata_of(patch: Content, metadata: Content) -> dict[str, Any]:
+    """The part of ``metadata`` that is about what ``patch`` names; what it has removed has none."""
+    found = {name: text for name, text in metadata.items() if name in (LAST_UPDATED, LAST_UPDATED_VERSION)}
+    for name, change in patch.items():
+        known = metadata.get(name)
+        if known is not None:
+            found[name] = metadata_of(change if isinstance(change, Mapping) else {}, known)
+    return found
 
 
 def _stamp(now: float, version: int | None) -> Content:

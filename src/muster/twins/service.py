@@ -6,27 +6,39 @@ and every read after that sees it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from muster.core.ambient import Ambient
-from muster.core.errors import PRECONDITION_FAILED, HubError
+from muster.core.errors import DEVICE_NOT_FOUND, MODULE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.core.limits import TWIN_PROPERTIES, TWIN_TAGS
+from muster.core.outbox import Entry
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
-from muster.twins import document, rules
-from muster.twins.contract import Change, DesiredListener, TwinStore
+from muster.twins import digital, document, rules
+from muster.twins.contract import Change, DesiredListener, Record, TwinRecorder, TwinStore, TwinUpdate
 from muster.twins.document import Content, Twin
 
 
 class Twins:
     """The twins of ``hub``."""
 
-    def __init__(self, hub: str, store: TwinStore, listener: DesiredListener, ambient: Ambient) -> None:
+    def __init__(
+        self,
+        hub: str,
+        store: TwinStore,
+        listener: DesiredListener,
+        ambient: Ambient,
+        recorder: TwinRecorder | None = None,
+    ) -> None:
+        """``recorder`` makes what is to be told of changes; nothing is told without one."""
         self._hub = hub
         self._store = store
         self._listener = listener
         self._ambient = ambient
+        self._recorder = recorder
 
     async def get(self, key: IdentityKey) -> Twin:
         """The twin; 404001 when there is no such device, 404010 when the device has no such module."""
@@ -42,6 +54,8 @@ class Twins:
         await self._store.edit(self._hub, key, lambda twin: twin, _ignore)
         return await self.get(key)  # not what the edit saw: later changes may have been told of by now
 
+    # --- for services
+
     async def patch(self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None) -> Twin:
         """Merge a service's tags and desired properties into the twin (``None``: not given); the new twin.
 
@@ -55,7 +69,9 @@ class Twins:
         def change(twin: Twin) -> Twin:
             return document.patch_twin(twin, new_tags, new_desired, now)
 
-        return await self._edit(key, change, revision, new_desired, told=bool(new_desired))
+        update = TwinUpdate(now, tags=new_tags, desired=new_desired)
+        then = partial(self._tell, key, new_desired) if new_desired else _ignore
+        return await self._edit(key, change, revision, then, self._update_recorded(key, update))
 
     async def replace(self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None) -> Twin:
         """Put a service's tags and desired properties in the place of the twin's; ``None`` empties. See ``patch``."""
@@ -65,7 +81,37 @@ class Twins:
         def change(twin: Twin) -> Twin:
             return document.replace_twin(twin, new_tags, new_desired, now)
 
-        return await self._edit(key, change, revision, document.merge({}, new_desired), told=True)
+        recorder = self._recorder
+        record = None if recorder is None else lambda before, after: recorder.twin_replaced(key, before, after, now)
+        then = partial(self._tell, key, document.merge({}, new_desired))
+        return await self._edit(key, change, revision, then, record)
+
+    async def patch_digital(
+        self, key: IdentityKey, operations: Sequence[digital.Operation], revision: int | None = None
+    ) -> Twin:
+        """Apply a service's changes of the digital twin to the desired properties; the new twin.
+
+        Raises ``HubError`` as ``patch`` and as ``digital.desired_patch``.
+        """
+        now = self._ambient.now()
+        desired: Content = {}
+
+        def change(twin: Twin) -> Twin:
+            nonlocal desired
+            desired = rules.check_content(rules.DESIRED, digital.desired_patch(twin, operations))
+            return document.patch_twin(twin, {}, desired, now)
+
+        def record(before: Twin, after: Twin) -> Sequence[Entry]:
+            recorded = self._update_recorded(key, TwinUpdate(now, desired=desired))
+            return () if recorded is None else recorded(before, after)
+
+        def then(twin: Twin) -> None:
+            if desired:
+                self._tell(key, desired, twin)
+
+        return await self._edit(key, change, revision, then, record)
+
+    # --- for devices
 
     async def report(self, key: IdentityKey, patch: Any, version: int | None = None) -> Twin:
         """Merge a device's ``patch`` into its reported properties; the new twin.
@@ -85,10 +131,39 @@ class Twins:
             rules.check_size(rules.REPORTED, after.reported.values, TWIN_PROPERTIES)
             return after
 
-        return await self._store.edit(self._hub, key, change, _ignore)
+        record = self._update_recorded(key, TwinUpdate(now, reported=content))
+        return await self._store.edit(self._hub, key, change, _ignore, record)
+
+    async def announce(self, key: IdentityKey, model_id: str | None) -> bool:
+        """Keep the model that a device names as it connects, ``None`` for none; whether there was anything to do.
+
+        What the twin has already is not written again. An identity that has just gone counts as something to do:
+        whoever asks has to look at it again in either case. Raises ``HubError`` 500001.
+        """
+        if await self._store.model_id(self._hub, key) == model_id:
+            return False
+        now, recorder = self._ambient.now(), self._recorder
+
+        def change(twin: Twin) -> Twin:
+            return twin if twin.model_id == model_id else replace(twin, model_id=model_id)
+
+        record = None if recorder is None else lambda before, after: recorder.model_announced(key, before, after, now)
+        try:
+            await self._store.edit(self._hub, key, change, _ignore, record)
+        except HubError as error:
+            if error.row not in (DEVICE_NOT_FOUND, MODULE_NOT_FOUND):
+                raise
+        return True
+
+    # --- within
 
     async def _edit(
-        self, key: IdentityKey, change: Change, revision: int | None, desired: Content, *, told: bool
+        self,
+        key: IdentityKey,
+        change: Change,
+        revision: int | None,
+        then: Callable[[Twin], None],
+        record: Record | None,
     ) -> Twin:
         def checked(twin: Twin) -> Twin:
             if revision is not None and revision != twin.revision:
@@ -98,11 +173,16 @@ class Twins:
             rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
             return after
 
-        def tell(twin: Twin) -> None:
-            self._listener.desired_changed(key, desired, twin.desired.version)
+        return await self._store.edit(self._hub, key, checked, then, record)
 
-        then: Callable[[Twin], None] = tell if told else _ignore
-        return await self._store.edit(self._hub, key, checked, then)
+    def _tell(self, key: IdentityKey, desired: Content, twin: Twin) -> None:
+        self._listener.desired_changed(key, desired, twin.desired.version)
+
+    def _update_recorded(self, key: IdentityKey, update: TwinUpdate) -> Record | None:
+        recorder = self._recorder
+        if recorder is None:
+            return None
+        return lambda before, after: recorder.twin_updated(key, before, after, update)
 
 
 def _checked(tags: Any, desired: Any) -> tuple[Content, Content]:

@@ -180,6 +180,11 @@ class Request:
         return self._query
 
     @property
+    def has_body(self) -> bool:
+        """Whether a body that is not empty was announced."""
+        return self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
+
+    @property
     def media_type(self) -> MediaType:
         """What ``Content-Type`` says."""
         text = self.headers.get("Content-Type", "")

@@ -100,5 +100,15 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX queue_records_by_queue ON queue_records (hub, queue)
     """,
+    """
+    ALTER TABLE twins ADD COLUMN model_id TEXT
+    """,
+    """
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL,
+        record BLOB NOT NULL
+    ) STRICT
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

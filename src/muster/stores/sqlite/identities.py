@@ -18,10 +18,15 @@ from typing import Any
 import apsw
 
 from muster.core.errors import DEVICE_NOT_FOUND, HubError
+from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
 from muster.stores.sqlite.database import Writer, store_error
+from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import forget_queues
+from muster.stores.sqlite.twins import read_twin
+from muster.twins.contract import LifecycleRecorder
+from muster.twins.document import EMPTY
 
 _COLUMNS = (
     "device_id, module_id, generation_id, version, authentication, primary_key, secondary_key, primary_thumbprint, "
@@ -60,12 +65,21 @@ class SqliteIdentityStore:
     """``identity.contract.IdentityStore`` on a ``hub.db``.
 
     Reads run on the loop, on ``reader``, which nothing but the loop's thread may use: a point read costs less
-    than handing it to another thread would. Raises ``HubError`` (500001) when the disk fails.
+    than handing it to another thread would. What ``recorder`` makes of identities that come and go is put into
+    ``outbox``. Raises ``HubError`` (500001) when the disk fails.
     """
 
-    def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        reader: apsw.Connection,
+        outbox: SqliteOutbox | None = None,
+        recorder: LifecycleRecorder | None = None,
+    ) -> None:
         self._writer = writer
         self._reader = reader
+        self._outbox = outbox
+        self._recorder = recorder
 
     async def get(self, hub: str, key: IdentityKey) -> Identity | None:
         try:
@@ -98,7 +112,22 @@ class SqliteIdentityStore:
     async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | Exception | None]:
         if not edits:
             return []
-        return await self._writer.submit(lambda connection: [_edit(connection, hub, edit) for edit in edits])
+        return await self._writer.submit(lambda connection: [self._edit(connection, hub, edit) for edit in edits])
+
+    def _edit(self, connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
+        """One edit within a transaction. What refuses is raised before anything is written."""
+        try:
+            standing = _standing(connection, hub, edit.key)
+            wanted = edit.change(standing)
+        except HubError as error:
+            return error
+        before = standing.identity
+        if wanted is before:
+            return before
+        if self._recorder is not None and self._outbox is not None and (wanted is None or before is None):
+            self._outbox.keep(connection, _recorded(self._recorder, connection, hub, before, wanted))
+        _write(connection, hub, edit.key, before, wanted)
+        return wanted
 
     def _read(self, query: str, bindings: tuple[Any, ...]) -> list[Identity]:
         try:
@@ -112,17 +141,28 @@ def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Identity | 
     return None if row is None else _identity(row)
 
 
-def _edit(connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
-    """One edit within a transaction. What refuses is raised before anything is written."""
-    try:
-        standing = _standing(connection, hub, edit.key)
-        wanted = edit.change(standing)
-    except HubError as error:
-        return error
-    before = standing.identity
-    if wanted is before:
-        return before
-    device_id, module_id = edit.key
+def _recorded(
+    recorder: LifecycleRecorder, connection: apsw.Connection, hub: str, before: Identity | None, wanted: Identity | None
+) -> list[Entry]:
+    """What is to be told of an identity that comes, or of one that is about to go, its modules first."""
+    if wanted is not None:
+        return list(recorder.identity_changed(wanted, EMPTY, created=True))
+    assert before is not None
+    going = [before]
+    if before.module_id is None:
+        modules = connection.execute(_MODULES, (hub, before.device_id))
+        going = [*(_identity(row) for row in modules), before]
+    entries: list[Entry] = []
+    for identity in going:
+        twin = read_twin(connection, hub, identity.key)
+        entries += recorder.identity_changed(identity, twin or EMPTY, created=False)
+    return entries
+
+
+def _write(
+    connection: apsw.Connection, hub: str, key: IdentityKey, before: Identity | None, wanted: Identity | None
+) -> None:
+    device_id, module_id = key
     if wanted is not None:
         connection.execute(_PUT, _row(hub, wanted))
         if before is None:
@@ -134,10 +174,9 @@ def _edit(connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Excep
         connection.execute(_DELETE_DEVICE, (hub, device_id))
         connection.execute(_DELETE_TWINS, (hub, device_id))
     if wanted is None:
-        forget_queues(connection, hub, edit.key)
+        forget_queues(connection, hub, key)
     if module_id is None:
         _recount(connection, hub, before, wanted)
-    return wanted
 
 
 def _standing(connection: apsw.Connection, hub: str, key: IdentityKey) -> Standing:

@@ -14,17 +14,20 @@ import apsw
 
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
-from muster.stores.sqlite.database import Writer, told_as_refusal
-from muster.twins.contract import Change
+from muster.stores.sqlite.database import Writer, store_error, told_as_refusal
+from muster.stores.sqlite.outbox import SqliteOutbox
+from muster.twins.contract import Change, Record
 from muster.twins.document import Content, Properties, Twin
 
 _GET = (
     "SELECT version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
-    "reported_version FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
+    "reported_version, model_id FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
 )
+_MODEL_ID = "SELECT model_id FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
 _PUT = (
     "UPDATE twins SET version = ?, revision = ?, tags = ?, desired = ?, desired_metadata = ?, desired_version = ?, "
-    "reported = ?, reported_metadata = ?, reported_version = ? WHERE hub = ? AND device_id = ? AND module_id = ?"
+    "reported = ?, reported_metadata = ?, reported_version = ?, model_id = ? "
+    "WHERE hub = ? AND device_id = ? AND module_id = ?"
 )
 _IS_DEVICE = "SELECT 1 FROM identities WHERE hub = ? AND device_id = ? AND module_id = ''"
 
@@ -34,19 +37,34 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 class SqliteTwinStore:
     """``twins.contract.TwinStore`` on a ``hub.db``.
 
-    Reads run on the loop, on ``reader``, which nothing but the loop's thread may use. Raises ``HubError`` (500001)
-    when the disk fails.
+    Reads run on the loop, on ``reader``, which nothing but the loop's thread may use; what edits record goes into
+    ``outbox``. Raises ``HubError`` (500001) when the disk fails.
     """
 
-    def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
+    def __init__(self, writer: Writer, reader: apsw.Connection, outbox: SqliteOutbox | None = None) -> None:
         self._writer = writer
         self._reader = reader
+        self._outbox = outbox
 
     async def get(self, hub: str, key: IdentityKey) -> Twin | None:
         with told_as_refusal(self._writer.path):
-            return _get(self._reader, hub, key)
+            return read_twin(self._reader, hub, key)
 
-    async def edit(self, hub: str, key: IdentityKey, change: Change, then: Callable[[Twin], None]) -> Twin:
+    async def model_id(self, hub: str, key: IdentityKey) -> str | None:
+        try:  # every connection comes here, and a context manager would cost half as much again
+            model_id: str | None = self._reader.execute(_MODEL_ID, (hub, key.device_id, key.module_id or "")).get
+        except apsw.Error as error:
+            raise store_error(self._writer.path, error) from error
+        return model_id
+
+    async def edit(
+        self,
+        hub: str,
+        key: IdentityKey,
+        change: Change,
+        then: Callable[[Twin], None],
+        record: Record | None = None,
+    ) -> Twin:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
 
         def done(twin: Twin, error: BaseException | None) -> None:
@@ -58,24 +76,28 @@ class SqliteTwinStore:
             if error is None:
                 then(twin)
 
-        self._writer.call(lambda connection: _edit(connection, hub, key, change), done)
+        self._writer.call(lambda connection: self._edit(connection, hub, key, change, record), done)
         return await future
 
+    def _edit(
+        self, connection: apsw.Connection, hub: str, key: IdentityKey, change: Change, record: Record | None
+    ) -> Twin:
+        before = read_twin(connection, hub, key)
+        if before is None:
+            device = IdentityKey(key.device_id)
+            raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
+        after = change(before)
+        if after is not before:
+            connection.execute(_PUT, (*_row(after), hub, key.device_id, key.module_id or ""))
+            if record is not None and self._outbox is not None:
+                self._outbox.keep(connection, record(before, after))
+        return after
 
-def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin | None:
+
+def read_twin(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin | None:
+    """The twin as ``connection`` sees it at this moment."""
     row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
     return None if row is None else _twin(row)
-
-
-def _edit(connection: apsw.Connection, hub: str, key: IdentityKey, change: Change) -> Twin:
-    before = _get(connection, hub, key)
-    if before is None:
-        device = IdentityKey(key.device_id)
-        raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
-    after = change(before)
-    if after is not before:
-        connection.execute(_PUT, (*_row(after), hub, key.device_id, key.module_id or ""))
-    return after
 
 
 def _row(twin: Twin) -> tuple[Any, ...]:
@@ -90,6 +112,7 @@ def _row(twin: Twin) -> tuple[Any, ...]:
         _text(reported.values),
         _text(reported.metadata),
         reported.version,
+        twin.model_id,
     )
 
 
@@ -100,7 +123,7 @@ def _text(content: Content) -> str:
 def _twin(row: tuple[Any, ...]) -> Twin:
     (
         version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata,
-        reported_version,
+        reported_version, model_id,
     ) = row  # fmt: skip
     return Twin(
         tags=json.loads(tags),
@@ -108,4 +131,5 @@ def _twin(row: tuple[Any, ...]) -> Twin:
         reported=Properties(json.loads(reported), json.loads(reported_metadata), reported_version),
         version=version,
         revision=revision,
+        model_id=model_id,
     )

@@ -1,0 +1,1 @@
+"""Events: what the hub itself says of twins, identities and connections, beside the telemetry of devices."""
