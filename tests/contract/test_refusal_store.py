@@ -93,12 +93,12 @@ async def test_a_full_disk_is_told_once_for_as_long_as_it_lasts(
         writer = Writer(tmp_path / "hub.db", MIGRATIONS, loop, durable=False, vfs=disk.name)
         reader = open_connection(writer.path, readonly=True, vfs=disk.name)
         store = SqliteRefusalStore(writer, reader)
-        for number, full in enumerate((True, True, True, False, False, True)):
+        for number, full in enumerate((True, True, True, False, False, True, False)):
             disk.full = full
             store.keep(refusal(number))
             with contextlib.suppress(HubError):  # one transaction for both
                 await settled(writer)
         assert caplog.text.count("refusals cannot be kept") == 2
-        assert [one.at for one in await store.newest(None, 10)] == [refusal(4).at, refusal(3).at]
+        assert [one.at for one in await store.newest(None, 10)] == [refusal(n).at for n in (6, 4, 3)]
         reader.close()
         await writer.close()
