@@ -29,11 +29,13 @@ Full = Callable[[HubProcess], contextlib.AbstractContextManager[None]]
 @contextlib.contextmanager
 def no_longer_files(hub: HubProcess) -> Iterator[None]:
     """The hub's files may not become longer than its write-ahead log is now."""
-    soft, hard = resource.prlimit(hub.pid, resource.RLIMIT_FSIZE)
+    pid = hub.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     longest = (hub.directory / "data" / "telemetry.db-wal").stat().st_size
-    resource.prlimit(hub.pid, resource.RLIMIT_FSIZE, (longest, hard))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (longest, hard))
     yield
-    resource.prlimit(hub.pid, resource.RLIMIT_FSIZE, (soft, hard))
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextlib.contextmanager
@@ -88,6 +90,10 @@ class Device:
             client.abort()
         return True
 
+    async def send_until_refused(self) -> None:
+        while await self.send(5):
+            assert self.next < 2 * TMPFS_BYTES // BODY_BYTES
+
 
 def is_ready(hub: HubProcess) -> bool:
     connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=20)
@@ -117,8 +123,7 @@ async def test_a_full_disk_turns_devices_away_until_there_is_room_again(disk: Fu
         device = Device(hub)
         assert await device.send(20)
         with disk(hub):
-            while await device.send(5):
-                assert device.next < 2 * TMPFS_BYTES // BODY_BYTES
+            await device.send_until_refused()
             assert not is_ready(hub)
             for _ in range(3):
                 assert not await device.send(5)
@@ -131,3 +136,16 @@ async def test_a_full_disk_turns_devices_away_until_there_is_room_again(disk: Fu
         log = hub.log_file.read_text()
         assert log.count("telemetry cannot be stored") == log.count("telemetry is stored again") == 1
         assert "Traceback" not in log
+
+
+async def test_a_hub_that_is_ended_on_a_full_disk_has_all_that_it_acknowledged(disk: Full, tmp_path: Path) -> None:
+    with HubProcess(tmp_path, loopback(), *ANY_PORTS) as hub:
+        device = Device(hub)
+        assert await device.send(20)
+        with disk(hub):
+            await device.send_until_refused()
+            assert hub.stop() == 0
+        assert "Traceback" not in hub.log_file.read_text()
+        hub.start()
+        assert stored(hub, device.acknowledged[-1]) == device.acknowledged
+        assert await device.send(5)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from muster.core.errors import HubError
 from muster.core.limits import REFUSALS_KEPT
 from muster.identity.refusals import KeptRefusal
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.refusals import SqliteRefusalStore
+from muster.testing.disk import RecordingDisk
 
 
 def refusal(number: int, principal: str = "dev1") -> KeptRefusal:
@@ -80,3 +83,22 @@ async def test_keeping_after_the_end_is_harmless(tmp_path: Path) -> None:
     store.keep(refusal(1))
     assert await store.find(refusal(1).tracking_id) is None
     reader.close()
+
+
+async def test_a_full_disk_is_told_once_for_as_long_as_it_lasts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RecordingDisk("full-for-refusals") as disk:
+        loop = asyncio.get_running_loop()
+        writer = Writer(tmp_path / "hub.db", MIGRATIONS, loop, durable=False, vfs=disk.name)
+        reader = open_connection(writer.path, readonly=True, vfs=disk.name)
+        store = SqliteRefusalStore(writer, reader)
+        for number, full in enumerate((True, True, True, False, False, True, False)):
+            disk.full = full
+            store.keep(refusal(number))
+            with contextlib.suppress(HubError):  # one transaction for both
+                await settled(writer)
+        assert caplog.text.count("refusals cannot be kept") == 2
+        assert [one.at for one in await store.newest(None, 10)] == [refusal(n).at for n in (6, 4, 3)]
+        reader.close()
+        await writer.close()

@@ -189,11 +189,11 @@ class Telemetry:
         """Take nothing more, commit what was appended, close the log. Harmless when repeated."""
         self._closed = True
         await self.stop()
-        await self._trouble.close()
         while self._running is not None or self._scheduled:
             idle = self._loop.create_future()
             self._idle.append(idle)
             await idle
+        await self._trouble.close()
         await self._log.close()
 
     def _schedule(self) -> None:

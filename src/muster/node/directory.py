@@ -101,7 +101,10 @@ def _make(path: Path, *, mode: int = 0o777) -> None:
     parent = path.absolute().parent
     _make(parent)
     path.mkdir(mode=mode, exist_ok=True)
-    handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # we may write there and not read: then it cannot be asked for
+        return
     try:
         os.fsync(handle)  # what is in a directory whose own name is lost by a power cut is lost too
     finally:

@@ -65,7 +65,7 @@ def store_error(path: str | PathLike[str], error: apsw.Error) -> HubError:
         case apsw.BusyError() | apsw.LockedError():
             advice = "another process holds it; end that one first"
         case apsw.IOError():
-            advice = "the disk failed to read or write; see the system's log"
+            advice = "the disk failed to read or write, or is full; see the system's log"
         case _:
             advice = "SQLite refused"
     return HubError(SERVER_ERROR, f"{fspath(path)}: {advice} ({type(error).__name__}: {error})")

@@ -41,7 +41,7 @@ class SqliteRefusalStore:
         self._reader = reader
         self._most = REFUSALS_KEPT.under(profile)
         self._waiting: list[KeptRefusal] = []
-        self._writing = False
+        self._writing = self._failing = False
 
     def keep(self, refusal: KeptRefusal) -> None:
         if len(self._waiting) < _MOST_WAITING:
@@ -66,9 +66,10 @@ class SqliteRefusalStore:
 
     def _written(self, _: None, error: BaseException | None) -> None:
         self._writing = False
-        if error is not None:
-            _LOG.warning("refusals could not be kept: %s", error)
-        elif self._waiting:
+        if error is not None and not self._failing:  # once for as long as it lasts
+            _LOG.warning("refusals cannot be kept: %s", error)
+        self._failing = error is not None
+        if self._waiting and not self._failing:
             self._write()
 
     async def find(self, tracking_id: str) -> KeptRefusal | None:
