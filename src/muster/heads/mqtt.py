@@ -345,7 +345,7 @@ class MqttConnection:
         if self._transport is None:
             return
         if error is None:
-            self._transport.write(acks)
+            self._transport.write(bytes(acks))
         else:
             self._transport.close()
 

@@ -20,7 +20,6 @@ Rules that keep it right:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +27,7 @@ from OpenSSL import SSL
 
 from muster.core.limits import CONNECT_WAIT
 from muster.heads.poller import READ, WRITE
-from muster.heads.secure import SecureConnection
+from muster.heads.secure import SecureConnection, prepare
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -289,8 +288,7 @@ class TlsTransport:
         self._state = _DRAINING
         self._lose_protocol(None)
         if self._connection is not None:
-            with contextlib.suppress(SSL.Error, OSError):
-                self._connection.shutdown()
+            self._connection.shut_down()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -350,9 +348,9 @@ class TlsTransport:
             return self._sock
         if name == "sockname":
             return self._sock.getsockname() if self._state != _CLOSED else default
-        connection = self._connection
-        if connection is None:
+        if self._connection is None:
             return default
+        connection = self._connection.details()
         if name == "tls_version":
             return connection.get_protocol_version_name()
         if name == "server_name":
@@ -377,24 +375,17 @@ def describe_peer(transport: Any) -> str:
 def server_context(certificate_chain_file: str, key_file: str) -> SSL.Context:
     """A context for the hub's listeners: TLS 1.2 and 1.3, a client certificate asked for and not judged here.
 
-    Sessions are not resumed, for a resumed one loses the chain that the client sent: there is no cache, and no tickets.
-    Turned off in the context, tickets would still be sent in TLS 1.3, two useless ones; turned off once the hello has
-    been read, as those do who decide by the server's name, none are.
+    Sessions are not resumed, for a resumed one loses the chain that the client sent: there is no cache, and no ticket.
     Raises ``SSL.Error`` when the files do not hold a chain and its key.
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_tlsext_servername_callback(_without_tickets)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES128:!aNULL:!eNULL:!SHA1")
-    context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
     context.use_certificate_chain_file(certificate_chain_file)
     context.use_privatekey_file(key_file)
     context.check_privatekey()
+    prepare(context)
     return context
-
-
-def _without_tickets(connection: SSL.Connection) -> None:
-    connection.set_options(SSL.OP_NO_TICKET)

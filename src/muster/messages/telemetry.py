@@ -65,11 +65,12 @@ class Telemetry:
         """Take over ``log``. To be made on a running loop.
 
         ``retention_bytes`` and ``tail_bytes`` (kept in memory) count all partitions together. With more than
-        ``max_pending_bytes`` not yet on disk ``congested`` holds.
+        ``max_pending_bytes`` not yet on disk ``congested`` holds: heads should stop reading their sockets.
         """
         self.partitions = log.partitions
         self.created_at = log.created_at
         self.pending_bytes = 0
+        self.congested = False
         self.messages = self.bytes = self.commits = self.failed_commits = 0
         self._log = log
         self._ambient = ambient
@@ -111,12 +112,9 @@ class Telemetry:
         forming = self._forming
         forming.shares[partition].append(record)
         self.pending_bytes += len(record)
+        if self.pending_bytes > self._max_pending:
+            self.congested = True
         return forming
-
-    @property
-    def congested(self) -> bool:
-        """Whether so much waits for the disk that heads should stop reading their sockets."""
-        return self.pending_bytes > self._max_pending
 
     @property
     def failing(self) -> bool:
@@ -222,6 +220,7 @@ class Telemetry:
         if batch is None:
             raise RuntimeError("the log ended a commit twice")
         self.pending_bytes -= batch.bytes
+        self.congested = self.pending_bytes > self._max_pending
         if error is None:
             self._settle(batch)
             if self._scheduled:  # the disk works while the acknowledgements below are written
@@ -259,18 +258,25 @@ class Telemetry:
         behind, self._forming = self._forming, Batch(self.partitions)
         self._scheduled = False
         self.pending_bytes = 0
+        self.congested = False
         self._tell(batch, error)
         self._tell(behind, error)
 
     def _tell(self, batch: Batch, error: BaseException | None) -> None:
         for callback in batch.callbacks:
-            self._call(callback, error)
+            try:  # a call less than by _call, for every message
+                callback(error)
+            except Exception as problem:
+                self._failed(problem)
 
-    def _call(self, callback: Callable[..., None], *arguments: BaseException | None) -> None:
+    def _call(self, callback: Callable[[], None]) -> None:
         try:
-            callback(*arguments)
+            callback()
         except Exception as problem:
-            self._loop.call_exception_handler({"message": "a telemetry callback failed", "exception": problem})
+            self._failed(problem)
+
+    def _failed(self, problem: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a telemetry callback failed", "exception": problem})
 
     def _trimmed(self, firsts: Sequence[int]) -> None:
         self._states = [state._replace(first=first) for state, first in zip(self._states, firsts, strict=True)]
