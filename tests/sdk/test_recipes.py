@@ -73,7 +73,8 @@ def send_something(surroundings: dict[str, str]) -> None:
 @pytest.mark.parametrize(("language", "code"), list(recipes()))
 def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str, code: str) -> None:
     reads = "receive" in code or "subscribe" in code
-    sends = not reads and "curl" not in code and "get_devices" not in code
+    commands = "send_c2d_message" in code
+    sends = not reads and not commands and "curl" not in code and "get_devices" not in code
     before = stored(own_hub) if sends else 0
     endless = "reader.receive(" in code and "reader.close()" not in code
     if language == "sh":
@@ -82,7 +83,7 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
             pytest.skip(f"there is no {program} on this machine")
         command = ["sh", "-c", code.replace("my-device", "recipe-device")]
     elif language == "python":
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-c", code.replace("my-device", "recipe-device")]
         if endless:  # the README's reader runs until Ctrl-C: have it end with the first event
             command[-1] = code.replace("event: print(", "event: reader.close() or print(")
     else:
@@ -97,6 +98,9 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
         assert "temperature" in done.stdout
     elif sends:
         assert stored(own_hub) == before + 1, "the recipe's message must have arrived"
+    elif commands:
+        _, device = own_hub.request("GET", "/devices/recipe-device")
+        assert device["cloudToDeviceMessageCount"] == 1
     elif "curl" in code:
         assert '"deviceId":"recipe-device"' in done.stdout
     else:

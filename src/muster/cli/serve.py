@@ -69,6 +69,10 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--events", multiple=True, callback=_sources, metavar="NAME[,NAME...]",
               help="Events that readers get beside telemetry: twin, lifecycle, connection, digital-twin.  "
                    "[default: none]")  # fmt: skip
+@click.option("--c2d-ttl-minutes", type=click.IntRange(1, 2880), default=60, show_default=True,
+              help="How long a cloud-to-device message waits that brings no expiry time.")  # fmt: skip
+@click.option("--c2d-max-deliveries", type=click.IntRange(1, 100), default=10, show_default=True,
+              help="After so many failed deliveries a cloud-to-device message is given up.")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
@@ -113,6 +117,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         retention_seconds=int(options["retention_days"] * DAY_SECONDS),
         retention_bytes=options["retention_mib"] * 1024**2,
         events=frozenset(map(Source, options["events"])),
+        command_ttl_seconds=60 * options["c2d_ttl_minutes"],
+        command_deliveries=options["c2d_max_deliveries"],
         sync=options["sync"] == "full",
         ready_file=options["ready_file"],
     )
