@@ -23,6 +23,7 @@ from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.operations import Operation
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -35,6 +36,7 @@ from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
+from muster.node.files import FileParts, file_operations
 from muster.node.material import Material, load_material
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
@@ -111,19 +113,21 @@ class Node:
         twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
         methods = Methods(registry, sessions, ambient)
         self.ambient, self.registry = ambient, registry
+        files = await self._files(
+            directory=directory, hub=hub, writer=writer, reader=reader, kept=kept, ambient=ambient,
+            gate=authenticator, https_port=ports["https"], durable=durable,
+        )  # fmt: skip
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
         app = build_app(
-            registry=registry,
-            gate=authenticator,
-            ambient=ambient,
-            ready=lambda: self._ready,
+            registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready,
             more=[
                 *admin.table(),
                 *TwinOperations(registry, twins).table(),
                 *MethodOperations(methods, ambient).table(),
+                *files,
             ],
-        )
+        )  # fmt: skip
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
         make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
         services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
@@ -138,9 +142,17 @@ class Node:
 
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
         await keep_reach(kept, reach)
-        self.facts = {**facts_of(hub, material, directory, reach), "pid": os.getpid()}
+        self._announce(directory, facts_of(hub, material, directory, reach))
+
+    def _announce(self, directory: DataDirectory, facts: Mapping[str, Any]) -> None:
+        self.facts = {**facts, "pid": os.getpid()}
         directory.announce(self.facts)
         self._ready = True
+
+    async def _files(self, **parts: Any) -> list[Operation]:
+        return await file_operations(
+            FileParts(settings=self.settings, notifications=None, undo=self._undo.append, **parts)
+        )
 
     def _telemetry(self, directory: DataDirectory, ambient: Ambient, *, durable: bool) -> Telemetry:
         settings = self.settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from muster.core.errors import HubError
+from muster.core.errors import DEVICE_NOT_FOUND, HubError
 from muster.dialect.json_body import compact
 from muster.heads.http.operations import MethodNotAllowed
 
@@ -32,13 +32,20 @@ def error_answer(error: HubError, tracking_id: str) -> web.Response:
     }
     answer = json_answer(body, error.row.status)
     answer.headers["iothub-errorcode"] = error.row.name
+    if error.row is DEVICE_NOT_FOUND:
+        answer.set_status(error.row.status, "Device Not Found")  # by this azure-iot-device knows it (device.md 5.6)
     if isinstance(error, MethodNotAllowed):
         answer.headers["Allow"] = error.allow
     return answer
 
 
+def request_id_of(tracking_id: str) -> str:
+    """The tracking id's digits as a UUID, as the service writes it in ``x-ms-request-id``."""
+    return str(uuid.UUID(tracking_id[:32]))
+
+
 def sign(answer: web.StreamResponse, tracking_id: str) -> None:
-    """Headers that every answer has. ``x-ms-request-id`` is the tracking id's digits as a UUID, as on the service."""
+    """Headers that every answer has."""
     answer.headers["Server"] = SERVER
     answer.headers["Vary"] = "Origin"
-    answer.headers["x-ms-request-id"] = str(uuid.UUID(tracking_id[:32]))
+    answer.headers["x-ms-request-id"] = request_id_of(tracking_id)

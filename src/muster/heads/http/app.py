@@ -19,7 +19,7 @@ from muster.core.errors import BAD_REQUEST, BODY_TOO_LARGE, SERVER_ERROR, HubErr
 from muster.core.limits import HTTP_BODY_BYTES, HTTP_IDLE
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import error_answer, sign
-from muster.heads.http.auth import ServiceGate, authorize
+from muster.heads.http.auth import Gate, authorize
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
 from muster.heads.http.modules import ModuleOperations
@@ -31,6 +31,7 @@ from muster.identity.registry import Registry
 
 log = logging.getLogger("muster.http")
 
+_LONGEST_CLIENT_ID = 1024
 _TRACKING = web.RequestKey("tracking", str)
 _STARTED = web.RequestKey("started", bool)
 _OPERATION = web.RequestKey("operation", Operation)
@@ -39,7 +40,7 @@ _OPERATION = web.RequestKey("operation", Operation)
 def build_app(
     *,
     registry: Registry,
-    gate: ServiceGate,
+    gate: Gate,
     ambient: Ambient,
     ready: Callable[[], bool],
     more: Iterable[Operation] = (),
@@ -48,7 +49,7 @@ def build_app(
 
     Args:
         registry: the hub's identities.
-        gate: judges callers; an ``identity.authenticator.Authenticator``.
+        gate: judges callers, services and devices; an ``identity.authenticator.Authenticator``.
         ready: whether every listener of the node serves, for ``/health/ready``.
         more: operations besides those of the registry and of health.
     """
@@ -80,7 +81,7 @@ def make_runner(app: web.Application, idle_seconds: float = HTTP_IDLE.open) -> w
 
 
 class _Dispatcher:
-    def __init__(self, operations: OperationTable, gate: ServiceGate, ambient: Ambient) -> None:
+    def __init__(self, operations: OperationTable, gate: Gate, ambient: Ambient) -> None:
         self._operations = operations
         self._gate = gate
         self._ambient = ambient
@@ -117,6 +118,9 @@ class _Dispatcher:
         """An answer begins. One that is not ours is aiohttp's own, to an ``Expect`` that it cannot meet."""
         request[_STARTED] = True
         sign(answer, request.get(_TRACKING) or tracking_id(self._ambient))
+        client_id = request.headers.get("x-ms-client-request-id")
+        if client_id is not None and len(client_id) <= _LONGEST_CLIENT_ID:
+            answer.headers["x-ms-client-request-id"] = client_id
 
     async def _perform(self, request: web.Request, tracking: str) -> web.StreamResponse:
         operation, parameters, path = self._operations.find(_method(request), request.rel_url.raw_path)
@@ -124,7 +128,7 @@ class _Dispatcher:
         call = Call(request, path, parameters, tracking)
         if operation.right is not None:
             check_api_version(call.query("api-version"))
-            authorize(call, operation.right, self._gate)
+            await authorize(call, operation.right, self._gate)
         if operation.waits:
             return await operation.handler(call)
         return await self._whole(request, operation.handler(call))

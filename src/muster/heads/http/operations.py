@@ -13,7 +13,8 @@ from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, 
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
 from muster.identity.changes import Match
-from muster.identity.verdict import Right
+from muster.identity.model import IdentityKey
+from muster.identity.verdict import Right, Verdict
 
 
 @dataclass(slots=True)
@@ -24,8 +25,18 @@ class Call:
     path: str
     parameters: Mapping[str, str]
     tracking_id: str
-    caller: str = ""
+    verdict: Verdict | None = None
     """Who calls, once that is judged."""
+
+    @property
+    def caller(self) -> str:
+        """The name of who calls, empty where the operation is open to everybody."""
+        return "" if self.verdict is None else self.verdict.principal
+
+    @property
+    def identity(self) -> IdentityKey:
+        """The device or module that the path names by ``device_id`` and ``module_id``."""
+        return IdentityKey(self.parameters["device_id"], self.parameters.get("module_id"))
 
     def query(self, name: str) -> str | None:
         """A parameter of the query, ``None`` when it is not there."""
@@ -66,9 +77,11 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row. ``path`` is a template (``/devices/{device_id}``); the case of its fixed parts does not count.
+    """One row. ``path`` is a template (``/devices/{device_id}``); the case of its fixed parts does not count. A last
+    part like ``{blob...}`` takes the rest of the path, slashes included, one part at least.
 
-    ``right`` is what the caller must have; ``None`` opens the operation to everybody, without an api-version.
+    ``right`` is what the caller must have; ``DEVICE_CONNECT`` asks for the device or module that the path names, and
+    ``None`` opens the operation to everybody, without an api-version.
     ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
     done whole. ``refuse`` makes its refusals where they have not the usual shape.
     """
@@ -85,6 +98,7 @@ class Operation:
 class _Node:
     fixed: dict[str, _Node] = field(default_factory=dict)
     parameter: tuple[str, _Node] | None = None
+    rest: tuple[str, _Node] | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
 
 
@@ -141,12 +155,14 @@ def decode_path(raw_path: str) -> list[str]:
 def _descend(node: _Node, part: str) -> _Node:
     if not part.startswith("{"):
         return node.fixed.setdefault(part.lower(), _Node())
-    if node.parameter is None:
-        node.parameter = (part.strip("{}"), _Node())
-    name, below = node.parameter
-    if name != part.strip("{}"):
-        raise ValueError(f"{part} and {{{name}}} stand at the same place in the table")
-    return below
+    name = part.strip("{}.")
+    if part.endswith("...}"):
+        there = node.rest = node.rest or (name, _Node())
+    else:
+        there = node.parameter = node.parameter or (name, _Node())
+    if there[0] != name:
+        raise ValueError(f"{part} and {{{there[0]}}} stand at the same place in the table")
+    return there[1]
 
 
 def _matches(node: _Node, parts: list[str], parameters: dict[str, str]) -> Iterator[tuple[_Node, dict[str, str]]]:
@@ -161,3 +177,6 @@ def _matches(node: _Node, parts: list[str], parameters: dict[str, str]) -> Itera
     if node.parameter is not None and part:
         name, below = node.parameter
         yield from _matches(below, rest, parameters | {name: part})
+    if node.rest is not None:
+        name, below = node.rest
+        yield below, parameters | {name: "/".join(parts)}
