@@ -1,0 +1,535 @@
+"""The embedded blob endpoint: what clients of Azure Storage need to send a file, over real TLS sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import random
+import re
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from file_hub import ACCOUNT, QUOTA, FileHub, Place, block_id, file_hub, storage_error
+from hub_rest import Answer
+
+from muster.core.limits import BLOB_STALL
+from muster.dialect import blob_sas
+from muster.dialect.blob_sas import CONTAINER, Account
+from muster.heads.http import blobs as blobs_head
+from muster.messages import blobs as blobs_room
+from muster.stores.blobs import folder
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[FileHub]:
+    async with file_hub(tmp_path) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def place(hub: FileHub) -> Place:
+    return await hub.begin()
+
+
+def md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data).digest()).decode()
+
+
+def refused(answer: Answer) -> str:
+    return storage_error(answer)[1]
+
+
+# --- Put Blob
+
+
+async def test_1_put_blob_keeps_bytes_properties_and_metadata(hub: FileHub, place: Place) -> None:
+    answer = await hub.put(
+        place, b"hello", Content_Type="text/x", x_ms_blob_content_type="text/plain", x_ms_blob_cache_control="no-store",
+        x_ms_blob_content_encoding="x-own", x_ms_blob_content_language="de", x_ms_blob_content_disposition="inline",
+        x_ms_meta_Colour="blue", x_ms_version="2026-10-06", x_ms_client_request_id="mine",
+    )  # fmt: skip
+    assert answer.status == 201
+    etag = answer.headers["ETag"]
+    assert re.fullmatch('"0x[0-9A-F]{14}"', etag)
+    assert answer.headers["Last-Modified"] == formatdate(hub.ambient.now(), usegmt=True)
+    assert answer.headers["Content-MD5"] == md5(b"hello")
+    assert answer.headers["x-ms-request-server-encrypted"] == "false"
+    assert (answer.headers["x-ms-version"], answer.headers["x-ms-client-request-id"]) == ("2026-10-06", "mine")
+    assert re.fullmatch("[0-9a-f-]{36}", answer.headers["x-ms-request-id"])
+    for method in ("GET", "HEAD"):
+        answer = await hub.get(place, method)
+        assert (answer.status, answer.body) == (200, b"hello" if method == "GET" else b"")
+        expected = {
+            "Content-Type": "text/plain", "Content-Length": "5", "Cache-Control": "no-store", "ETag": etag,
+            "Content-Encoding": "x-own", "Content-Language": "de", "Content-Disposition": "inline",
+            "Content-MD5": md5(b"hello"), "x-ms-meta-colour": "blue", "x-ms-blob-type": "BlockBlob",
+            "Accept-Ranges": "bytes",
+        }  # fmt: skip
+        assert {name: answer.headers[name] for name in expected} == expected
+
+
+async def test_2_what_is_not_said_of_a_blob_has_defaults(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"")
+    answer = await hub.get(place)
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["x-ms-version"] == blob_sas.VERSION
+    await hub.put(place, b"x", Content_Type="text/html")
+    assert (await hub.get(place)).headers["Content-Type"] == "text/html"
+
+
+async def test_3_a_blob_is_written_over_and_its_old_bytes_go(hub: FileHub, place: Place) -> None:
+    tags = {(await hub.put(place, data)).headers["ETag"] for data in (b"one", b"two", b"three")}
+    assert len(tags) == 3
+    assert (await hub.get(place)).body == b"three"
+    assert hub.files() == 1
+    assert hub.blobs.used == 5
+
+
+async def test_4_a_digest_that_does_not_fit_leaves_nothing(hub: FileHub, place: Place) -> None:
+    assert (await hub.put(place, b"hello", Content_MD5=md5(b"hello"))).status == 201
+    assert refused(await hub.put(place, b"other", Content_MD5=md5(b"hello"))) == "Md5Mismatch"
+    assert refused(await hub.put(place, b"other", Content_MD5="x")) == "InvalidHeaderValue"
+    assert (await hub.get(place)).body == b"hello"
+    assert hub.files() == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "error"),
+    [
+        ({"x_ms_blob_type": "PageBlob"}, 400, "InvalidHeaderValue"),
+        ({"x_ms_copy_source": "https://e/x"}, 400, "UnsupportedHeader"),
+        ({"x_ms_structured_body": "XSM/1.0; properties=crc64"}, 400, "UnsupportedHeader"),
+        ({"x_ms_lease_id": "x"}, 400, "UnsupportedHeader"),
+        ({"x_ms_meta_a": "ü"}, 400, "InvalidHeaderValue"),
+        ({"x_ms_meta_a": "x" * 8000, "x_ms_meta_b": "x" * 200}, 400, "InvalidHeaderValue"),
+        ({"If_Unmodified_Since": "yesterday"}, 400, "InvalidHeaderValue"),
+    ],
+)  # fmt: skip
+async def test_5_what_cannot_be_kept_is_refused_before_the_body(
+    hub: FileHub, place: Place, headers: dict[str, str], status: int, error: str
+) -> None:
+    assert storage_error(await hub.put(place, b"hello", **headers)) == (status, error)
+    assert hub.files() == 0
+
+
+async def test_6_put_blob_must_say_its_kind_and_length(hub: FileHub, place: Place) -> None:
+    assert refused(await hub.call("PUT", place.path, data=b"x", query=place.sas)) == "MissingRequiredHeader"
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"hello"
+
+    assert storage_error(await hub.put(place, stream())) == (411, "MissingContentLengthHeader")
+    assert refused(await hub.put(place, b"x", "comp=metadata")) == "InvalidQueryParameterValue"
+
+
+# --- Put Block, Put Block List
+
+
+async def test_10_blocks_are_committed_in_the_list_s_order(hub: FileHub, place: Place) -> None:
+    for number in range(4):
+        answer = await hub.stage(place, number, b"%d" % number * 3)
+        assert (answer.status, answer.headers["Content-MD5"]) == (201, md5(b"%d" % number * 3))
+    assert refused(await hub.get(place)) == "BlobNotFound", "nothing is to be seen yet"
+    answer = await hub.commit(
+        place, [("Latest", 2), ("Uncommitted", 0), ("Latest", 1)], x_ms_blob_content_type="a/b", Content_Type="x/xml"
+    )
+    assert answer.status == 201
+    read = await hub.get(place)
+    assert (read.body, read.headers["Content-Type"], read.headers["ETag"]) == (
+        b"222000111",
+        "a/b",
+        answer.headers["ETag"],
+    )
+    assert hub.files() == 3, "the block that was not named is gone"
+
+
+async def test_11_committed_uncommitted_and_latest(hub: FileHub, place: Place) -> None:
+    await hub.stage(place, 1, b"old1")
+    await hub.stage(place, 2, b"old2")
+    await hub.commit(place, [("Latest", 1), ("Latest", 2)])
+    await hub.stage(place, 1, b"new1")
+    await hub.commit(place, [("Committed", 1), ("Committed", 2), ("Latest", 1)])
+    assert (await hub.get(place)).body == b"old1old2new1"
+    assert refused(await hub.commit(place, [("Uncommitted", 1)])) == "InvalidBlockList"
+    assert refused(await hub.commit(place, [("Latest", 9)])) == "InvalidBlockList"
+    assert (await hub.get(place)).body == b"old1old2new1", "a refused list changes nothing"
+    await hub.commit(place, [("Latest", 2), ("Latest", 2)])
+    assert (await hub.get(place)).body == b"old2old2"
+    assert hub.files() == 1
+    await hub.commit(place, [])
+    assert ((await hub.get(place)).body, hub.files(), hub.blobs.used) == (b"", 0, 0)
+
+
+async def test_12_a_block_that_comes_again_replaces_itself(hub: FileHub, place: Place) -> None:
+    await hub.stage(place, 1, b"one")
+    await hub.stage(place, 1, b"two")
+    assert hub.files() == 1
+    await hub.commit(place, [("Latest", 1)])
+    assert (await hub.get(place)).body == b"two"
+
+
+async def test_13_put_blob_drops_blocks_that_wait(hub: FileHub, place: Place) -> None:
+    await hub.stage(place, 1, b"one")
+    await hub.put(place, b"whole")
+    assert refused(await hub.commit(place, [("Latest", 1)])) == "InvalidBlockList"
+    assert hub.files() == 1
+
+
+@pytest.mark.parametrize(
+    ("identifier", "error"),
+    [
+        ("", "InvalidQueryParameterValue"), ("%%%", "InvalidQueryParameterValue"),
+        ("YQ", "InvalidQueryParameterValue"), (base64.b64encode(bytes(65)).decode(), "InvalidQueryParameterValue"),
+        (base64.b64encode(bytes(64)).decode(), "InvalidBlobOrBlock"),
+    ],
+)  # fmt: skip
+async def test_14_block_ids_are_base64_and_of_one_length(
+    hub: FileHub, place: Place, identifier: str, error: str
+) -> None:
+    await hub.stage(place, 1, b"one")
+    assert refused(await hub.put(place, b"x", f"comp=block&blockid={quote(identifier, safe='')}")) == error
+    assert hub.files() == 1
+
+
+async def test_15_only_so_many_blocks_wait(hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs_room, "BLOB_BLOCKS", blobs_room.BLOB_BLOCKS._replace(open=2))
+    for number in (1, 2, 2):
+        assert (await hub.stage(place, number, b"x")).status == 201
+    assert storage_error(await hub.stage(place, 3, b"x")) == (409, "BlockCountExceedsLimit")
+    assert refused(await hub.commit(place, [("Latest", 1)] * 3)) == "BlockCountExceedsLimit"
+
+
+BOMB = b'<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><BlockList><Latest>&b;</Latest></BlockList>'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"x", b"<BlockList>", b"<Blocks/>", b"<BlockList><Newest>YQ==</Newest></BlockList>", BOMB,
+        b"<BlockList><Latest><Latest>YQ==</Latest></Latest></BlockList>", b"<BlockList/><BlockList/>", b"\xff\xfe",
+    ],
+)  # fmt: skip
+async def test_16_a_block_list_that_is_none(hub: FileHub, place: Place, body: bytes) -> None:
+    assert storage_error(await hub.put(place, body, "comp=blocklist")) == (400, "InvalidXmlDocument")
+
+
+async def test_17_a_block_list_is_bounded(hub: FileHub, place: Place) -> None:
+    answer = await hub.put(place, b" " * (8 * MIB + 1), "comp=blocklist")
+    assert storage_error(answer)[0] == 413
+
+
+async def test_18_blocks_that_were_never_committed_go_with_the_grant(hub: FileHub, place: Place) -> None:
+    await hub.stage(place, 1, b"one")
+    hub.ambient.advance(1800)
+    other = await hub.begin("other")
+    await hub.stage(other, 1, b"two")
+    hub.ambient.advance(1800)
+    await hub.settled(lambda: hub.files() == 1)
+    assert (await hub.commit(other, [("Latest", 1)])).status == 201
+    hub.ambient.advance(3600)
+    await asyncio.sleep(0.05)
+    assert (hub.files(), hub.blobs.used) == (1, 3), "what was committed stays"
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "expected"),
+    [
+        ("bytes=0-3", 206, (0, 4)), ("bytes=7-", 206, (7, 20)), ("bytes=19-100", 206, (19, 20)),
+        ("bytes=-3", 206, (17, 20)), ("bytes=5-4", 200, (0, 20)), ("lines=1-2", 200, (0, 20)),
+        ("bytes=0-1,3-4", 200, (0, 20)),
+    ],
+)  # fmt: skip
+async def test_20_ranges(hub: FileHub, place: Place, header: str, status: int, expected: tuple[int, int]) -> None:
+    whole = bytes(range(65, 85))
+    for number in range(4):
+        await hub.stage(place, number, whole[number * 5 : number * 5 + 5])
+    await hub.commit(place, [("Latest", number) for number in range(4)], x_ms_blob_content_md5=md5(whole))
+    start, stop = expected
+    for headers in ({"Range": header}, {"x_ms_range": header, "Range": "bytes=0-0"}):
+        answer = await hub.get(place, **headers)
+        assert (answer.status, answer.body) == (status, whole[start:stop])
+        if status == 206:
+            assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/20"
+            assert "Content-MD5" not in answer.headers
+            assert answer.headers["x-ms-blob-content-md5"] == md5(whole)
+        else:
+            assert answer.headers["Content-MD5"] == md5(whole)
+
+
+async def test_21_a_range_behind_the_end(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"hello")
+    assert storage_error(await hub.get(place, Range="bytes=5-6")) == (416, "InvalidRange")
+    await hub.put(place, b"")
+    assert storage_error(await hub.get(place, x_ms_range="bytes=0-99")) == (416, "InvalidRange")
+
+
+async def test_22_conditions_of_readers(hub: FileHub, place: Place) -> None:
+    etag = (await hub.put(place, b"hello")).headers["ETag"]
+    now = hub.ambient.now()
+    before, after = (formatdate(now + seconds, usegmt=True) for seconds in (-1, 1))
+    for headers, status in (
+        ({"If_Match": etag}, 200), ({"If_Match": '"x"'}, 412), ({"If_None_Match": etag}, 304),
+        ({"If_None_Match": '"x"'}, 200), ({"If_None_Match": "*"}, 304), ({"If_Modified_Since": before}, 200),
+        ({"If_Modified_Since": after}, 304), ({"If_Unmodified_Since": before}, 412),
+        ({"If_Unmodified_Since": after}, 200), ({"If_Match": f'"x", {etag}'}, 200),
+        ({"If_Match": etag.strip('"')}, 200),
+    ):  # fmt: skip
+        answer = await hub.get(place, **headers)
+        assert answer.status == status, headers
+        assert answer.body if status in {200, 412} else not answer.body
+
+
+async def test_23_conditions_of_writers(hub: FileHub, place: Place) -> None:
+    assert storage_error(await hub.put(place, b"a", If_Match="*")) == (412, "ConditionNotMet")
+    first = (await hub.put(place, b"a", If_None_Match="*")).headers["ETag"]
+    assert storage_error(await hub.put(place, b"b", If_None_Match="*")) == (409, "BlobAlreadyExists")
+    assert storage_error(await hub.put(place, b"b", If_Match='"x"')) == (412, "ConditionNotMet")
+    assert (await hub.put(place, b"b", If_Match=first)).status == 201
+    assert storage_error(await hub.put(place, b"c", If_Match=first)) == (412, "ConditionNotMet")
+    await hub.stage(place, 1, b"d")
+    assert storage_error(await hub.commit(place, [("Latest", 1)], If_None_Match="*")) == (409, "BlobAlreadyExists")
+    race = await hub.begin("race")
+    answers = await asyncio.gather(*(hub.put(race, b"x", If_None_Match="*") for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [201] + [409] * 7
+    assert hub.files() == 3
+
+
+async def test_24_who_reads_while_a_blob_is_replaced_reads_it_to_its_end(hub: FileHub, place: Place) -> None:
+    old, new = random.Random(1).randbytes(9 * MIB), random.Random(2).randbytes(MIB)
+    for number in range(3):
+        await hub.stage(place, number, old[number * 3 * MIB : (number + 1) * 3 * MIB])
+    await hub.commit(place, [("Latest", number) for number in range(3)])
+    reader, writer = await hub.raw()
+    writer.write(f"GET {place.path}?{place.sas} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    assert (await hub.put(place, new)).status == 201
+    assert await asyncio.wait_for(reader.readexactly(len(old)), 10) == old
+    writer.close()
+    assert (await hub.get(place)).body == new
+    await hub.settled(lambda: hub.files() == 1)
+    assert hub.blobs.used == MIB
+
+
+# --- who may
+
+
+async def test_30_without_a_signature_nobody_reads_or_writes(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"hello")
+    for method in ("GET", "PUT", "DELETE"):
+        answer = await hub.call(method, place.path, query="", x_ms_blob_type="BlockBlob", data=b"x")
+        assert storage_error(answer) == (401, "NoAuthenticationInformation")
+    answer = await hub.call("HEAD", place.path, query="")
+    assert (answer.status, answer.headers["x-ms-error-code"], answer.body) == (401, "NoAuthenticationInformation", b"")
+
+
+async def test_31_a_signature_is_for_its_file_only(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"hello")
+    other, foreign = await hub.begin("f.bin2"), await hub.begin("f.bin", "e")
+    for wrong in (other, foreign):
+        for method in ("GET", "PUT", "DELETE"):
+            answer = await hub.call(method, place.path, query=wrong.sas, x_ms_blob_type="BlockBlob", data=b"x")
+            assert storage_error(answer) == (403, "AuthenticationFailed")
+            assert b"another file" in answer.body
+    assert (await hub.get(place)).body == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sp=rw", "sp=rwd"), ("sp=rw", "sp="), ("sp=rw", "sp=r"), ("sr=b", "sr=c"), ("sv=2020-12-06", "sv=2019-02-02"),
+        ("sig=", "sig=AA"), ("sig=", "sig=%25"), ("sig=", "sgi="), ("se=20", "se=21"), ("se=", "se=x"), ("sp=rw&", ""),
+        ("sr=b", "sr=b&sip=127.0.0.1"), ("sr=b", "sr=b&st=2020-01-01T00%3A00%3A00Z"), ("sr=b", "sr=b&rsct=text/html"),
+        ("sig=", "sig=%ff"),
+    ],
+)  # fmt: skip
+async def test_32_a_signature_that_was_changed_is_none(hub: FileHub, place: Place, old: str, new: str) -> None:
+    assert old in place.sas
+    answer = await hub.put(place._replace(sas=place.sas.replace(old, new)), b"x")
+    assert storage_error(answer) in {(403, "AuthenticationFailed"), (401, "NoAuthenticationInformation")}
+    assert hub.files() == 0
+
+
+async def test_33_a_signature_permits_what_it_says(hub: FileHub, place: Place) -> None:
+    def signed(permissions: str, account: Account = ACCOUNT, seconds: int = 60) -> Place:
+        now = hub.ambient.now()
+        return place._replace(sas=blob_sas.make(account, CONTAINER, place.blob_name, permissions, now + seconds))
+
+    await hub.put(place, b"hello")
+    assert storage_error(await hub.put(signed("r"), b"x")) == (403, "AuthorizationPermissionMismatch")
+    assert storage_error(await hub.get(signed("w"))) == (403, "AuthorizationPermissionMismatch")
+    assert storage_error(await hub.call("DELETE", place.path, query=place.sas)) == (
+        403,
+        "AuthorizationPermissionMismatch",
+    )
+    assert storage_error(await hub.get(signed("r", seconds=0))) == (403, "AuthenticationFailed")
+    assert storage_error(await hub.get(signed("r", Account("muster", bytes(64))))) == (403, "AuthenticationFailed")
+    assert (await hub.get(signed("r"))).status == 200
+    assert (await hub.call("DELETE", place.path, query=signed("d").sas)).status == 202
+
+
+async def test_34_spellings_of_one_name_are_one_file(hub: FileHub) -> None:
+    place = await hub.begin("a b/ü+%41.txt")
+    await hub.put(place, b"hello")
+    for path in ("d%2Fa%20b%2F%C3%BC%2B%2541.txt", "d/a%20b/%c3%bc+%2541.txt"):  # Java and C# encode the slashes
+        assert (await hub.call("GET", f"/{CONTAINER}/{path}", query=place.sas)).body == b"hello"
+    for path in ("d/a%20b/%C3%BC+A.txt", "D/a%20b/%C3%BC+%2541.txt"):
+        answer = await hub.call("GET", f"/{CONTAINER}/{path}", query=place.sas)
+        assert storage_error(answer) == (403, "AuthenticationFailed")
+
+
+async def test_35_services_read_and_delete_with_their_token(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"hello")
+    assert (await hub.as_service("GET", place.path)).body == b"hello"
+    answer = await hub.as_service("GET", place.path, "registryReadWrite")
+    assert (answer.status, await hub.last_cause()) == (401, "policy-lacks-right")
+    answer = await hub.call("GET", place.path, Authorization=await hub.device_token("d"))
+    assert (answer.status, await hub.last_cause()) == (401, "device-token-on-service")
+    assert refused(await hub.as_service("PUT", place.path, data=b"x")) == "NoAuthenticationInformation"
+    assert (await hub.as_service("DELETE", place.path)).status == 202
+    assert refused(await hub.as_service("DELETE", place.path)) == "BlobNotFound"
+    assert refused(await hub.as_service("GET", place.path)) == "BlobNotFound"
+    assert (hub.files(), hub.blobs.used) == (0, 0)
+
+
+async def test_36_names_lead_nowhere_else(hub: FileHub) -> None:
+    for path in ("..%2F..%2Fhub.db", "%2E%2E/hub.db", "d/..%2f..%2f..%2fetc/passwd", "%00", "d/" + "x" * 5000):
+        answer = await hub.as_service("GET", f"/{CONTAINER}/{path}")
+        assert refused(answer) == "BlobNotFound"
+
+
+# --- trouble
+
+
+def head_of(place: Place, size: int, query: str = "") -> bytes:
+    target = f"{place.path}?{query}{place.sas}"
+    return (
+        f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\nx-ms-blob-type: BlockBlob\r\n\r\n"
+    ).encode()
+
+
+async def test_40_a_connection_cut_in_the_body_leaves_nothing_and_a_retry_works(hub: FileHub, place: Place) -> None:
+    data, chance = random.Random(3).randbytes(600_000), random.Random(4)
+    await hub.put(place, b"before")
+    for round_ in range(40):
+        cut = chance.choice([0, 1, len(data) - 1, chance.randrange(len(data))])
+        query = chance.choice(["", f"comp=block&blockid={quote(block_id(1), safe='')}&"])
+        _, writer = await hub.raw()
+        writer.write(head_of(place, len(data), query) + data[:cut])
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        if round_ % 2:
+            writer.transport.abort()
+        else:
+            writer.close()
+    await hub.settled(lambda: hub.files() == 1 and hub.blobs.used == len(b"before"))
+    assert (await hub.get(place)).body == b"before"
+    assert refused(await hub.commit(place, [("Latest", 1)])) == "InvalidBlockList"
+    assert (await hub.put(place, data)).status == 201
+    assert (await hub.get(place)).body == data
+
+
+async def test_41_a_client_that_stops_sending_is_given_up(
+    hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs_head, "BLOB_STALL", BLOB_STALL._replace(open=0.1))  # type: ignore[arg-type]
+    reader, writer = await hub.raw()
+    writer.write(head_of(place, 1000) + b"some")
+    answer = await asyncio.wait_for(reader.readuntil(b"</Error>"), 10)
+    assert b" 408 " in answer.split(b"\r\n")[0]
+    assert b"OperationTimedOut" in answer
+    assert (hub.files(), hub.blobs.used) == (0, 0)
+    writer.close()
+
+
+async def test_42_the_quota_is_told_before_the_body_and_counts_what_is_under_way(hub: FileHub, place: Place) -> None:
+    answer = await hub.put(place, bytes(QUOTA + 1))
+    assert storage_error(answer) == (409, "InsufficientStorage")
+    assert b"64 MiB" in answer.body
+    _, writer = await hub.raw()
+    writer.write(head_of(place, QUOTA) + b"x")
+    await hub.settled(lambda: hub.blobs.used == QUOTA)
+    assert refused(await hub.put(place, b"x")) == "InsufficientStorage"
+    writer.transport.abort()
+    await hub.settled(lambda: hub.blobs.used == 0)
+    assert (await hub.put(place, b"x")).status == 201
+
+
+async def test_43_only_so_many_bodies_at_once(hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs_room, "BLOB_BODIES", blobs_room.BLOB_BODIES._replace(open=2))
+    writers = [(await hub.raw())[1] for _ in range(2)]
+    for writer in writers:
+        writer.write(head_of(place, 10) + b"x")
+    await hub.settled(lambda: hub.blobs.used == 20)
+    assert storage_error(await hub.put(place, b"x")) == (503, "ServerBusy")
+    for writer in writers:
+        writer.transport.abort()
+    await hub.settled(lambda: hub.blobs.used == 0)
+    assert (await hub.put(place, b"x")).status == 201
+
+
+async def test_44_a_full_disk_is_told_and_leaves_nothing(
+    hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each draft is /dev/full."""
+    opened = folder.os.open
+
+    def full(path: object, flags: int, *mode: int) -> int:
+        handle = opened(path, flags, *mode)  # type: ignore[arg-type]
+        if "incoming" in str(path):
+            folder.os.dup2(opened("/dev/full", folder.os.O_WRONLY), handle)
+        return handle
+
+    monkeypatch.setattr(folder.os, "open", full)
+    answer = await hub.put(place, bytes(MIB))
+    assert storage_error(answer) == (409, "InsufficientStorage")
+    assert b"disk" in answer.body
+    monkeypatch.undo()
+    assert (hub.files(), hub.blobs.used) == (0, 0)
+    assert (await hub.put(place, b"x")).status == 201
+
+
+async def test_45_what_a_killed_hub_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    async with file_hub(tmp_path) as hub:
+        place = await hub.begin()
+        await hub.put(place, b"kept")
+        await hub.stage(place, 1, b"staged")
+    for path in ("blobs/incoming/half", "blobs/ab/orphan"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    async with file_hub(tmp_path, ambient=hub.ambient) as hub:
+        assert (hub.files(), hub.blobs.used) == (2, 10)
+        assert (await hub.get(place)).body == b"kept"
+        assert (await hub.commit(place, [("Latest", 1)])).status == 201
+        assert (await hub.get(place)).body == b"staged"
+
+
+async def test_46_a_refusal_reaches_a_client_that_goes_on_sending(hub: FileHub, place: Place) -> None:
+    """And the connection is not reset before it was read."""
+    reader, writer = await hub.raw()
+    size = 8 * MIB
+    head = head_of(place._replace(sas=place.sas.replace("sp=rw", "sp=r")), size)
+    writer.write(head)
+
+    async def send() -> None:
+        for _ in range(8):
+            writer.write(bytes(MIB))
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    answer = await asyncio.wait_for(reader.readuntil(b"</Error>"), 10)
+    assert b" 403 " in answer.split(b"\r\n")[0]
+    with contextlib.suppress(ConnectionError):
+        await sending
+    writer.close()
+    assert hub.files() == 0
