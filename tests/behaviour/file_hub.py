@@ -91,6 +91,7 @@ class FileHub:
         self.refusals: Refusals
         self.blobs: Blobs
         self.session: aiohttp.ClientSession
+        self.listener: TlsListener
         self.port = 0
 
     # --- devices and services
@@ -249,7 +250,7 @@ async def file_hub(
     context = server_context(str(directory / "chain"), str(directory / "key"))
     assert runner.server is not None
     make_front = partial(FrontProtocol, loop, runner.server, runner.server, runner.server)
-    listener = TlsListener(loop, lambda: context, make_front)
+    listener = hub.listener = TlsListener(loop, lambda: context, make_front)
     listener.listen([sock])
     try:
         async with aiohttp.ClientSession() as hub.session:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import random
 import re
+import threading
 from collections.abc import AsyncIterator
 from email.utils import formatdate
 from pathlib import Path
@@ -533,3 +534,34 @@ async def test_46_a_refusal_reaches_a_client_that_goes_on_sending(hub: FileHub, 
         await sending
     writer.close()
     assert hub.files() == 0
+
+
+async def test_47_while_the_disk_is_busy_the_socket_is_not_read(
+    hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a slow disk costs the hub no memory: what was sent stays in the kernels, and the client waits."""
+    disk, wrote = threading.Event(), folder.FolderDraft._write
+
+    def slowly(draft: folder.FolderDraft, data: bytes) -> None:
+        disk.wait(30)
+        wrote(draft, data)
+
+    monkeypatch.setattr(folder.FolderDraft, "_write", slowly)
+    size = 32 * MIB
+    reader, writer = await hub.raw()
+    writer.write(head_of(place, size))
+
+    async def send() -> None:
+        for _ in range(32):
+            writer.write(bytes(MIB))
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    await hub.settled(lambda: any(not transport.is_reading() for transport in hub.listener._transports))
+    await asyncio.sleep(0.2)
+    assert not sending.done()
+    disk.set()
+    await asyncio.wait_for(sending, 30)
+    assert b" 201 " in await asyncio.wait_for(reader.readline(), 30)
+    writer.close()
+    assert (await hub.get(place, "HEAD")).headers["Content-Length"] == str(size)
