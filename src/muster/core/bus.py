@@ -14,6 +14,9 @@ IDENTITY_CHANGED = "identity.changed"
 """Payload ``device`` or ``device/module``: that identity was changed or deleted; sessions must look again.
 A device's concerns its modules too."""
 
+QUEUE_WAITING = "queue.waiting"
+"""Payload: a queue's name. Something in it may be taken; it may be gone again by the time one looks."""
+
 
 class Bus(Protocol):
     """Fire-and-forget notices."""

@@ -209,6 +209,14 @@ QUEUE_DEPTH = ErrorRow(
     "Too many messages wait for the device.",
     "Let the device receive, or purge its queue.",
 )
+INVALID_EXPIRY = ErrorRow(
+    403009,
+    "InvalidMessageExpiryTime",
+    "amqp:not-allowed",
+    5,
+    "The message's expiry time is too far away.",
+    "Give an absolute-expiry-time within the limit, or none for the hub's default.",
+)
 DEVICE_DISABLED = ErrorRow(
     403012,
     "DeviceDisabled",
@@ -304,6 +312,14 @@ PRECONDITION_FAILED = ErrorRow(
     "please check and try again",
     "Read the resource again and repeat the change on its present state.",
 )  # fmt: skip
+LOCK_LOST = ErrorRow(
+    412002,
+    "DeviceMessageLockLost",
+    "com.microsoft:message-lock-lost",
+    5,
+    "The lock token does not hold a message, or no longer: it was settled, or its lock has run out.",
+    "Receive the message again, and settle it within the lock's time.",
+)
 BODY_TOO_LARGE = ErrorRow(
     413000,
     "GenericRequestEntityTooLarge",

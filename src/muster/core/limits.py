@@ -440,6 +440,30 @@ METHOD_HISTORY = Limit(
     "own choice",
     "`muster methods` shows them; the oldest go first.",
 )
+QUEUE_LOCK = Limit(
+    "lock on a message of a queue",
+    60,
+    60,
+    "seconds",
+    "docs iot-hub-devguide-messages-c2d",
+    "Whoever received a message has it for so long; then others may receive it.",
+)
+QUEUE_DELIVERIES = Limit(
+    "failed deliveries of a message",
+    10,
+    10,
+    "deliveries",
+    "docs iot-hub-devguide-messages-c2d",
+    "After so many the message is given up: it may be what makes its receiver fail.",
+)
+QUEUE_TTL = Limit(
+    "time a message waits unless told otherwise",
+    3600,
+    3600,
+    "seconds",
+    "docs iot-hub-devguide-messages-c2d",
+    "For messages to devices, feedback and file notifications alike.",
+)
 
 _BLOB = "Azure Storage, Put Blob"
 UPLOADS_ACTIVE = Limit(

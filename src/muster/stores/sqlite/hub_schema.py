@@ -65,6 +65,42 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO twins (hub, device_id, module_id) SELECT hub, device_id, module_id FROM identities
     """,
     """
+    CREATE TABLE queues (
+        hub TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        next INTEGER NOT NULL,
+        depth INTEGER NOT NULL,
+        PRIMARY KEY (hub, queue)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE queue_messages (
+        id INTEGER PRIMARY KEY,
+        hub TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        enqueued REAL NOT NULL,
+        expires REAL NOT NULL,
+        due REAL NOT NULL,
+        deliveries INTEGER NOT NULL DEFAULT 0,
+        token BLOB,
+        locked_until REAL,
+        holder TEXT,
+        head TEXT NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX queue_messages_by_number ON queue_messages (hub, queue, number);
+    CREATE INDEX queue_messages_by_due ON queue_messages (hub, due);
+    CREATE UNIQUE INDEX queue_messages_by_token ON queue_messages (hub, token) WHERE token IS NOT NULL;
+    CREATE INDEX queue_messages_by_holder ON queue_messages (hub, queue, holder) WHERE holder IS NOT NULL;
+    CREATE TABLE queue_records (
+        id INTEGER PRIMARY KEY,
+        hub TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        made REAL NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX queue_records_by_queue ON queue_records (hub, queue)
+    """,
+    """
     CREATE TABLE uploads (
         hub TEXT NOT NULL,
         device_id TEXT NOT NULL,

@@ -4,8 +4,8 @@ One row for each identity, clustered on (hub, device, module), where the empty m
 itself. Measured with 10^6 devices: a point read costs 11 to 13 microseconds with and without a rowid; without,
 the file is a sixth smaller, a listing reads pages in order, and a device stands beside its modules. Devices
 are counted as they are written: counting 10^6 rows at every call would not do. The row of an identity's twin comes
-and goes with it, in the same transaction; what stands in it is the affair of ``twins.py``. So do a device's file
-uploads go, see ``uploads.py``.
+and goes with it, in the same transaction; what stands in it is the affair of ``twins.py``. Its queue (``queues.py``)
+goes with it too, and a device's file uploads (``uploads.py``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from muster.core.errors import DEVICE_NOT_FOUND, HubError
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
 from muster.stores.sqlite.database import Writer, store_error
+from muster.stores.sqlite.queues import forget_queues
 
 _COLUMNS = (
     "device_id, module_id, generation_id, version, authentication, primary_key, secondary_key, primary_thumbprint, "
@@ -134,6 +135,8 @@ def _edit(connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Excep
         connection.execute(_DELETE_DEVICE, (hub, device_id))
         connection.execute(_DELETE_TWINS, (hub, device_id))
         connection.execute(_DELETE_UPLOADS, (hub, device_id))
+    if wanted is None:
+        forget_queues(connection, hub, edit.key)
     if module_id is None:
         _recount(connection, hub, before, wanted)
     return wanted
