@@ -139,11 +139,13 @@ async def test_45_what_a_killed_hub_left_is_removed_at_the_next_start(tmp_path: 
         place = await hub.begin()
         await hub.put(place, b"kept")
         await hub.stage(place, 1, b"staged")
-    for path in ("blobs/incoming/half", "blobs/ab/orphan"):
+    others = ("blobs/mine/photo.jpg", "blobs/ab/photo.jpg")
+    for path in ("blobs/incoming/" + "ab" * 16, "blobs/ab/" + "ab" * 16, *others):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(b"x")
     async with file_hub(tmp_path, ambient=hub.ambient) as hub:
-        assert (hub.files(), hub.blobs.used) == (2, 10)
+        assert (hub.files(), hub.blobs.used) == (2 + len(others), 10)
+        assert all((tmp_path / path).exists() for path in others), "what is not the hub's is let be"
         assert (await hub.get(place)).body == b"kept"
         assert (await hub.commit(place, [("Latest", 1)])).status == 201
         assert (await hub.get(place)).body == b"staged"

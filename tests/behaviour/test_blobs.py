@@ -125,6 +125,25 @@ async def test_6_put_blob_must_say_its_kind_and_length(hub: FileHub, place: Plac
     assert refused(await hub.put(place, b"x", "comp=metadata")) == "InvalidQueryParameterValue"
 
 
+async def test_7_packed_bodies_are_kept_as_they_come(hub: FileHub, place: Place) -> None:
+    assert (await hub.put(place, b"not gzip at all", Content_Encoding="gzip")).status == 201
+    answer = await hub.get(place, "HEAD")
+    assert (answer.headers["Content-Encoding"], answer.headers["Content-Length"]) == ("gzip", "15")
+
+
+async def test_8_a_client_that_asks_before_it_sends_is_answered(hub: FileHub, place: Place) -> None:
+    reader, writer = await hub.raw()
+    writer.write(
+        f"PUT {place.path}?{place.sas} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+        "Expect: 100-continue\r\nx-ms-blob-type: BlockBlob\r\n\r\n".encode()
+    )
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 100 ")
+    writer.write(b"hello")
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 201 ")
+    writer.close()
+    assert (await hub.get(place)).body == b"hello"
+
+
 # --- Put Block, Put Block List
 
 

@@ -52,6 +52,10 @@ BlobChange = Callable[[Standing], Content | None]
 to be committed are gone afterwards, as with Azure Storage."""
 
 
+Freed = Mapping[str, int]
+"""Files that nobody needs any more, and their sizes."""
+
+
 class BlobIndex(Protocol):
     """What there is of blobs: names, properties, which files hold their bytes.
 
@@ -63,11 +67,11 @@ class BlobIndex(Protocol):
         """The blob and its blocks, ``None`` when there is none. Does not wait."""
         ...
 
-    async def change(self, name: str, change: BlobChange) -> tuple[Content | None, Collection[str]]:
+    async def change(self, name: str, change: BlobChange) -> tuple[Content | None, Freed]:
         """Let ``change`` decide. Returns the blob as it is now, and the files that are free."""
         ...
 
-    async def stage(self, name: str, block: Block, expires_at: float, most: int) -> Collection[str]:
+    async def stage(self, name: str, block: Block, expires_at: float, most: int) -> Freed:
         """Keep a block to be committed until ``expires_at``. It replaces one with the same id; returns freed files.
 
         Raises ``HubError`` ``InvalidBlobOrBlock`` when its id is not as long as those that wait, and
@@ -75,7 +79,7 @@ class BlobIndex(Protocol):
         """
         ...
 
-    async def expire(self, now: float) -> Collection[str]:
+    async def expire(self, now: float) -> Freed:
         """Forget the blocks that have waited too long by ``now``, and return their files."""
         ...
 
@@ -84,7 +88,7 @@ class BlobIndex(Protocol):
         ...
 
     def files(self) -> Mapping[str, int]:
-        """Every file that is needed, and its size."""
+        """Every file that is needed, and its size. Reads the whole index."""
         ...
 
 
@@ -128,5 +132,5 @@ class BlobFiles(Protocol):
         ...
 
     def sweep(self, needed: Collection[str]) -> int:
-        """Remove every file but ``needed``; how many they were. To be called before anything else."""
+        """Remove every file of an earlier run but ``needed``; how many they were. To be called before anything else."""
         ...

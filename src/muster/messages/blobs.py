@@ -29,11 +29,13 @@ from muster.core.storage_errors import (
     STORAGE_FULL,
     TOO_MANY_BLOCKS,
 )
-from muster.messages.blob_contract import Blob, BlobFiles, BlobIndex, Block, Content, Standing
+from muster.messages.blob_contract import Blob, BlobChange, BlobFiles, BlobIndex, Block, Content, Freed, Standing
 
 READ_BYTES = 262_144
 _ETAG_BYTES = 7
 _RETRY_SECONDS = 60.0
+
+NOTHING_FREED: Freed = {}
 
 Condition = Callable[[Blob | None], None]
 """Raises ``HubError`` when the blob (``None``: absent) is not what the caller wants it to be."""
@@ -98,20 +100,19 @@ class Blobs:
         self._files = files
         self._ambient = ambient
         self._quota = quota
-        self._sizes: dict[str, int] = {}
         self._used = 0
         self._bodies = 0
         self._read: Counter[str] = Counter()
-        self._doomed: set[str] = set()
+        self._doomed: dict[str, int] = {}
         self._timer: Timer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def start(self) -> None:
         """Remove what an earlier run left half done, and watch over blocks that wait."""
-        self._sizes = dict(self._index.files())
-        self._used = sum(self._sizes.values())
-        removed = self._files.sweep(self._sizes)
+        needed = self._index.files()
+        self._used = sum(needed.values())
+        removed = self._files.sweep(needed)
         if removed:
             log.info("%d files of uploads that did not end were removed", removed)
         self._arm()
@@ -145,7 +146,7 @@ class Blobs:
             condition(standing.blob)
             return Content(stamp.blob(name, standing.blob, block.size, Properties(given, properties.metadata)), [block])
 
-        content = await self._change(name, change, fresh=[block.file])
+        content = await self._change(name, change, {block.file: block.size})
         assert content is not None
         return content.blob
 
@@ -158,7 +159,7 @@ class Blobs:
         try:
             freed = await asyncio.shield(self._index.stage(name, block, expires_at, BLOB_BLOCKS.open))
         except HubError:
-            await self._free([block.file])
+            await self._free({block.file: block.size})
             raise
         await self._free(freed)
         self._arm()
@@ -199,9 +200,7 @@ class Blobs:
     def _stamp(self) -> _Stamp:
         return _Stamp(self._ambient.now(), f"0x{self._ambient.random_bytes(_ETAG_BYTES).hex().upper()}")
 
-    async def _change(
-        self, name: str, change: Callable[[Standing], Content | None], fresh: Sequence[str] = ()
-    ) -> Content | None:
+    async def _change(self, name: str, change: BlobChange, fresh: Freed = NOTHING_FREED) -> Content | None:
         try:
             content, freed = await asyncio.shield(self._index.change(name, change))
         except HubError:
@@ -212,7 +211,7 @@ class Blobs:
 
     async def _receive(self, body: Body, block_id: str) -> tuple[Block, str]:
         """The body as a file on the disk, and its MD5 in base64."""
-        with self._reserved(body.size) as kept:
+        with self._reserved(body.size):
             draft = await self._files.create()
             try:
                 async for chunk in body.chunks:
@@ -222,12 +221,11 @@ class Blobs:
                 file = await draft.keep()
             finally:
                 await asyncio.shield(draft.discard())
-            kept(file)
         return Block(block_id, file, body.size), base64.b64encode(draft.md5).decode()
 
     @contextmanager
-    def _reserved(self, size: int) -> Iterator[Callable[[str], None]]:
-        """Room for ``size`` bytes, given back unless it is said which file has taken it."""
+    def _reserved(self, size: int) -> Iterator[None]:
+        """Room for ``size`` bytes, which are taken unless something is raised."""
         if self._bodies >= BLOB_BODIES.open:
             raise HubError(SERVER_BUSY)
         if self._used + size > self._quota:
@@ -237,12 +235,8 @@ class Blobs:
             )
         self._used += size
         self._bodies += 1
-
-        def kept(file: str) -> None:
-            self._sizes[file] = size
-
         try:
-            yield kept
+            yield
         except BaseException:
             self._used -= size
             raise
@@ -288,20 +282,18 @@ class Blobs:
         for file in files:
             if not self._read[file]:
                 del self._read[file]
-        over = [file for file in files if file in self._doomed and file not in self._read]
+        over = {file: self._doomed.pop(file) for file in set(files) if file in self._doomed and file not in self._read}
         if over:
-            self._doomed.difference_update(over)
             self._begin(self._free(over))
 
     # --- files that nobody needs
 
-    async def _free(self, files: Collection[str]) -> None:
+    async def _free(self, files: Freed) -> None:
         """Remove files, those that are being read once that ends."""
-        busy = {file for file in files if self._read[file] > 0}
-        self._doomed |= busy
-        free = [file for file in files if file not in busy]
+        free = {file: size for file, size in files.items() if not self._read[file]}
+        self._doomed |= {file: size for file, size in files.items() if file not in free}
         if free:
-            self._used -= sum(self._sizes.pop(file, 0) for file in free)
+            self._used -= sum(free.values())
             await asyncio.shield(self._files.remove(free))
 
     def _arm(self) -> None:

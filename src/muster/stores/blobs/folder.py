@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from muster.core.storage_errors import STORAGE_FULL
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NAME_BYTES = 16
 _INCOMING = "incoming"
+_OURS = re.compile(r"[0-9a-f]{32}")
+"""With ``--data .`` the folder may hold files of somebody else's: they are let be."""
 
 T = TypeVar("T")
 
@@ -64,9 +67,10 @@ class FolderFiles:
 
     def sweep(self, needed: Collection[str]) -> int:
         removed = 0
-        with _told(self._folder):
-            for place in self._folder.glob("*/*"):
-                if place.parent.name == _INCOMING or place.name not in needed:
+        for place in self._folder.glob("*/*"):
+            ours = _OURS.fullmatch(place.name) and place.parent.name in {_INCOMING, place.name[:2]}
+            if ours and (place.parent.name == _INCOMING or place.name not in needed):
+                with contextlib.suppress(OSError):  # the next start tries again
                     place.unlink()
                     removed += 1
         return removed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,7 @@ import apsw
 
 from muster.core.errors import HubError
 from muster.core.storage_errors import INVALID_BLOCK_ID, TOO_MANY_BLOCKS
-from muster.messages.blob_contract import Blob, BlobChange, Block, Content, Standing
+from muster.messages.blob_contract import Blob, BlobChange, Block, Content, Freed, Standing
 from muster.stores.sqlite.database import Writer, told_as_refusal
 
 _GET = "SELECT name, etag, size, created, modified, headers, metadata FROM blobs WHERE name = ?"
@@ -27,9 +27,9 @@ _DELETE = (
     "DELETE FROM blob_staged WHERE name = ?",
 )
 _COUNT_STAGED = "SELECT count(*), max(length(block_id)) FROM blob_staged WHERE name = ? AND block_id <> ?"
-_STAGED_FILE = "SELECT file FROM blob_staged WHERE name = ? AND block_id = ?"
+_STAGED_FILE = "SELECT file, size FROM blob_staged WHERE name = ? AND block_id = ?"
 _STAGE = "INSERT OR REPLACE INTO blob_staged (name, block_id, file, size, expires_at) VALUES (?, ?, ?, ?, ?)"
-_EXPIRE = "DELETE FROM blob_staged WHERE expires_at <= ? RETURNING file"
+_EXPIRE = "DELETE FROM blob_staged WHERE expires_at <= ? RETURNING file, size"
 _FIRST = "SELECT min(expires_at) FROM blob_staged"
 _FILES = "SELECT file, size FROM blob_blocks UNION SELECT file, size FROM blob_staged"
 
@@ -49,24 +49,24 @@ class SqliteBlobIndex:
             blob = _blob(self._reader, name)
             return None if blob is None else Content(blob, _blocks(self._reader, _BLOCKS, name))
 
-    async def change(self, name: str, change: BlobChange) -> tuple[Content | None, Collection[str]]:
+    async def change(self, name: str, change: BlobChange) -> tuple[Content | None, Freed]:
         return await self._writer.submit(lambda connection: _change(connection, name, change))
 
-    async def stage(self, name: str, block: Block, expires_at: float, most: int) -> Collection[str]:
-        def work(connection: apsw.Connection) -> list[str]:
+    async def stage(self, name: str, block: Block, expires_at: float, most: int) -> Freed:
+        def work(connection: apsw.Connection) -> dict[str, int]:
             count, length = connection.execute(_COUNT_STAGED, (name, block.block_id)).get
             if count >= most:
                 raise HubError(TOO_MANY_BLOCKS, f"{most} blocks of the file wait to be committed, commit them first.")
             if count and length != len(block.block_id):
                 raise HubError(INVALID_BLOCK_ID)
-            freed = [file for (file,) in connection.execute(_STAGED_FILE, (name, block.block_id))]
+            freed = dict(connection.execute(_STAGED_FILE, (name, block.block_id)))
             connection.execute(_STAGE, (name, *block, expires_at))
             return freed
 
         return await self._writer.submit(work)
 
-    async def expire(self, now: float) -> Collection[str]:
-        return await self._writer.submit(lambda connection: [file for (file,) in connection.execute(_EXPIRE, (now,))])
+    async def expire(self, now: float) -> Freed:
+        return await self._writer.submit(lambda connection: dict(connection.execute(_EXPIRE, (now,))))
 
     def next_expiry(self) -> float | None:
         with told_as_refusal(self._writer.path):
@@ -78,7 +78,7 @@ class SqliteBlobIndex:
             return dict(self._reader.execute(_FILES))
 
 
-def _change(connection: apsw.Connection, name: str, change: BlobChange) -> tuple[Content | None, Collection[str]]:
+def _change(connection: apsw.Connection, name: str, change: BlobChange) -> tuple[Content | None, Freed]:
     blob = _blob(connection, name)
     blocks = _blocks(connection, _BLOCKS, name)
     staged = {block.block_id: block for block in _blocks(connection, _STAGED, name)}
@@ -88,8 +88,8 @@ def _change(connection: apsw.Connection, name: str, change: BlobChange) -> tuple
     if wanted is not None:
         connection.execute(_PUT, _row(wanted.blob))
         connection.executemany(_PUT_BLOCK, [(name, place, *block) for place, block in enumerate(wanted.blocks)])
-    before = {block.file for block in chain(blocks, staged.values())}
-    return wanted, before - {block.file for block in (wanted.blocks if wanted is not None else ())}
+    kept = {block.file for block in wanted.blocks} if wanted is not None else set()
+    return wanted, {block.file: block.size for block in chain(blocks, staged.values()) if block.file not in kept}
 
 
 def _blocks(connection: apsw.Connection, query: str, name: str) -> list[Block]:
