@@ -15,6 +15,7 @@ from typing import Any
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
 from muster.dialect.record import describe
+from muster.heads.amqp import AmqpHead
 from muster.heads.front import FrontProtocol
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -30,11 +31,15 @@ from muster.identity.sas import make
 from muster.issuing.authority import issue_server_certificate, make_authority
 from muster.messages.contract import PartitionState, Slice, Write
 from muster.messages.methods import Methods
+from muster.messages.queues import Queues
 from muster.messages.telemetry import Telemetry
+from muster.node.messaging import Messaging, make_messaging, make_queues
+from muster.node.settings import Settings
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.testing.clock import VirtualAmbient
@@ -42,6 +47,7 @@ from muster.testing.mqtt import PINGREQ, MqttClient, connect
 from muster.twins.service import Twins
 
 PARTITIONS = 2
+SETTINGS = Settings(data=None)
 TOKEN_SECONDS = 3600
 MAX_PENDING_BYTES = 2_000_000
 EVENTS = "devices/d/messages/events/"
@@ -89,6 +95,9 @@ class MqttHub:
         self.twins: Twins
         self.authenticator: Authenticator
         self.methods: Methods
+        self.queues: Queues
+        self.messaging: Messaging
+        self.amqp: AmqpHead
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
@@ -183,7 +192,8 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     store, bus = SqliteIdentityStore(writer, reader), LocalBus()
     facts = make_hub(["localhost"], development_policies())
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
-    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient)
+    hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
+    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, depth=hub.queues.depth)
     hub.refusals = Refusals(ambient)
     hub.log = HeldLog(
         SqliteTelemetryLog(directory / "telemetry.db", PARTITIONS, loop, created_at=ambient.now(), durable=False)
@@ -194,16 +204,19 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
+    hub.messaging, stop_queues = make_messaging(facts.name, hub.queues, hub.registry, ambient, SETTINGS)
+    hub.amqp = AmqpHead(hub.authenticator, hub.refusals, ambient, hub.messaging.roles, loop)
     services = MqttServices(
-        hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins, hub.methods
-    )
+        hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins, hub.methods,
+        hub.messaging.commands,
+    )  # fmt: skip
     context = server_context(str(directory / "chain"), str(directory / "key"))
 
     def make_mqtt() -> Any:
         hub.connections.append(MqttConnection(services, loop))
         return hub.connections[-1]
 
-    make_front = partial(FrontProtocol, loop, make_mqtt, make_mqtt, make_mqtt)
+    make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
     listeners = []
     for make_protocol in (make_mqtt, make_front):
         sock = socket.socket()
@@ -221,6 +234,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
             listener.stop_accepting()
             listener.abort_connections()
         await asyncio.sleep(0)
+        stop_queues()
         await hub.telemetry.close()
         reader.close()
         await writer.close()

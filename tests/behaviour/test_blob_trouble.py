@@ -16,7 +16,7 @@ import pytest
 from file_hub import QUOTA, FileHub, Place, block_id, file_hub, storage_error
 from hub_rest import Answer
 
-from muster.core.limits import BLOB_STALL
+from muster.core.upload_limits import BLOB_STALL
 from muster.heads.http import blobs as blobs_head
 from muster.messages import blobs as blobs_room
 from muster.stores.blobs import folder

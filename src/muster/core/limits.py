@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
-
-
-class Profile(StrEnum):
-    """``azure`` copies every limit of the cloud service; ``open`` lifts the ones users hate."""
-
-    AZURE = "azure"
-    OPEN = "open"
-
-
-class Limit(NamedTuple):
-    """One row. ``azure`` and ``open`` are the values in force under that profile, in ``unit``."""
-
-    name: str
-    azure: int
-    open: int
-    unit: str
-    source: str
-    reason: str
-
-    def under(self, profile: Profile) -> int:
-        """The value in force under ``profile``."""
-        return self.azure if profile is Profile.AZURE else self.open
-
+from muster.core import queue_limits, upload_limits
+from muster.core.limit import Limit as Limit  # noqa: PLC0414 - for all who read limits
+from muster.core.limit import Profile as Profile  # noqa: PLC0414
 
 _QUOTAS = "docs iot-hub-devguide-quotas-throttling"
 _TWINS = "docs iot-hub-devguide-device-twins"
@@ -440,58 +418,8 @@ METHOD_HISTORY = Limit(
     "own choice",
     "`muster methods` shows them; the oldest go first.",
 )
-QUEUE_LOCK = Limit(
-    "lock on a message of a queue",
-    60,
-    60,
-    "seconds",
-    "docs iot-hub-devguide-messages-c2d",
-    "Whoever received a message has it for so long; then others may receive it.",
+ALL: tuple[Limit, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Limit)),
+    *queue_limits.ALL,
+    *upload_limits.ALL,
 )
-QUEUE_DELIVERIES = Limit(
-    "failed deliveries of a message",
-    10,
-    10,
-    "deliveries",
-    "docs iot-hub-devguide-messages-c2d",
-    "After so many the message is given up: it may be what makes its receiver fail.",
-)
-QUEUE_TTL = Limit(
-    "time a message waits unless told otherwise",
-    3600,
-    3600,
-    "seconds",
-    "docs iot-hub-devguide-messages-c2d",
-    "For messages to devices, feedback and file notifications alike.",
-)
-
-_BLOB = "Azure Storage, Put Blob"
-UPLOADS_ACTIVE = Limit(
-    "active file uploads of a device", 10, 1000, "uploads", _QUOTAS,
-    "Begun and neither reported nor lapsed; the cloud's ten are soon gone when devices restart in their midst.",
-)  # fmt: skip
-BLOB_NAME_CHARACTERS = Limit(
-    "name of an uploaded file", 1024, 1024, "characters", "Azure Storage, Naming and Referencing Containers and Blobs",
-    "The device's id and the slash before the name included.",
-)  # fmt: skip
-BLOB_BODY_BYTES = Limit(
-    "body of Put Blob or Put Block", 5_242_880_000, 5_242_880_000, "bytes", _BLOB, "Larger files are put in blocks."
-)
-BLOB_BLOCKS = Limit(
-    "blocks of a file", 50_000, 50_000, "blocks", "Azure Storage, Put Block",
-    "Committed ones, and as many that wait to be; each is a file on the hub's disk.",
-)  # fmt: skip
-BLOB_BODIES = Limit(
-    "files received at once", 256, 256, "requests", "own choice",
-    "Each holds up to 256 KiB; more are answered ServerBusy, and clients try again.",
-)  # fmt: skip
-BLOB_STALL = Limit(
-    "silence within an uploaded file", 60, 60, "seconds", "own choice",
-    "A client that sends nothing for so long is given up, and what it sent is removed.",
-)  # fmt: skip
-BLOB_METADATA_BYTES = Limit(
-    "metadata and content headers of a file", 8192, 8192, "bytes", _BLOB,
-    "x-ms-meta-* and x-ms-blob-content-*, names and values together.",
-)  # fmt: skip
-
-ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

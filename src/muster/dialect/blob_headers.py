@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 
 from muster.core.errors import HubError
-from muster.core.limits import BLOB_METADATA_BYTES
 from muster.core.storage_errors import (
     BLOB_EXISTS,
     CONDITION_NOT_MET,
@@ -18,6 +17,7 @@ from muster.core.storage_errors import (
     INVALID_RANGE,
     UNSUPPORTED_HEADER,
 )
+from muster.core.upload_limits import BLOB_METADATA_BYTES
 from muster.dialect.blob_sas import VERSION
 from muster.messages.blob_contract import Blob
 from muster.messages.blobs import Condition, Properties

@@ -77,7 +77,7 @@ def device_body(identity: Identity, activity: Activity) -> dict[str, Any]:
         "connectionStateUpdatedTime": time_text(activity.connection_changed),
         "statusUpdatedTime": time_text(identity.status_updated),
         "lastActivityTime": time_text(activity.last_activity),
-        "cloudToDeviceMessageCount": 0,
+        "cloudToDeviceMessageCount": activity.commands_waiting,
         "authentication": _authentication_body(identity.authentication),
         "capabilities": {"iotEdge": identity.iot_edge},
     }
@@ -98,7 +98,7 @@ def module_body(identity: Identity, activity: Activity) -> dict[str, Any]:
         "connectionState": _connection_state(activity),
         "connectionStateUpdatedTime": time_text(activity.connection_changed),
         "lastActivityTime": time_text(activity.last_activity),
-        "cloudToDeviceMessageCount": 0,
+        "cloudToDeviceMessageCount": activity.commands_waiting,
         "authentication": _authentication_body(identity.authentication),
     }
 

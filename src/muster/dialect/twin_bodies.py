@@ -43,7 +43,7 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> dict[str, A
         "statusUpdateTime": time_text(identity.status_updated),
         "connectionState": "Connected" if activity.connected else "Disconnected",
         "lastActivityTime": time_text(activity.last_activity),
-        "cloudToDeviceMessageCount": 0,
+        "cloudToDeviceMessageCount": activity.commands_waiting,
         "authenticationType": authentication.type,
         "x509Thumbprint": {
             "primaryThumbprint": authentication.primary_thumbprint,

@@ -10,8 +10,6 @@ from muster.core.errors import UPLOAD_STATUS, UPLOAD_UNKNOWN, HubError
 from muster.dialect.json_body import Members, compact
 from muster.messages.upload_contract import FileNotification, Grant, Slot
 
-NOTIFICATION_TYPE = "application/vnd.microsoft.iothub.filenotification.json"
-
 
 class Report(NamedTuple):
     """How an upload ended."""

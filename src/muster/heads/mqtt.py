@@ -41,6 +41,7 @@ from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads import mqtt_methods
+from muster.heads.mqtt_commands import COMMANDS, CommandDelivery
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
@@ -48,6 +49,7 @@ from muster.identity.authenticator import Authenticator, DeviceAttempt
 from muster.identity.breaches import breach
 from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
+from muster.messages.commands import Commands, Received
 from muster.messages.methods import MethodRequest, Methods
 from muster.messages.telemetry import Batch, Telemetry
 from muster.sessions.table import Session, SessionTable
@@ -85,14 +87,15 @@ class MqttServices:
     ambient: Ambient
     twins: Twins
     methods: Methods
+    commands: Commands
 
 
 class MqttConnection:
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_active", "_append", "_batch", "_clean", "_decoder", "_delivery", "_early", "_expiry", "_head",
-        "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender",
+        "_acks", "_active", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early", "_expiry",
+        "_head", "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender",
         "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_twins",
         "_unread", "_will",
     )  # fmt: skip
@@ -112,6 +115,7 @@ class MqttConnection:
         self._batch: Batch | None = None
         self._acks = bytearray()
         self._delivery: Delivery | None = None
+        self._commands: CommandDelivery | None = None
         self._twins: TwinRequests | None = None
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
@@ -182,6 +186,8 @@ class MqttConnection:
     def resume_writing(self) -> None:
         self._unread = False
         self._read_on()
+        if self._commands is not None:
+            self._commands.pull()
 
     def _clear(self) -> None:
         self._held = False
@@ -271,7 +277,6 @@ class MqttConnection:
         self._transport.write(encoder.connack(present, 0))
         if present:
             self._regrant()
-            mqtt_methods.renew(services.sessions, self._session)
         early, self._early, self._task = self._early, [], None
         if early:
             self._serve(early)
@@ -384,9 +389,16 @@ class MqttConnection:
         push_desired(self, patch, version)
 
     def _regrant(self) -> None:
+        """The client has heard that these subscriptions are in force: begin to serve them, and end others."""
+        sessions, session = self._services.sessions, self._session
+        assert session is not None
         if self._delivery is None:
             self._delivery = Delivery()
-        self._delivery.grant(self._services.sessions.subscriptions(self._key), self._key)
+        self._delivery.grant(sessions.subscriptions(self._key), self._key)
+        mqtt_methods.renew(sessions, session)
+        if self._delivery.granted(COMMANDS) is not None:
+            self._commands = self._commands or CommandDelivery(session, self._delivery)
+            sessions.take_commands(session, self._services.commands)
 
     # --- the other packets
 
@@ -402,16 +414,15 @@ class MqttConnection:
             self._subscribe(packet)
         elif isinstance(packet, Unsubscribe):
             self._services.sessions.unsubscribe(self._key, packet.filters)
-            self._regrant()
             self._transport.write(encoder.unsuback(packet.packet_id))
-            mqtt_methods.renew(self._services.sessions, self._session)
+            self._regrant()
         elif isinstance(packet, Disconnect):
             self._orderly = True
             self._transport.close()
         elif isinstance(packet, Connect):
             self._breach("packet", "one CONNECT", "a second CONNECT")
         elif isinstance(packet, PubAck):
-            if self._delivery is not None:
+            if self._delivery is not None and not (self._commands and self._commands.acknowledged(packet.packet_id)):
                 self._delivery.acknowledged(packet.packet_id)
         else:
             self._breach("packet", "QoS 0 or 1", type(packet).__name__.upper())
@@ -423,11 +434,16 @@ class MqttConnection:
             if len(name) <= MQTT_FILTER_CHARACTERS.open and subscription_kind(name, self._key) is not None
         }
         present = self._services.sessions.subscribe(self._key, granted)
-        self._regrant()
         codes = [present.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters]
         self._transport.write(encoder.suback(packet.packet_id, codes))
-        if self._session is not None:
-            mqtt_methods.renew(self._services.sessions, self._session)
+        self._regrant()
+
+    def command_room(self, held: int) -> int:  # this and the next: see ``sessions.commands.CommandSink``
+        return 0 if self._commands is None or self._unread else self._commands.room(self._transport, held)
+
+    def deliver(self, command: Received) -> None:
+        assert self._commands is not None, "it had room"
+        self._commands.send(self._transport, command)
 
     def invoke(self, request: MethodRequest) -> None:
         """See ``sessions.table.Sink``."""

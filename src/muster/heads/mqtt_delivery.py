@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from muster.dialect.mqtt import SubscriptionKind, subscription_kind
 from muster.identity.model import IdentityKey
 from muster.wire.mqtt import encoder
 
-_LAST_ID = 65_535
+_LAST_ID = 32_767
+"""Higher packet ids are those of commands (``heads.mqtt_commands``)."""
 
 
 class Delivery:
@@ -30,10 +31,14 @@ class Delivery:
                 granted[kind] = max(qos, granted.get(kind, 0))
         self._granted = granted
 
+    def granted(self, kinds: Iterable[SubscriptionKind]) -> int | None:
+        """The highest QoS at which one of ``kinds`` may be published; ``None``: none was subscribed to."""
+        return max((self._granted[kind] for kind in kinds if kind in self._granted), default=None)
+
     def packet(self, kind: SubscriptionKind, topic: str, payload: bytes, most_qos: int) -> bytes | None:
         """The PUBLISH, at QoS ``most_qos`` at most; ``None`` without a subscription to ``kind``.
 
-        Should the device never have acknowledged any of 65,535 messages, QoS 0 is left.
+        Should the device never have acknowledged any of 32,767 messages, QoS 0 is left.
         """
         granted = self._granted.get(kind)
         if granted is None:

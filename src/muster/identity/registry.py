@@ -7,7 +7,7 @@ may have to hear of, ``core.bus.IDENTITY_CHANGED`` is published.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient
@@ -34,11 +34,12 @@ _TICKS_A_SECOND = 10_000_000
 
 
 class Activity(NamedTuple):
-    """What is known of an identity's connection; times as ``Presence`` has them."""
+    """What is known of an identity's connection, times as ``Presence`` has them, and how many messages wait for it."""
 
     connected: bool
     connection_changed: float
     last_activity: float
+    commands_waiting: int = 0
 
 
 class BulkItem(NamedTuple):
@@ -52,8 +53,13 @@ class BulkItem(NamedTuple):
 class Registry:
     """The identities of ``hub``."""
 
-    def __init__(self, hub: str, store: IdentityStore, presence: Presence, bus: Bus, ambient: Ambient) -> None:
+    def __init__(
+        self, hub: str, store: IdentityStore, presence: Presence, bus: Bus, ambient: Ambient,
+        *, depth: Callable[[str], int] = lambda _: 0,
+    ) -> None:  # fmt: skip
+        """``depth`` tells how many messages are in the queue of an identity, named by its key."""
         self._hub = hub
+        self._depth = depth
         self._store = store
         self._presence = presence
         self._bus = bus
@@ -92,7 +98,12 @@ class Registry:
     def activity(self, key: IdentityKey) -> Activity:
         """The identity's connection state."""
         presence = self._presence
-        return Activity(presence.is_connected(key), presence.connection_changed(key), presence.last_activity(key))
+        return Activity(
+            presence.is_connected(key),
+            presence.connection_changed(key),
+            presence.last_activity(key),
+            self._depth(str(key)),
+        )
 
     # --- changing
 

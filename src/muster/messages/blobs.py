@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from muster.core.ambient import Ambient, Timer
 from muster.core.errors import HubError
-from muster.core.limits import BLOB_BLOCKS, BLOB_BODIES
 from muster.core.storage_errors import (
     BLOB_NOT_FOUND,
     INVALID_BLOCK_LIST,
@@ -29,6 +28,7 @@ from muster.core.storage_errors import (
     STORAGE_FULL,
     TOO_MANY_BLOCKS,
 )
+from muster.core.upload_limits import BLOB_BLOCKS, BLOB_BODIES
 from muster.messages.blob_contract import Blob, BlobChange, BlobFiles, BlobIndex, Block, Content, Freed, Standing
 
 READ_BYTES = 262_144

@@ -106,7 +106,8 @@ class QueueStore(Protocol):
     durable and seen by every later call. ``then`` is called on the loop once it is durable, before the future is
     done, and also when nobody waits for that any more. The identity store of the same database empties an
     identity's queue and forgets its records in the transaction that deletes it. Numbers of a queue never go back
-    while it has that identity. Does not promise order between queues. Raises ``HubError`` 500001 when the disk fails.
+    while it has that identity. Does not promise order between queues. Fails with ``HubError`` 500001 when the disk
+    does, and 503001 when the store is closed.
     """
 
     def put(

@@ -17,7 +17,7 @@ from uuid import UUID
 from muster.core.ambient import Ambient, Timer
 from muster.core.bus import QUEUE_WAITING, Bus
 from muster.core.errors import LOCK_LOST, HubError
-from muster.core.limits import QUEUE_DELIVERIES, QUEUE_LOCK, QUEUE_TTL
+from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_LOCK, QUEUE_TTL
 from muster.messages import queue as machine
 from muster.messages.queue import Entry, Lock, Outcome, Settlement, State, Step
 from muster.messages.queue_contract import (
@@ -174,7 +174,9 @@ class Queues:
         def change(name: str, entry: Entry) -> Entry | Ending:
             return self._step(name, entry, machine.release(entry, now, most, counted=counted), now)
 
-        return self._store.edit(self._hub, queue, which, change, self._edited)
+        future = self._store.edit(self._hub, queue, which, change, self._edited)
+        future.add_done_callback(_noted)
+        return future
 
     async def purge(self, queue: str) -> int:
         """Throw away all that is in the queue, locked or not; how many."""
@@ -286,6 +288,12 @@ def taken(edited: Iterable[Edited]) -> list[Taken]:
 
 def _ignore(_: int) -> None:
     return None
+
+
+def _noted(future: asyncio.Future[list[Edited]]) -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:  # the lock lapses by itself
+        log.warning("a message could not be given back: %s", error)
 
 
 FEEDBACK, FILE_NOTIFICATIONS = "/feedback", "/filenotifications"

@@ -23,7 +23,8 @@ from muster.core.errors import (
     UPLOAD_UNKNOWN,
     HubError,
 )
-from muster.core.limits import BLOB_NAME_CHARACTERS, UPLOADS_ACTIVE, Profile
+from muster.core.limits import Profile
+from muster.core.upload_limits import BLOB_NAME_CHARACTERS, UPLOADS_ACTIVE
 from muster.messages.upload_contract import (
     FileNotification,
     FileNotifications,

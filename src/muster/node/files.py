@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import apsw
 
@@ -11,13 +11,15 @@ from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
 from muster.dialect.blob_sas import Account
 from muster.dialect.storage_account import parse_storage_account
+from muster.dialect.upload_bodies import notification_body
 from muster.heads.http.auth import Gate
 from muster.heads.http.blobs import BlobOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.uploads import UploadOperations
 from muster.identity.hub import Hub
 from muster.messages.blobs import Blobs
-from muster.messages.upload_contract import FileNotifications, UploadStorage
+from muster.messages.queues import ServiceQueue
+from muster.messages.upload_contract import FileNotification, UploadStorage
 from muster.messages.uploads import Uploads
 from muster.node.directory import DataDirectory
 from muster.node.settings import Settings
@@ -34,10 +36,8 @@ _KEY = "storage-key"
 Undo = Callable[[Callable[[], Awaitable[None] | None]], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileParts:
-    """What file upload is built on. ``https_port`` is where the embedded endpoint is reached; ``undo`` keeps what is
-    to be done when the node stops."""
+class FileParts(NamedTuple):
+    """What file upload is built on. ``https_port`` is where the embedded endpoint is reached."""
 
     settings: Settings
     directory: DataDirectory
@@ -48,43 +48,53 @@ class FileParts:
     ambient: Ambient
     gate: Gate
     https_port: int
-    durable: bool
-    notifications: FileNotifications | None
-    undo: Undo
 
 
-async def file_operations(parts: FileParts) -> list[Operation]:
-    """Start file upload; its operations. Raises ``HubError`` for a storage connection string that is none."""
+class FileNotices:
+    """``messages.upload_contract.FileNotifications`` on the queue that services read over AMQP."""
+
+    def __init__(self, queue: ServiceQueue) -> None:
+        self._queue = queue
+
+    async def put(self, notice: FileNotification) -> None:
+        await self._queue.put(notification_body(notice))
+
+
+async def file_operations(parts: FileParts, queue: ServiceQueue, undo: Undo, *, durable: bool) -> list[Operation]:
+    """Start file upload, with word of it in ``queue``; its operations. ``undo`` keeps what ends it.
+
+    Raises ``HubError`` for a storage connection string that is none.
+    """
     operations: list[Operation] = []
     storage: UploadStorage | None = None
     settings = parts.settings
     if settings.storage_connection_string:
         account = parse_storage_account(settings.storage_connection_string)
         storage = AzureStorage(account, settings.storage_container, parts.ambient)
-        parts.undo(storage.close)
+        undo(storage.close)
     elif settings.storage:
-        storage, operations = await _embedded(parts)
+        storage, operations = await _embedded(parts, undo, durable=durable)
     uploads = Uploads(
         parts.hub.name,
         SqliteUploadStore(parts.writer, parts.reader),
         storage,
-        parts.notifications if settings.notify_of_files else None,
+        FileNotices(queue) if settings.notify_of_files else None,
         parts.ambient,
         profile=settings.profile,
         ttl_seconds=settings.upload_ttl_seconds,
     )
     await uploads.start()
-    parts.undo(uploads.close)
+    undo(uploads.close)
     return [*operations, *UploadOperations(uploads).table()]
 
 
-async def _embedded(parts: FileParts) -> tuple[UploadStorage, list[Operation]]:
+async def _embedded(parts: FileParts, undo: Undo, *, durable: bool) -> tuple[UploadStorage, list[Operation]]:
     account = Account(ACCOUNT_NAME, await _account_key(parts))
     index = SqliteBlobIndex(parts.writer, parts.reader)
-    files = FolderFiles(parts.directory.blobs, parts.ambient, durable=parts.durable)
+    files = FolderFiles(parts.directory.blobs, parts.ambient, durable=durable)
     blobs = Blobs(index, files, parts.ambient, parts.settings.upload_bytes)
     blobs.start()
-    parts.undo(blobs.close)
+    undo(blobs.close)
     host = f"[{parts.hub.host}]" if ":" in parts.hub.host else parts.hub.host
     place = host if parts.https_port == HTTPS_PORT else f"{host}:{parts.https_port}"
     return EmbeddedStorage(blobs, account, place), BlobOperations(blobs, account, parts.gate, parts.ambient).table()

@@ -23,7 +23,6 @@ from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
 from muster.heads.http.methods import MethodOperations
-from muster.heads.http.operations import Operation
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -38,12 +37,14 @@ from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.files import FileParts, file_operations
 from muster.node.material import Material, load_material
+from muster.node.messaging import make_messaging, make_queues
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
@@ -108,37 +109,36 @@ class Node:
         bus = LocalBus()
         refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
         sessions = SessionTable(hub.name, identities, bus, ambient)
-        registry = Registry(hub.name, identities, sessions, bus, ambient)
+        queues = make_queues(hub.name, SqliteQueueStore(writer, reader), bus, ambient, settings)
+        registry = Registry(hub.name, identities, sessions, bus, ambient, depth=queues.depth)
         authenticator = Authenticator(hub, identities, ambient, refusals)
         twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
         methods = Methods(registry, sessions, ambient)
+        messaging, stop_queues = make_messaging(hub.name, queues, registry, ambient, settings)
+        self._undo.append(stop_queues)
         self.ambient, self.registry = ambient, registry
-        files = await self._files(
-            directory=directory, hub=hub, writer=writer, reader=reader, kept=kept, ambient=ambient,
-            gate=authenticator, https_port=ports["https"], durable=durable,
+        files = await file_operations(
+            FileParts(settings, directory, hub, writer, reader, kept, ambient, authenticator, ports["https"]),
+            messaging.file_notifications, self._undo.append, durable=durable,
         )  # fmt: skip
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
         app = build_app(
             registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready,
-            more=[
-                *admin.table(),
-                *TwinOperations(registry, twins).table(),
-                *MethodOperations(methods, ambient).table(),
-                *files,
-            ],
+            more=[*admin.table(), *TwinOperations(registry, twins).table(), *MethodOperations(methods, ambient).table(),
+                  *messaging.operations, *files],
         )  # fmt: skip
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
-        make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
-        services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
+        make_amqp = AmqpHead(authenticator, refusals, ambient, [events, *messaging.roles], loop)
+        services = MqttServices(
+            authenticator, sessions, telemetry, refusals, ambient, twins, methods, messaging.commands
+        )
         make_mqtt = partial(MqttConnection, services, loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
         self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
-        self._undo.append(lambda: make_amqp.end_all(UNAVAILABLE))
-        self._undo.append(lambda: sessions.end_all(UNAVAILABLE))
-        self._undo.append(methods.close)
+        self._undo += [lambda: make_amqp.end_all(UNAVAILABLE), lambda: sessions.end_all(UNAVAILABLE), methods.close]
 
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
         await keep_reach(kept, reach)
@@ -148,11 +148,6 @@ class Node:
         self.facts = {**facts, "pid": os.getpid()}
         directory.announce(self.facts)
         self._ready = True
-
-    async def _files(self, **parts: Any) -> list[Operation]:
-        return await file_operations(
-            FileParts(settings=self.settings, notifications=None, undo=self._undo.append, **parts)
-        )
 
     def _telemetry(self, directory: DataDirectory, ambient: Ambient, *, durable: bool) -> Telemetry:
         settings = self.settings

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muster.core.limits import Profile
+from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_TTL
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -17,9 +18,11 @@ class Settings:
     """One node. ``data`` is ``None`` for an ephemeral one; a port of 0 takes any that is free.
 
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
-    ``storage`` says whether devices may upload files to the hub; ``storage_connection_string`` names an Azure Storage
-    account (or Azurite) in its place, and ``storage_container`` the container there. ``file_notifications`` is ``None``
-    for the profile's own way. ``sync`` off gives up the promise that an acknowledged message survives a power cut.
+    ``command_ttl_seconds`` is how long a cloud-to-device message waits that brings no expiry time,
+    ``command_deliveries`` how often it may fail. ``sync`` off gives up the promise that an acknowledged message
+    survives a power cut. ``storage`` says whether devices may upload files to the hub; ``storage_connection_string``
+    names an Azure Storage account (or Azurite) in its place, and ``storage_container`` the container there.
+    ``file_notifications`` is ``None`` for the profile's own way.
     """
 
     data: Path | None
@@ -35,6 +38,8 @@ class Settings:
     consumer_groups: tuple[str, ...] = ()
     retention_seconds: int = 7 * DAY_SECONDS
     retention_bytes: int = 10 * 1024**3
+    command_ttl_seconds: int = QUEUE_TTL.open
+    command_deliveries: int = QUEUE_DELIVERIES.open
     sync: bool = True
     storage: bool = True
     storage_connection_string: str = field(default="", repr=False)

@@ -27,11 +27,12 @@ from muster.identity.contract import IdentityStore
 from muster.identity.model import NEVER, Identity, IdentityKey, Status
 from muster.identity.verdict import Verdict
 from muster.messages.methods import MethodRequest
+from muster.sessions.commands import CommandFlow, CommandSink, CommandSource
 
 log = logging.getLogger("muster.sessions")
 
 
-class Sink(Protocol):
+class Sink(CommandSink, Protocol):
     """The head's end of a session: what the hub may do to the connection."""
 
     def end(self, error: ErrorRow) -> None:
@@ -60,7 +61,7 @@ class Session:
     credentials the hash.
     """
 
-    __slots__ = ("credentials", "ended", "generation_id", "key", "peer", "sink", "takes", "transport")
+    __slots__ = ("commands", "credentials", "ended", "generation_id", "key", "peer", "sink", "takes", "transport")
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
         self.key = identity.key
@@ -70,6 +71,7 @@ class Session:
         self.sink = sink
         self.ended = False
         self.takes: Callable[[str], bool] | None = None
+        self.commands: CommandFlow | None = None
 
     def invoke(self, request: MethodRequest) -> None:
         """See ``messages.methods.MethodSession``."""
@@ -142,6 +144,8 @@ class SessionTable:
         self._note(session)
         if key.module_id is None:
             self._devices -= 1
+        if session.commands is not None:
+            session.commands.end()
         for listener in self._when_ended:
             listener(session)
 
@@ -206,6 +210,15 @@ class SessionTable:
         if takes is not None and not session.ended:
             for listener in self._when_taken:
                 listener(session.key)
+
+    def take_commands(self, session: Session, source: CommandSource) -> None:
+        """``session`` takes commands from ``source``, from now on or again: as many as its sink has room for."""
+        if session.ended:
+            return
+        if session.commands is None:
+            session.commands = CommandFlow(source, session.key, session.sink, self._ambient)
+        else:
+            session.commands.pull()
 
     def taker(self, key: IdentityKey, name: str) -> Session | None:
         """See ``messages.methods.MethodSessions``."""

@@ -15,7 +15,6 @@ from aiohttp import web
 
 from muster.core.ambient import Ambient, iso
 from muster.core.errors import BAD_REQUEST, SERVER_ERROR, UNAVAILABLE, HubError
-from muster.core.limits import BLOB_BODY_BYTES, BLOB_STALL
 from muster.core.storage_errors import (
     BODY_TOO_LARGE,
     INCOMPLETE_BODY,
@@ -26,6 +25,7 @@ from muster.core.storage_errors import (
     SERVER_BUSY,
     STALLED,
 )
+from muster.core.upload_limits import BLOB_BODY_BYTES, BLOB_STALL
 from muster.dialect import blob_headers, blob_sas
 from muster.dialect.blob_sas import CONTAINER, Account, BlobSas
 from muster.dialect.blob_xml import check_block_id, error_xml, read_block_list

@@ -137,7 +137,10 @@ class SqliteQueueStore:
                 else:
                     future.set_exception(error)
 
-        self._writer.call(work, done)
+        try:
+            self._writer.call(work, done)
+        except HubError as error:  # the store is closed: the hub stops
+            future.set_exception(error)
         return future
 
 

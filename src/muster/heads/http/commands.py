@@ -1,0 +1,81 @@
+"""Cloud-to-device messages over REST: a device's queue emptied, feedback received and settled (service.md 2.15)."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from aiohttp import web
+
+from muster.core.ambient import iso
+from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.dialect.command_messages import FEEDBACK_TYPE
+from muster.heads.http.answers import json_answer
+from muster.heads.http.operations import Call, Operation
+from muster.identity.model import IdentityKey
+from muster.identity.verdict import Right
+from muster.messages.commands import Commands
+from muster.messages.queue import Settlement
+from muster.messages.queues import ServiceQueue, taken
+
+
+class CommandOperations:
+    """Commands and their feedback, of one hub."""
+
+    def __init__(self, commands: Commands, feedback: ServiceQueue, hub: str) -> None:
+        """``hub`` is the hub's name, which feedback bears as its user id."""
+        self._commands = commands
+        self._feedback = feedback
+        self._hub = hub
+
+    def table(self) -> list[Operation]:
+        """The rows for the operation table."""
+        right, feedback = Right.SERVICE_CONNECT, "/messages/servicebound/feedback"
+        return [
+            Operation("DELETE", "/devices/{device_id}/commands", right, self.purge),
+            Operation("DELETE", "/devices/{device_id}/modules/{module_id}/commands", right, self.purge),
+            Operation("GET", feedback, right, self.receive),
+            Operation("DELETE", f"{feedback}/{{lock_token}}", right, self.complete),
+            Operation("POST", f"{feedback}/{{lock_token}}/abandon", right, self.abandon),
+        ]
+
+    async def purge(self, call: Call) -> web.Response:
+        """Throw away all that waits for the identity."""
+        key = IdentityKey(call.parameters["device_id"], call.parameters.get("module_id"))
+        purged = await self._commands.purge(key)
+        return json_answer({"totalMessagesPurged": purged, "deviceId": key.device_id, "moduleId": key.module_id})
+
+    async def receive(self, _: Call) -> web.Response:
+        """The oldest feedback message, locked for a minute, its token as ETag; 204 when there is none."""
+        found = taken(await self._feedback.take(1))
+        if not found:
+            return web.Response(status=204)
+        entry, body = found[0]
+        headers = {
+            "Content-Type": FEEDBACK_TYPE,
+            "ETag": f'"{found[0].token}"',
+            "iothub-enqueuedtime": iso(entry.enqueued),
+            "iothub-sequencenumber": str(entry.number),
+            "iothub-deliverycount": str(entry.deliveries),
+            "iothub-userid": self._hub,
+        }
+        return web.Response(body=body, headers=headers)
+
+    async def complete(self, call: Call) -> web.Response:
+        """Remove the message that the lock token holds; 412002 when the token holds none."""
+        return await self._settle(call, Settlement.COMPLETE)
+
+    async def abandon(self, call: Call) -> web.Response:
+        """Give it back; it counts as a failed delivery."""
+        return await self._settle(call, Settlement.ABANDON)
+
+    async def _settle(self, call: Call, how: Settlement) -> web.Response:
+        await self._feedback.settle(_lock_token(call.parameters["lock_token"]), how)
+        return web.Response(status=204)
+
+
+def _lock_token(text: str) -> UUID:
+    """The token in a path, quoted or not. Raises ``HubError`` 400004 when it is none."""
+    try:
+        return UUID(text.strip('"'))
+    except ValueError:
+        raise HubError(ARGUMENT_INVALID, "The lock token is no UUID, send the ETag of what was received.") from None
