@@ -215,8 +215,10 @@ async def file_hub(
     storage: Callable[[FileHub], UploadStorage | None] | None = None,
     more: Sequence[Operation] = (),
     ambient: VirtualAmbient | None = None,
+    told: bool = True,
 ) -> AsyncIterator[FileHub]:
-    """``storage`` in the place of the embedded one; ``ambient`` of an earlier run to go on with."""
+    """``storage`` in the place of the embedded one; ``ambient`` of an earlier run to go on with;
+    ``told``: services are told of files."""
     loop = asyncio.get_running_loop()
     system, ambient = SystemAmbient(loop), ambient or VirtualAmbient()
     authority = make_authority(system)
@@ -241,7 +243,9 @@ async def file_hub(
     )
     hub.blobs.start()
     place = EmbeddedStorage(hub.blobs, ACCOUNT, f"localhost:{hub.port}") if storage is None else storage(hub)
-    uploads = Uploads(facts.name, SqliteUploadStore(writer, reader), place, hub.notices, ambient, profile=profile)
+    uploads = Uploads(
+        facts.name, SqliteUploadStore(writer, reader), place, hub.notices if told else None, ambient, profile=profile
+    )
     await uploads.start()
     operations = [*BlobOperations(hub.blobs, ACCOUNT, gate, ambient).table(), *UploadOperations(uploads).table(), *more]
     app = build_app(registry=hub.registry, gate=gate, ambient=ambient, ready=lambda: True, more=operations)

@@ -333,3 +333,24 @@ async def test_24_who_reads_while_a_blob_is_replaced_reads_it_to_its_end(hub: Fi
     assert (await hub.get(place)).body == new
     await hub.settled(lambda: hub.files() == 1)
     assert hub.blobs.used == MIB
+
+
+async def test_25_a_page_that_a_device_has_sent_does_not_act_in_the_hub_s_name(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"<script>alert(1)</script>", Content_Type="text/html")
+    headers = (await hub.get(place)).headers
+    assert headers["Content-Security-Policy"] == "sandbox"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("value", ["x" * 1025, "\udcff", "ü"])
+async def test_26_a_client_id_that_cannot_be_sent_back_is_left_out(hub: FileHub, place: Place, value: str) -> None:
+    _, writer = opened = await hub.raw()
+    writer.write(
+        f"GET {place.path}?{place.sas} HTTP/1.1\r\nHost: localhost\r\nx-ms-client-request-id: ".encode()
+        + value.encode("utf-8", "surrogateescape")
+        + b"\r\n\r\n"
+    )
+    answer = await asyncio.wait_for(opened[0].readuntil(b"\r\n\r\n"), 10)
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"client-request-id" not in answer
+    writer.close()

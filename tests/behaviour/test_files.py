@@ -79,6 +79,7 @@ async def test_5_success_without_a_file_is_refused_and_can_be_mended(hub: FileHu
         ({"correlationId": 7}, "InvalidFileUploadCorrelationId"),
         ({"correlationId": "nobody's"}, "InvalidFileUploadCorrelationId"),
         ({"correlationId": "é€"}, "InvalidFileUploadCorrelationId"),
+        ({"correlationId": "\ud800"}, "InvalidFileUploadCorrelationId"),
         ({"isSuccess": None}, "InvalidFileUploadCompletionStatus"),
         ({"isSuccess": "true"}, "InvalidFileUploadCompletionStatus"),
         ({"statusCode": "200"}, "InvalidFileUploadCompletionStatus"),
@@ -203,6 +204,14 @@ async def test_15_a_hub_without_storage_says_so(tmp_path: Path) -> None:
         ):
             answer = await hub.as_device("POST", path, body)
             assert (answer.status, answer.error) == (400, "DefaultStorageEndpointNotConfigured")
+
+
+async def test_16_services_are_told_only_where_that_is_switched_on(tmp_path: Path) -> None:
+    async with file_hub(tmp_path, told=False) as hub:
+        place = await hub.begin()
+        await hub.put(place, b"hello")
+        assert (await hub.report(place.correlation_id)).status == 204
+        assert hub.notices.kept == []
 
 
 # --- who may

@@ -163,7 +163,7 @@ def written_headers(blob: Blob) -> dict[str, str]:
 
 
 def read_headers(blob: Blob) -> dict[str, str]:
-    """What an answer says of a blob that is read."""
+    """What an answer says of a blob that is read. A page that a device has sent is not to act in the hub's name."""
     return {
         **blob.headers,
         **{_METADATA + name: value for name, value in blob.metadata.items()},
@@ -175,6 +175,8 @@ def read_headers(blob: Blob) -> dict[str, str]:
         "x-ms-lease-status": "unlocked",
         "x-ms-lease-state": "available",
         "x-ms-server-encrypted": "false",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
     }
 
 

@@ -37,8 +37,8 @@ def read_report(body: Members, correlation_id: str | None) -> Report:
     missing id, 400019 for a wrong ``isSuccess`` or ``statusCode``.
     """
     given = correlation_id if correlation_id is not None else body.raw("correlationId")
-    if not isinstance(given, str) or not given:
-        raise HubError(UPLOAD_UNKNOWN, "correlationId is missing, send the one that POST .../files answered.")
+    if not isinstance(given, str) or not given or not given.isascii():
+        raise HubError(UPLOAD_UNKNOWN, "correlationId is missing or malformed, send the one that POST .../files gave.")
     success, status = body.raw("isSuccess"), body.raw("statusCode")
     if not isinstance(success, bool):
         raise HubError(UPLOAD_STATUS, "isSuccess is neither true nor false, say whether the file was sent.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from muster.core.errors import DEVICE_NOT_FOUND, HubError
+from muster.core.errors import HubError
 from muster.dialect.json_body import compact
 from muster.heads.http.operations import MethodNotAllowed
 
@@ -32,8 +32,6 @@ def error_answer(error: HubError, tracking_id: str) -> web.Response:
     }
     answer = json_answer(body, error.row.status)
     answer.headers["iothub-errorcode"] = error.row.name
-    if error.row is DEVICE_NOT_FOUND:
-        answer.set_status(error.row.status, "Device Not Found")  # by this azure-iot-device knows it (device.md 5.6)
     if isinstance(error, MethodNotAllowed):
         answer.headers["Allow"] = error.allow
     return answer

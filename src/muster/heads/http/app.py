@@ -119,7 +119,7 @@ class _Dispatcher:
         request[_STARTED] = True
         sign(answer, request.get(_TRACKING) or tracking_id(self._ambient))
         client_id = request.headers.get("x-ms-client-request-id")
-        if client_id is not None and len(client_id) <= _LONGEST_CLIENT_ID:
+        if client_id and client_id.isascii() and client_id.isprintable() and len(client_id) <= _LONGEST_CLIENT_ID:
             answer.headers["x-ms-client-request-id"] = client_id
 
     async def _perform(self, request: web.Request, tracking: str) -> web.StreamResponse:

@@ -18,7 +18,7 @@ from muster.messages.upload_contract import Grant, StoredFile
 _DEVICE, _HUB = "rw", "r"
 _LOOK_SECONDS = 300
 """How long the hub's own grant to look at a file is good."""
-_TIMEOUT = aiohttp.ClientTimeout(total=15.0)
+_TIMEOUT = aiohttp.ClientTimeout(total=8.0)  # azure-iot-device gives the hub's answer ten seconds
 
 log = logging.getLogger("muster.storage")
 

@@ -127,15 +127,13 @@ class FolderDraft:
         assert self._file is not None
         if self._durable:
             os.fsync(self._file.fileno())
-        made = not self._place.parent.exists()
         self._place.parent.mkdir(mode=0o700, exist_ok=True)
         self._path.rename(self._place)
         self._file.close()
         self._file = None
         if self._durable:
             _sync_directory(self._place.parent)
-            if made:
-                _sync_directory(self._place.parent.parent)
+            _sync_directory(self._place.parent.parent)  # the directory itself may be new
 
     def _discard(self) -> None:
         if self._file is not None:
