@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+
+# Machines are shared and noisy: how long an example takes says nothing about the code.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -25,10 +30,10 @@ def make_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     """Makes hubs of the test's own, not yet started: ``make_hub("--partitions", "2")``; killed at the end."""
     made: list[HubProcess] = []
 
-    def make(*options: str, ephemeral: bool = False) -> HubProcess:
+    def make(*options: str, ephemeral: bool = False, prefix: Sequence[str] = ()) -> HubProcess:
         directory = tmp_path / f"hub{len(made)}"
         directory.mkdir()
-        made.append(HubProcess(directory, loopback(), *options, ephemeral=ephemeral))
+        made.append(HubProcess(directory, loopback(), *options, ephemeral=ephemeral, prefix=prefix))
         return made[-1]
 
     yield make

@@ -24,8 +24,9 @@ from muster.core.bus import LocalBus
 from muster.core.limits import Profile
 from muster.dialect.blob_sas import CONTAINER, Account
 from muster.heads.front import FrontProtocol
-from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.app import build_app
 from muster.heads.http.blobs import BlobOperations
+from muster.heads.http.connection import HttpServer
 from muster.heads.http.operations import Operation
 from muster.heads.http.uploads import UploadOperations
 from muster.heads.listener import TlsListener
@@ -249,11 +250,9 @@ async def file_hub(
     await uploads.start()
     operations = [*BlobOperations(hub.blobs, ACCOUNT, gate, ambient).table(), *UploadOperations(uploads).table(), *more]
     app = build_app(registry=hub.registry, gate=gate, ambient=ambient, ready=lambda: True, more=operations)
-    runner = make_runner(app)
-    await runner.setup()
+    http = HttpServer(app, ambient.now)
     context = server_context(str(directory / "chain"), str(directory / "key"))
-    assert runner.server is not None
-    make_front = partial(FrontProtocol, loop, runner.server, runner.server, runner.server)
+    make_front = partial(FrontProtocol, loop, http, http, http)
     listener = hub.listener = TlsListener(loop, lambda: context, make_front)
     listener.listen([sock])
     try:
@@ -262,7 +261,7 @@ async def file_hub(
     finally:
         listener.stop_accepting()
         listener.abort_connections()
-        await runner.cleanup()
+        await http.close()
         await uploads.close()
         await hub.blobs.close()
         reader.close()

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import aiohttp
-from aiohttp import web
 from yarl import URL
 
-from muster.core.ambient import SystemAmbient
+from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
-from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.app import build_app
+from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.operations import Operation
 from muster.heads.http.twins import TwinOperations
 from muster.identity.authenticator import Authenticator
@@ -112,6 +112,18 @@ async def create(hub: RestHub, device_id: str = "d", **members: Any) -> dict[str
 
 
 @contextlib.asynccontextmanager
+async def serving(app: App, ambient: Ambient, idle_seconds: float = 60) -> AsyncIterator[int]:
+    """``app`` on a port of 127.0.0.1, without TLS."""
+    http = HttpServer(app, ambient.now, idle_seconds)
+    server = await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0)  # type: ignore[arg-type]
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await http.close()
+
+
+@contextlib.asynccontextmanager
 async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds: float = 60) -> AsyncIterator[RestHub]:
     loop = asyncio.get_running_loop()
     ambient, bus = SystemAmbient(loop), LocalBus()
@@ -127,14 +139,8 @@ async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds
     running: list[RestHub] = []
     operations = [*TwinOperations(registry, twins).table(), *more]
     app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
-    runner = make_runner(app, idle_seconds)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    async with aiohttp.ClientSession() as session:
+    async with serving(app, ambient, idle_seconds) as port, aiohttp.ClientSession() as session:
         running.append(RestHub(port, session, registry, refusals))
         yield running[0]
-    await runner.cleanup()
     reader.close()
     await writer.close()

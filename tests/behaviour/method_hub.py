@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
-from hub_rest import Answer, RestHub
+from hub_rest import Answer, RestHub, serving
 from mqtt_hub import MqttHub, mqtt_hub
 
-from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.app import build_app
 from muster.heads.http.methods import MethodOperations
 from muster.testing.mqtt import Answer as Packet
 from muster.testing.mqtt import MqttClient, publish, subscribe
@@ -89,13 +88,10 @@ async def method_hub(directory: Path) -> AsyncIterator[MethodHub]:
             registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True,
             more=MethodOperations(mqtt.methods, mqtt.ambient).table(),
         )  # fmt: skip
-        runner = make_runner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield MethodHub(mqtt, RestHub(runner.addresses[0][1], session, mqtt.registry, mqtt.refusals))
-        finally:
-            mqtt.methods.close()
-            mqtt.close_clients()
-            await session.close()
-            await runner.cleanup()
+        async with serving(app, mqtt.ambient) as port:
+            try:
+                yield MethodHub(mqtt, RestHub(port, session, mqtt.registry, mqtt.refusals))
+            finally:
+                mqtt.methods.close()
+                mqtt.close_clients()
+                await session.close()

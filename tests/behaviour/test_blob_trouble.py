@@ -16,8 +16,8 @@ import pytest
 from file_hub import QUOTA, FileHub, Place, block_id, file_hub, storage_error
 from hub_rest import Answer
 
-from muster.core.upload_limits import BLOB_STALL
-from muster.heads.http import blobs as blobs_head
+from muster.core.limits import HTTP_BODY_WAIT
+from muster.heads.http import messages as http_messages
 from muster.messages import blobs as blobs_room
 from muster.stores.blobs import folder
 
@@ -77,7 +77,7 @@ async def test_40_a_connection_cut_in_the_body_leaves_nothing_and_a_retry_works(
 async def test_41_a_client_that_stops_sending_is_given_up(
     hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs_head, "BLOB_STALL", BLOB_STALL._replace(open=0.1))  # type: ignore[arg-type]
+    monkeypatch.setattr(http_messages, "HTTP_BODY_WAIT", HTTP_BODY_WAIT._replace(open=0.1))  # type: ignore[arg-type]
     reader, writer = await hub.raw()
     writer.write(head_of(place, 1000) + b"some")
     answer = await asyncio.wait_for(reader.readuntil(b"</Error>"), 10)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from file_hub import FileHub, file_hub, storage_error
 from hub_rest import token
 
 from muster.core.errors import UNAVAILABLE, HubError
 from muster.core.limits import Profile
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.changes import ANY, Draft
 from muster.identity.model import IdentityKey, Status
@@ -269,10 +269,10 @@ async def test_23_without_an_api_version_the_caller_is_not_even_judged(hub: File
 async def test_24_operations_of_modules_are_guarded_alike(tmp_path: Path) -> None:
     seen: list[tuple[str, IdentityKey, str]] = []
 
-    async def handle(call: Call) -> web.Response:
+    async def handle(call: Call) -> Response:
         assert call.verdict is not None
         seen.append((call.caller, call.identity, call.verdict.auth_method))
-        return web.Response(status=204)
+        return Response(status=204)
 
     more = [Operation("POST", "/devices/{device_id}/modules/{module_id}/x", Right.DEVICE_CONNECT, handle)]
     async with file_hub(tmp_path, more=more) as hub:

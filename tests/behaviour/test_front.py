@@ -14,11 +14,13 @@ from typing import Any
 import aiohttp
 import pytest
 import websocket
-from aiohttp import web
 
+from muster.core.ambient import SystemAmbient
 from muster.core.limits import CONNECT_WAIT, REQUEST_HEAD_BYTES
 from muster.heads import front
 from muster.heads.front import FrontProtocol
+from muster.heads.http.connection import HttpServer
+from muster.heads.http.messages import Request, Response
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 PATIENCE = 10
@@ -82,29 +84,18 @@ class Front:
         return said
 
 
-async def hello(request: web.Request) -> web.Response:
-    return web.Response(text=f"{request.method} {request.path_qs} {await request.text()}")
-
-
-async def own_websocket(request: web.Request) -> web.WebSocketResponse:
-    socket = web.WebSocketResponse()
-    await socket.prepare(request)
-    async for message in socket:
-        await socket.send_str(f"console {message.data}")
-    return socket
+async def hello(request: Request) -> Response:
+    if not request.raw_path.startswith("/devices/"):
+        return Response(status=404)
+    query = f"?{request.raw_query}" if request.raw_query else ""
+    return Response(f"{request.method} {request.raw_path}{query} ".encode() + await request.body.read())
 
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Front]:
     loop = asyncio.get_running_loop()
-    app = web.Application()
-    app.router.add_get("/console/live", own_websocket)
-    app.router.add_route("*", "/devices/{tail:.*}", hello)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    assert runner.server is not None
     made: list[Echo] = []
-    http = runner.server
+    http = HttpServer(hello, SystemAmbient.now)
     server = await loop.create_server(
         lambda: FrontProtocol(loop, lambda: Echo("mqtt", made), lambda: Echo("amqp", made), http),  # type: ignore[arg-type, return-value]
         "127.0.0.1",
@@ -112,7 +103,7 @@ async def hub() -> AsyncIterator[Front]:
     )
     yield Front(server.sockets[0].getsockname()[1], made)
     server.close()
-    await runner.cleanup()
+    await http.close()
 
 
 @pytest.fixture
@@ -204,10 +195,8 @@ async def test_04_what_is_no_http_is_answered_by_http_and_closed(hub: Front) -> 
     assert b" 400 " in (await hub.answer(b"\x16\x03\x01 nonsense\r\n\r\n")).split(b"\r\n")[0]
 
 
-async def test_05_websockets_on_other_paths_are_https_own(hub: Front, session: aiohttp.ClientSession) -> None:
-    async with session.ws_connect(f"http://127.0.0.1:{hub.port}/console/live") as socket:
-        await socket.send_str("hi")
-        assert await socket.receive_str() == "console hi"
+async def test_05_an_upgrade_on_another_path_is_passed_over_and_the_connection_closed(hub: Front) -> None:
+    assert (await hub.answer(upgrade("/devices/live"))).endswith(b"GET /devices/live ")
     assert hub.inner == []
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 from mqtt_hub import EVENTS, TOKEN_SECONDS, MqttHub, alive, ends_silently, mqtt_hub
 
-from muster.core.limits import CONNECT_WAIT, MQTT_KEEP_ALIVE
+from muster.core.limits import CONNECT_WAIT, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
 from muster.heads import mqtt as head
+from muster.heads.tls import RECORD_BYTES
+from muster.identity.authenticator import DeviceAttempt
 from muster.identity.changes import ANY, Draft
 from muster.identity.model import IdentityKey, Status
+from muster.identity.verdict import Verdict
 from muster.testing import mqtt
 from muster.wire.mqtt.packets import Will
 
@@ -205,6 +208,52 @@ async def test_018_a_client_that_goes_while_it_is_judged_leaves_no_session(hub: 
     probe = await hub.device("other")
     await alive(probe)
     await hub.settled(lambda: not hub.sessions.is_connected(IdentityKey("d")))
+
+
+@pytest.mark.parametrize("size", [70_000, 200_000])
+@pytest.mark.parametrize("cut", [-30_000, 0, 5, 30, 100])
+async def test_019_a_large_message_may_come_right_behind_connect(hub: MqttHub, size: int, cut: int) -> None:
+    client = await hub.open()
+    data = await hub.connect_packet("d") + mqtt.publish(EVENTS, b"x" * size) + mqtt.PINGREQ
+    await client.send(data[: len(data) - size - cut])
+    await client.send(data[len(data) - size - cut :])
+    for kind in ("CONNACK", "PINGRESP", "PUBACK"):
+        await client.expect(kind)
+    assert await hub.message_bodies("d", 1) == ["x" * size]
+
+
+async def test_020_who_is_not_judged_yet_is_not_read(hub: MqttHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = asyncio.Event()
+    decide = hub.authenticator.device
+
+    async def late(attempt: DeviceAttempt) -> Verdict:
+        await judged.wait()
+        return await decide(attempt)
+
+    monkeypatch.setattr(hub.authenticator, "device", late)
+    opening, large, small = await hub.connect_packet("d"), mqtt.publish(EVENTS, b"x" * 200_000), mqtt.publish(EVENTS)
+    for flights in ((opening + large + small,), (opening, large + small)):
+        judged.clear()
+        client = await hub.open()
+        for flight in flights:
+            await client.send(flight)
+            await asyncio.sleep(0.05)
+        connection = hub.connections[-1]
+        await hub.settled(lambda connection=connection: not connection._transport.is_reading())
+        await asyncio.sleep(0.05)
+        assert 0 < len(connection._decoder._buffer) <= 2 * RECORD_BYTES
+        judged.set()
+        for kind in ("CONNACK", "PUBACK", "PUBACK"):
+            await client.expect(kind)
+        client.abort()
+
+
+async def test_021_a_message_beyond_the_limit_behind_connect_closes(hub: MqttHub) -> None:
+    client = await hub.open()
+    await client.send(await hub.connect_packet("d"), mqtt.publish(EVENTS, b"x" * MQTT_PACKET_BYTES.open))
+    await client.expect_end()
+    assert await hub.last_cause() == "packet"
+    assert await hub.messages("d") == []
 
 
 # --- sessions

@@ -183,3 +183,17 @@ def test_12_everything_in_the_data_directory_is_for_its_owner_only(make_hub: Cal
     hub = make_hub(*ANY_PORTS).start()
     paths = [hub.directory / "data", *(hub.directory / "data").iterdir()]
     assert {path.name: path.stat().st_mode & 0o077 for path in paths} == {path.name: 0 for path in paths}
+
+
+def test_13_a_second_hub_in_one_folder_is_told_of_the_directory_not_of_the_port(
+    make_hub: Callable[..., HubProcess],
+) -> None:
+    hub = make_hub(*ANY_PORTS).start()
+    done = serve("--data", str(hub.directory / "data"), "--bind", hub.address, "--mqtt-port", str(hub.port("mqtt")))
+    assert done.returncode == 1
+    assert "in use by another muster process" in done.stderr
+
+
+def test_14_addresses_that_include_each_other_serve(tmp_path: Path) -> None:
+    with HubProcess(tmp_path, "127.0.0.1", "--bind", "0.0.0.0", "--bind", "127.0.0.1", *ANY_PORTS) as hub:
+        assert health(hub, "ready") == 200

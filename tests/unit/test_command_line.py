@@ -190,7 +190,7 @@ def test_help_is_quick_and_imports_no_command() -> None:
 import sys
 from muster.cli.main import main
 main(["--help"], standalone_mode=False)
-print([name for name in sys.modules if name in {"aiohttp", "cryptography", "OpenSSL", "apsw", "uvloop"}])
+print([name for name in sys.modules if name in {"httptools", "cryptography", "OpenSSL", "apsw", "uvloop"}])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from muster.core.errors import SERVER_ERROR, HubError
-from muster.core.storage_errors import INCOMPLETE_BODY, STORAGE_FULL
+from muster.core.errors import BAD_REQUEST, SERVER_ERROR, HubError
+from muster.core.storage_errors import STORAGE_FULL
 from muster.messages.blob_contract import BlobChange, Block, Content, Freed
 from muster.messages.blobs import Blobs, Body, ListedBlock, Properties, Source
 from muster.messages.upload_contract import Grant, Slot, StoredFile
@@ -76,7 +76,7 @@ class UnluckyFiles(FolderFiles):
 def body(luck: Luck, data: bytes) -> Body:
     async def chunks() -> AsyncIterator[bytes]:
         for at in range(0, len(data), 100):
-            luck(HubError(INCOMPLETE_BODY))
+            luck(HubError(BAD_REQUEST))
             yield data[at : at + 100]
 
     return Body(len(data), chunks())

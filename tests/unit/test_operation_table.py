@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from aiohttp import web
 
 from muster.core import errors
 from muster.core.errors import HubError
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, MethodNotAllowed, Operation, OperationTable, decode_path
 from muster.identity.verdict import Right
 
 
-async def nothing(_: Call) -> web.Response:
-    return web.Response()
+async def nothing(_: Call) -> Response:
+    return Response()
 
 
 def table(*rows: str) -> OperationTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -413,6 +414,19 @@ async def test_a_device_may_become_an_edge_device_and_cease_to_be_one(parts: Par
     back = await parts.registry.update(draft("d", device_scope=edge.device_scope), ANY)
     assert (back.iot_edge, back.device_scope, back.parent_scopes) == (False, None, ())
     assert list(await parts.registry.modules("d")) == []
+
+
+@pytest.mark.parametrize("edge_last", [True, False])
+async def test_system_modules_follow_their_device_whoever_writes_at_the_same_time(
+    parts: Parts, edge_last: bool
+) -> None:
+    for number in range(20):
+        device = f"d{number}"
+        await parts.registry.create(draft(device, iot_edge=edge_last))
+        edges = (False, True) if edge_last else (True, False)
+        await asyncio.gather(*(parts.registry.update(draft(device, iot_edge=edge), ANY) for edge in edges))
+        now = await parts.registry.get(IdentityKey(device))
+        assert len(await parts.registry.modules(device)) == (2 if now.iot_edge else 0)
 
 
 # --- reading

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,11 +95,19 @@ def main(ctx: click.Context, config: Path | None) -> None:
     Every flag of a command is also an environment variable (MUSTER_MQTT_PORT for --mqtt-port) and a key of
     muster.toml (mqtt-port = 8884).
     """
+    _escape_what_the_terminal_cannot_show()
     path = config or DEFAULT_CONFIG
     if config is None and not path.is_file():
         return
     if isinstance(ctx.command, LazyGroup) and ctx.invoked_subcommand is not None:
         ctx.default_map = defaults_from(path, ctx.command, ctx)
+
+
+def _escape_what_the_terminal_cannot_show() -> None:
+    """Have characters that the encoding of the output lacks come out as escapes, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or stream.encoding.lower() != "utf-8"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def defaults_from(path: Path, group: LazyGroup, ctx: click.Context) -> dict[str, Any]:

@@ -83,6 +83,9 @@ def serve(**options: Any) -> None:
     os.umask(0o077)  # whatever is written holds keys or messages
     import uvloop  # noqa: PLC0415 - slow to import, and only this command needs it
 
+    from muster.node.process import raise_open_files  # noqa: PLC0415
+
+    raise_open_files()
     uvloop.run(_serve(settings, demo=options["demo"]))
 
 

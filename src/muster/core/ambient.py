@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -82,13 +83,25 @@ class _SystemTimer:
         self._handle.cancel()
 
 
-def tracking_id(ambient: Ambient) -> str:
-    """A tracking id in Azure's form: 32 hex digits, ``-G:<n>-TimeStamp:MM/dd/yyyy HH:mm:ss`` (service.md 2.3)."""
-    stamp = datetime.fromtimestamp(ambient.now(), UTC).strftime("%m/%d/%Y %H:%M:%S")
-    return f"{ambient.uuid().hex}-G:0-TimeStamp:{stamp}"
+def tracking_id(ambient: Ambient, digits: str = "") -> str:
+    """A tracking id in Azure's form: 32 hex digits, ``-G:<n>-TimeStamp:MM/dd/yyyy HH:mm:ss`` (service.md 2.3).
+
+    The digits are ``digits``, or fresh ones.
+    """
+    return f"{digits or ambient.random_bytes(16).hex()}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
+
+
+@lru_cache(maxsize=4)
+def _stamp(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%m/%d/%Y %H:%M:%S")
 
 
 def iso(moment: float) -> str:
     """``moment`` (seconds since 1970) as Azure prints times: ISO 8601, UTC, seven fraction digits, ``Z``."""
-    seconds = datetime.fromtimestamp(moment, UTC)
-    return f"{seconds:%Y-%m-%dT%H:%M:%S.%f}0Z"
+    microseconds = round(moment * 1_000_000)
+    return f"{_iso_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06}0Z"
+
+
+@lru_cache(maxsize=256)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

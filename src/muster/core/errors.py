@@ -282,6 +282,14 @@ METHOD_NOT_ALLOWED = ErrorRow(
     "The resource does not take this HTTP method.",
     "See the Allow header.",
 )
+REQUEST_TIMEOUT = ErrorRow(
+    408000,
+    "GenericRequestTimeout",
+    "com.microsoft:timeout",
+    CONNACK_UNAVAILABLE,
+    "The request did not come in time.",
+    "Send it again, without pauses.",
+)
 DEVICE_EXISTS = ErrorRow(
     409001,
     "DeviceAlreadyExists",

@@ -97,6 +97,22 @@ HTTP_BODY_BYTES = Limit(
     "own choice",
     "100 devices with twins of the largest size in a bulk call; bounds what a request may cost.",
 )
+HTTP_BODY_WAIT = Limit(
+    "pause in the body of a REST call",
+    30,
+    30,
+    "seconds",
+    "own choice",
+    "Who sends below the slowest rate uses it up; then the call is answered 408000 and the connection closed.",
+)
+HTTP_BODY_RATE = Limit(
+    "slowest rate of the body of a REST call",
+    1024,
+    1024,
+    "bytes per second",
+    "own choice",
+    "Any link carries it, GPRS too; bounds how long a call may take for its length.",
+)
 HTTP_IDLE = Limit(
     "HTTPS idle time-out",
     240,
@@ -104,6 +120,14 @@ HTTP_IDLE = Limit(
     "seconds",
     "own choice",
     "A connection that was kept open is closed when no further request comes; clients open another.",
+)
+PROVEN_TOKENS = Limit(
+    "service tokens remembered",
+    1024,
+    1024,
+    "tokens",
+    "own choice",
+    "Found good for the whole hub and not examined again until they expire; the oldest go first.",
 )
 TWIN_TAGS = Limit(
     "tags of a twin",

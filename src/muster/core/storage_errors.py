@@ -34,7 +34,6 @@ INVALID_BLOCK_ID = _row(
     "Use ids of one length for all blocks of a file.",
 )
 MD5_MISMATCH = _row(400908, "Md5Mismatch", "The body is not what Content-MD5 says.", "Send it again.")
-INCOMPLETE_BODY = _row(400909, "IncompleteBody", "The body ended before its Content-Length.", "Send it again.")
 NO_AUTHENTICATION = _row(
     401901,
     "NoAuthenticationInformation",
@@ -72,7 +71,6 @@ CONDITION_NOT_MET = _row(
 )
 BODY_TOO_LARGE = _row(413901, "RequestBodyTooLarge", "The body is too large.", "Put the file in blocks.")
 INVALID_RANGE = _row(416901, "InvalidRange", "The range lies beyond the file's end.", "Ask for bytes that are there.")
-STALLED = _row(408901, "OperationTimedOut", "The client stopped sending in the midst of the body.", "Send it again.")
 SERVER_BUSY = _row(503901, "ServerBusy", "Too many files are being received.", "Retry in a moment.")
 
 ALL: tuple[ErrorRow, ...] = tuple(value for value in list(globals().values()) if isinstance(value, ErrorRow))

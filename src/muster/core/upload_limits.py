@@ -22,11 +22,7 @@ BLOB_BLOCKS = Limit(
 )  # fmt: skip
 BLOB_BODIES = Limit(
     "files received at once", 256, 256, "requests", "own choice",
-    "Each holds up to 256 KiB; more are answered ServerBusy, and clients try again.",
-)  # fmt: skip
-BLOB_STALL = Limit(
-    "silence within an uploaded file", 60, 60, "seconds", "own choice",
-    "A client that sends nothing for so long is given up, and what it sent is removed.",
+    "Each holds up to 512 KiB; more are answered ServerBusy, and clients try again.",
 )  # fmt: skip
 BLOB_METADATA_BYTES = Limit(
     "metadata and content headers of a file", 8192, 8192, "bytes", _BLOB,

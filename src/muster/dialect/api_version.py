@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from muster.core.errors import INVALID_PROTOCOL_VERSION, HubError
 
@@ -12,6 +13,7 @@ OLDEST = "2016-11-14"
 _FORM = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])(?:-preview)?", re.IGNORECASE)
 
 
+@lru_cache(maxsize=64)
 def check_api_version(version: str | None) -> None:
     """Refuse (400001) a version that is missing, has not the form of a date, or is older than 2016-11-14.
 

@@ -18,6 +18,11 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_decoder = json.JSONDecoder(parse_constant=_no_constant)
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_BOM = b"\xef\xbb\xbf"
+
+
 def parse_json(data: bytes) -> Any:
     """The value that ``data`` (UTF-8, with or without a byte order mark) holds.
 
@@ -26,7 +31,7 @@ def parse_json(data: bytes) -> Any:
     if not data.strip():
         raise HubError(ARGUMENT_NULL, "The body is empty, send JSON.")
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_no_constant)
+        return _decoder.decode(data.removeprefix(_BOM).decode())
     except json.JSONDecodeError as error:
         raise HubError(
             FORMAT_ERROR, f"The body is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
@@ -41,7 +46,7 @@ def parse_json(data: bytes) -> Any:
 
 def compact(value: Any) -> bytes:
     """``value`` as the service writes JSON: no blanks, UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encoder.encode(value).encode()
 
 
 class Members:

@@ -38,9 +38,12 @@ def read_call(body: Members) -> MethodCall:
     )
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def _json_text(value: Any) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return _encoder.encode(value).encode()
     except UnicodeEncodeError:
         raise HubError(ARGUMENT_INVALID, "payload holds half of a surrogate pair.") from None
     except (ValueError, RecursionError):

@@ -73,7 +73,8 @@ from muster.wire.mqtt.packets import (
 log = logging.getLogger("muster.mqtt")
 
 UNAUTHENTICATED_BYTES = 65_536
-"""The largest CONNECT taken: ids, a user name, a token and a will; before it is judged it costs no more."""
+"""The largest CONNECT taken: ids, a user name, a token and a will; of what follows at most two reads are kept
+before it is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class MqttConnection:
         self._time = loop.time
         self._append = services.telemetry.append
         self._transport: Any = None
-        self._decoder = Decoder(UNAUTHENTICATED_BYTES)
+        self._decoder = Decoder(UNAUTHENTICATED_BYTES, MQTT_PACKET_BYTES.open)
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._early: list[Packet] = []
@@ -134,6 +135,8 @@ class MqttConnection:
 
     def data_received(self, data: bytes) -> None:
         self._seen = self._time()
+        if self._task is not None:  # the first read while it is judged is the last
+            self._transport.pause_reading()
         try:
             packets = self._decoder.receive(data)
         except MqttError as error:
@@ -150,7 +153,6 @@ class MqttConnection:
                     return
             elif self._task is not None:
                 self._early.append(packet)
-                self._transport.pause_reading()
             else:
                 self._other(packet)
                 if self._transport.is_closing():
@@ -206,6 +208,9 @@ class MqttConnection:
             self._transport.write(encoder.connack(False, CONNACK_IDENTIFIER))
             self._breach("client-id", "the device id, or device/module", "nothing")
             return
+        self._decoder.max_packet_bytes = MQTT_PACKET_BYTES.open
+        if self._decoder.unfinished:
+            self._transport.pause_reading()
         self._task = self._loop.create_task(self._admit(packet))
 
     async def _admit(self, packet: Connect) -> None:
@@ -271,7 +276,6 @@ class MqttConnection:
         self._interval = float(min(packet.keep_alive * 1.5 or MQTT_KEEP_ALIVE.open, MQTT_KEEP_ALIVE.open))
         self._timer.cancel()
         self._timer = self._loop.call_later(self._interval, self._idle)
-        self._decoder.max_packet_bytes = MQTT_PACKET_BYTES.open
         self._clean = packet.clean_session
         present = services.sessions.resume(key, clean=self._clean)
         self._transport.write(encoder.connack(present, 0))
@@ -280,7 +284,7 @@ class MqttConnection:
         early, self._early, self._task = self._early, [], None
         if early:
             self._serve(early)
-            self._read_on()
+        self._read_on()
 
     # --- PUBLISH: the hot path
 

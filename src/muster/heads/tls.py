@@ -3,7 +3,7 @@
 OpenSSL reads and writes the socket itself (``pyOpenSSL`` in socket mode) and the event loop only tells when
 to try again. That costs half of what the loop's own TLS does, and it takes any client certificate without
 judging it: the hub does that, with the registry at hand. What the transport presents is the part of
-``asyncio.Transport`` that our protocols and aiohttp use.
+``asyncio.Transport`` that our protocols use.
 
 Rules that keep it right:
 

@@ -114,12 +114,14 @@ class Registry:
         401100 for a system module, 400028 for a wrong scope, 400004 or 400005 for a wrong value.
         """
         await self._check(draft)
-        return await self._put(draft, changes.create(draft, self._fresh()))
+        followers = self._system_modules(draft, new=True)
+        return await self._edit_one(draft.key, changes.create(draft, self._fresh()), followers)
 
     async def update(self, draft: Draft, match: Match) -> Identity:
         """Write over an existing identity. Raises as ``create`` does, 404001 or 404010, and 412001."""
         await self._check(draft)
-        identity = await self._put(draft, changes.update(draft, match, self._fresh()))
+        change = changes.update(draft, match, self._fresh())
+        identity = await self._edit_one(draft.key, change, self._system_modules(draft))
         self._publish(draft.key)
         return identity
 
@@ -150,7 +152,7 @@ class Registry:
             else:
                 accepted.append(position)
                 if not item.mode.deletes:
-                    followers += await self._system_modules(item.draft)
+                    followers += self._system_modules(item.draft, new=item.mode is ImportMode.CREATE)
         results = await self._store.edit(self._hub, edits + followers)
         for position, result in zip(accepted, results, strict=False):
             outcomes[position] = _refusal(result)
@@ -177,10 +179,6 @@ class Registry:
         return outcomes
 
     # --- within
-
-    async def _put(self, draft: Draft, change: Change) -> Identity:
-        followers = await self._system_modules(draft)
-        return await self._edit_one(draft.key, change, followers)
 
     async def _edit_one(self, key: IdentityKey, change: Change, followers: Sequence[Edit] = ()) -> Identity:
         outcome, *_ = await self._store.edit(self._hub, [Edit(key, change), *followers])
@@ -230,14 +228,14 @@ class Registry:
             scope = parent.parent_scopes[0]
         raise HubError(INVALID_DEVICE_SCOPE, f"The hierarchy has more than {scopes.DEEPEST} levels.")
 
-    async def _system_modules(self, draft: Draft) -> list[Edit]:
-        """The edits that give an edge device its system modules, or take them from one that ceases to be one."""
-        if draft.key.module_id is not None:
+    def _system_modules(self, draft: Draft, *, new: bool = False) -> list[Edit]:
+        """The edits that give an edge device its system modules, or take them from one that ceases to be one.
+
+        They look at the device as it is in their transaction: somebody else may change it meanwhile. ``new``: if the
+        draft is written, the device has been made and has no modules yet.
+        """
+        if draft.key.module_id is not None or (new and not draft.iot_edge):
             return []
-        if not draft.iot_edge:
-            present = await self._store.get(self._hub, draft.key)
-            if present is None or not present.iot_edge:
-                return []
         keys = [IdentityKey(draft.key.device_id, name) for name in SYSTEM_MODULES]
         return [Edit(key, changes.keep_system_module(key, self._fresh())) for key in keys]
 

@@ -44,6 +44,11 @@ def check_service(exam: Examination, hub: Hub, resource: str, token: SasToken) -
     exam.failed("scope", cause, UNAUTHORIZED, expected=expected, seen=f"sr={shown(token.resource)}")
 
 
+def whole_hub(hub: Hub, token: SasToken) -> bool:
+    """Whether ``token`` is for the hub as a whole."""
+    return _covering(hub, token, ()) is not None
+
+
 def _spelled(key: IdentityKey) -> tuple[str, ...]:
     device = ("devices", key.device_id)
     return device if key.module_id is None else (*device, "modules", key.module_id)

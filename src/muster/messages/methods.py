@@ -56,7 +56,7 @@ _NAME = re.compile(r"[!%&'*\-.0-9A-Z^_`a-z|~]+")
 
 
 class MethodRequest(NamedTuple):
-    """What a device is asked. ``request_id`` is a UUID in 32 hex digits, ``payload`` JSON text."""
+    """What a device is asked. ``request_id`` is 16 random bytes in hex digits, ``payload`` JSON text."""
 
     request_id: str
     name: str
@@ -264,7 +264,7 @@ class Methods:
 
     async def _ask(self, session: MethodSession, name: str, payload: bytes, seconds: float) -> MethodAnswer:
         future: asyncio.Future[MethodAnswer] = asyncio.get_running_loop().create_future()
-        request_id = self._ambient.uuid().hex
+        request_id = self._ambient.random_bytes(16).hex()
         calls = self._calls.setdefault(session, {})
         calls[request_id] = future
         late = MethodTimeoutError(METHOD_TIMEOUT, "Timed out waiting for the response from device.", seconds)
@@ -325,7 +325,7 @@ def _json_text(payload: bytes) -> bytes:
     if not text.strip():
         return b"null"
     try:
-        json.loads(text.decode(), parse_constant=_no_constant)
+        _decoder.decode(text.decode())
     except (ValueError, RecursionError):
         raise HubError(BAD_METHOD_ANSWER, "The device's answer is not JSON.") from None
     return text
@@ -333,3 +333,6 @@ def _json_text(payload: bytes) -> bytes:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)

@@ -32,7 +32,7 @@ class DataDirectory:
     def __init__(self, path: Path, *, ephemeral: bool = False) -> None:
         self.path = path
         self._ephemeral = ephemeral
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(path, mode=0o700)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,6 +97,20 @@ class DataDirectory:
         if self._ephemeral:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _make(path: Path, *, mode: int = 0o777) -> None:
+    """Make ``path`` and the directories above it, each of them on disk before anything is put into it."""
+    if path.is_dir():
+        return
+    parent = path.absolute().parent
+    _make(parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    handle = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)  # what is in a directory whose own name is lost by a power cut is lost too
+    finally:
+        os.close(handle)
 
 
 def write_private(path: Path, content: bytes) -> None:

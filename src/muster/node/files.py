@@ -12,7 +12,7 @@ from muster.core.settings_store import HubSettingsStore
 from muster.dialect.blob_sas import Account
 from muster.dialect.storage_account import parse_storage_account
 from muster.dialect.upload_bodies import notification_body
-from muster.heads.http.auth import Gate
+from muster.heads.http.auth import ServiceGate
 from muster.heads.http.blobs import BlobOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.uploads import UploadOperations
@@ -46,7 +46,7 @@ class FileParts(NamedTuple):
     reader: apsw.Connection
     kept: HubSettingsStore
     ambient: Ambient
-    gate: Gate
+    gate: ServiceGate
     https_port: int
 
 

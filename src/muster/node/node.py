@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
@@ -21,10 +19,11 @@ from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
-from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.app import build_app
+from muster.heads.http.connection import HttpServer
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
-from muster.heads.listener import TlsListener
+from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
 from muster.heads.tls import WireProtocol, server_context
 from muster.identity.authenticator import Authenticator
@@ -39,7 +38,7 @@ from muster.node.files import FileParts, file_operations
 from muster.node.material import Material, load_material
 from muster.node.messaging import make_messaging, make_queues
 from muster.node.settings import Settings
-from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
+from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
@@ -88,11 +87,11 @@ class Node:
 
     async def _start(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
-        sockets = self._bind()
-        ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         ambient = SystemAmbient(loop)
         directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
         self._undo.append(directory.release)
+        sockets = self._bind()
+        ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         durable = settings.sync and settings.data is not None
 
         writer = Writer(directory.hub_database, MIGRATIONS, loop, durable=durable)
@@ -134,7 +133,9 @@ class Node:
             authenticator, sessions, telemetry, refusals, ambient, twins, methods, messaging.commands
         )
         make_mqtt = partial(MqttConnection, services, loop)
-        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, await self._http(app))
+        make_http = HttpServer(app, ambient.now)
+        self._undo.append(make_http.close)
+        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, make_http)
         self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
@@ -167,13 +168,6 @@ class Node:
         self._undo.append(telemetry.close)
         return telemetry
 
-    async def _http(self, app: web.Application) -> Callable[[], Any]:
-        runner = make_runner(app)
-        await runner.setup()
-        self._undo.append(runner.cleanup)
-        assert runner.server is not None
-        return runner.server
-
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Sockets for every listener, by name, so that ports are known before anything is built."""
         settings = self.settings
@@ -183,7 +177,7 @@ class Node:
         if settings.amqp_plain_port is not None:
             ports["amqp_plain"] = settings.amqp_plain_port
         for name, port in ports.items():
-            flag = f"--{name.replace('_', '-')}-port"
+            flag = _flag(name)
             try:
                 bound[name] = bind(settings.bind, port, flag)
             except PermissionError:
@@ -206,12 +200,19 @@ class Node:
         for name, make_protocol in protocols.items():
             listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol)
             listeners.append(listener)
+            listen(sockets[name], _flag(name))
             listener.listen(sockets[name])
 
     async def _listen_plain(self, sockets: Sequence[socket.socket], make_protocol: Callable[[], Any]) -> None:
+        listen(sockets, _flag("amqp_plain"))
         for sock in sockets:
-            server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock)
+            server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock, backlog=BACKLOG)
             self._undo.append(server.close)
+
+
+def _flag(listener: str) -> str:
+    """The option that chooses the port of a listener."""
+    return f"--{listener.replace('_', '-')}-port"
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,17 +27,24 @@ class HubProcess:
 
     ``facts`` is what the ready file says: the names of ``muster env``, ``pid`` and ``ports``. Any loopback address
     (127.x.y.z) will do as ``address``; it is the hub's host name as well. Options beyond that go to ``serve`` as
-    they are.
+    they are. ``prefix`` is a command that starts another in its own place, as ``prlimit --nofile=256`` does.
     """
 
-    def __init__(self, directory: Path, address: str = "127.0.0.1", *options: str, ephemeral: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        address: str = "127.0.0.1",
+        *options: str,
+        ephemeral: bool = False,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
         self.address = address
         self.log_file = directory / "hub.log"
         self._ready_file = directory / "ready.json"
         data = ["--ephemeral"] if ephemeral else ["--data", str(directory / "data")]
         self._command = [
-            sys.executable, "-m", "muster", "serve", *data, "--bind", address, "--hostname", address,
+            *prefix, sys.executable, "-m", "muster", "serve", *data, "--bind", address, "--hostname", address,
             "--ready-file", str(self._ready_file), *options,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None

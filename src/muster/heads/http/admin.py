@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 
-from aiohttp import web
-
 from muster.core import limits
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import Profile
 from muster.dialect.json_body import compact
 from muster.dialect.record import describe
-from muster.heads.http.answers import json_answer, sign
+from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response, StreamResponse
 from muster.heads.http.operations import Call, Operation
 from muster.identity.refusals import Refusals
 from muster.identity.verdict import Right
@@ -44,7 +43,7 @@ class AdminOperations:
             Operation("GET", "/$muster/monitor", Right.SERVICE_CONNECT, self.monitor),
         ]
 
-    async def why(self, call: Call) -> web.Response:
+    async def why(self, call: Call) -> Response:
         """``{"refusals": [...], "counts": {...}}``: refusals newest first, in the form of ``identity.explain.to_json``.
 
         Query: ``trackingId`` for that one, ``device`` for those of a device and its modules, neither for all;
@@ -60,12 +59,12 @@ class AdminOperations:
             found = await self._refusals.newest(device, count)
         return json_answer({"refusals": [one.report for one in found], "counts": self._refusals.counts()})
 
-    async def limits(self, _: Call) -> web.Response:
+    async def limits(self, _: Call) -> Response:
         """Every limit with its value in force."""
         rows = [{**limit._asdict(), "value": limit.under(self._profile)} for limit in limits.ALL]
         return json_answer({"profile": self._profile.value, "limits": rows})
 
-    async def monitor(self, call: Call) -> web.StreamResponse:
+    async def monitor(self, call: Call) -> StreamResponse:
         """Messages as they are stored, one JSON object a line, until the caller goes or the hub stops.
 
         An object has the members of ``dialect.record.describe`` and ``partition``; empty lines come while there is
@@ -82,8 +81,7 @@ class AdminOperations:
         if call.query("from") not in {None, "now", "start"}:
             raise HubError(ARGUMENT_INVALID, "from is neither now nor start, give one of them.")
         from_start = call.query("from") == "start"
-        answer = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
-        sign(answer, call.tracking_id)
+        answer = StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await answer.prepare(call.request)
         idle = 0
         async for lines in _follow(telemetry, partitions, device, from_start=from_start):

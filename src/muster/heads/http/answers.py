@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import uuid
+from collections.abc import Mapping
 from typing import Any
-
-from aiohttp import web
 
 from muster.core.errors import HubError
 from muster.dialect.json_body import compact
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import MethodNotAllowed
 
 JSON_TYPE = "application/json; charset=utf-8"
 SERVER = "Microsoft-HTTPAPI/2.0"
 
 
-def json_answer(body: Any, status: int = 200, *, etag: str | None = None, **headers: str) -> web.Response:
+def json_answer(body: Any, status: int = 200, *, etag: str | None = None, **headers: str) -> Response:
     """``body`` as JSON; ``etag`` goes quoted into the ``ETag`` header. In names of ``headers``, ``_`` means ``-``."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     named["Content-Type"] = JSON_TYPE
     if etag is not None:
         named["ETag"] = f'"{etag}"'
-    return web.Response(body=compact(body), status=status, headers=named)
+    return Response(body=compact(body), status=status, headers=named)
 
 
-def error_answer(error: HubError, tracking_id: str) -> web.Response:
+def error_answer(error: HubError, tracking_id: str) -> Response:
     """A refusal in shape A, its name in ``iothub-errorcode`` too, as C# needs it."""
     body = {
         "Message": f"ErrorCode:{error.row.name};{error.message}",
@@ -37,13 +36,11 @@ def error_answer(error: HubError, tracking_id: str) -> web.Response:
     return answer
 
 
-def request_id_of(tracking_id: str) -> str:
-    """The tracking id's digits as a UUID, as the service writes it in ``x-ms-request-id``."""
-    return str(uuid.UUID(tracking_id[:32]))
+def shown_id(request_id: str) -> str:
+    """``request_id``, 32 hex digits, as a UUID."""
+    return f"{request_id[:8]}-{request_id[8:12]}-{request_id[12:16]}-{request_id[16:20]}-{request_id[20:]}"
 
 
-def sign(answer: web.StreamResponse, tracking_id: str) -> None:
-    """Headers that every answer has."""
-    answer.headers["Server"] = SERVER
-    answer.headers["Vary"] = "Origin"
-    answer.headers["x-ms-request-id"] = request_id_of(tracking_id)
+def signature(request_id: str) -> Mapping[str, str]:
+    """Headers that every answer has. ``x-ms-request-id`` is ``request_id``, 32 hex digits, as a UUID."""
+    return {"Server": SERVER, "Vary": "Origin", "x-ms-request-id": shown_id(request_id)}

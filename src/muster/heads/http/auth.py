@@ -1,6 +1,6 @@
 """Who may call: the ``Authorization`` header judged against the right that an operation needs (service.md 1.1).
 
-Where that right is ``DeviceConnect`` the device or module of the path itself is meant, or who may act for it.
+Where that right is ``DEVICE_CONNECT`` the device or module of the path itself is meant, or who may act for it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from muster.core.errors import UNAUTHORIZED, HubError
+from muster.heads.http.messages import Request
 from muster.heads.http.operations import Call
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
@@ -16,36 +17,74 @@ from muster.identity.verdict import Right, Verdict
 _TRANSPORT = "https"
 
 
-class Gate(Protocol):
-    """The part of ``identity.authenticator.Authenticator`` that judges callers."""
+class ServiceGate(Protocol):
+    """The part of ``identity.authenticator.Authenticator`` that judges services."""
+
+    def proven(self, token: str, required: Right) -> str | None:
+        """Who calls, if that token was allowed before and would be again."""
+        ...
 
     def service(self, attempt: ServiceAttempt) -> Verdict:
-        """Judge a service."""
+        """Judge an attempt."""
         ...
+
+
+class Gate(ServiceGate, Protocol):
+    """The part of ``identity.authenticator.Authenticator`` that judges all callers."""
 
     async def device(self, attempt: DeviceAttempt) -> Verdict:
         """Judge a device or module."""
         ...
 
 
-async def authorize(call: Call, right: Right, gate: Gate) -> None:
-    """Let the call through, its verdict in ``call.verdict``, or refuse it with the verdict's error.
+def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
+    """Let the call through, or refuse it with the verdict's error.
 
     The message says no more than the service does; the verdict, kept under the same tracking id, says the rest.
-    ``Right.DEVICE_CONNECT`` asks for the identity that ``device_id`` and ``module_id`` of the path name: by its own
-    token, or by that of a policy with this right (device.md 6.1).
     """
     request = call.request
-    peer = "unknown" if request.transport is None else describe_peer(request.transport)
-    host, token = request.headers.get("Host", ""), request.headers.get("Authorization", "")
-    if right is Right.DEVICE_CONNECT:
-        key = call.identity
-        verdict = await gate.device(DeviceAttempt(transport=_TRANSPORT, peer=peer, host=host, key=key, token=token))
-    else:
-        verdict = gate.service(
-            ServiceAttempt(transport=_TRANSPORT, peer=peer, host=host, token=token, required=right, resource=call.path)
+    token = request.headers.get("Authorization", "")
+    known = gate.proven(token, right)
+    if known is not None:
+        call.caller = known
+        return
+    verdict = gate.service(
+        ServiceAttempt(
+            transport=_TRANSPORT,
+            peer=_peer(request),
+            host=request.headers.get("Host", ""),
+            token=token,
+            required=right,
+            resource=call.path,
         )
+    )
+    _settle(call, verdict)
+
+
+async def authorize_device(call: Call, gate: Gate) -> None:
+    """As ``authorize``, for the identity that ``device_id`` and ``module_id`` of the path name (device.md 6.1).
+
+    It may show its own token, or one of a policy with DeviceConnect. ``call.verdict`` tells more of it.
+    """
+    request = call.request
+    verdict = await gate.device(
+        DeviceAttempt(
+            transport=_TRANSPORT,
+            peer=_peer(request),
+            host=request.headers.get("Host", ""),
+            key=call.identity,
+            token=request.headers.get("Authorization", ""),
+        )
+    )
+    _settle(call, verdict)
+
+
+def _peer(request: Request) -> str:
+    return "unknown" if request.transport is None else describe_peer(request.transport)
+
+
+def _settle(call: Call, verdict: Verdict) -> None:
     if verdict.error is not None:
         message = "Unauthorized" if verdict.error.status == UNAUTHORIZED.status else ""
         raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
-    call.verdict = verdict
+    call.verdict, call.caller = verdict, verdict.principal

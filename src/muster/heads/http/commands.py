@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from aiohttp import web
-
 from muster.core.ambient import iso
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.dialect.command_messages import FEEDBACK_TYPE
 from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right
@@ -38,17 +37,17 @@ class CommandOperations:
             Operation("POST", f"{feedback}/{{lock_token}}/abandon", right, self.abandon),
         ]
 
-    async def purge(self, call: Call) -> web.Response:
+    async def purge(self, call: Call) -> Response:
         """Throw away all that waits for the identity."""
         key = IdentityKey(call.parameters["device_id"], call.parameters.get("module_id"))
         purged = await self._commands.purge(key)
         return json_answer({"totalMessagesPurged": purged, "deviceId": key.device_id, "moduleId": key.module_id})
 
-    async def receive(self, _: Call) -> web.Response:
+    async def receive(self, _: Call) -> Response:
         """The oldest feedback message, locked for a minute, its token as ETag; 204 when there is none."""
         found = taken(await self._feedback.take(1))
         if not found:
-            return web.Response(status=204)
+            return Response(status=204)
         entry, body = found[0]
         headers = {
             "Content-Type": FEEDBACK_TYPE,
@@ -58,19 +57,19 @@ class CommandOperations:
             "iothub-deliverycount": str(entry.deliveries),
             "iothub-userid": self._hub,
         }
-        return web.Response(body=body, headers=headers)
+        return Response(body=body, headers=headers)
 
-    async def complete(self, call: Call) -> web.Response:
+    async def complete(self, call: Call) -> Response:
         """Remove the message that the lock token holds; 412002 when the token holds none."""
         return await self._settle(call, Settlement.COMPLETE)
 
-    async def abandon(self, call: Call) -> web.Response:
+    async def abandon(self, call: Call) -> Response:
         """Give it back; it counts as a failed delivery."""
         return await self._settle(call, Settlement.ABANDON)
 
-    async def _settle(self, call: Call, how: Settlement) -> web.Response:
+    async def _settle(self, call: Call, how: Settlement) -> Response:
         await self._feedback.settle(_lock_token(call.parameters["lock_token"]), how)
-        return web.Response(status=204)
+        return Response(status=204)
 
 
 def _lock_token(text: str) -> UUID:

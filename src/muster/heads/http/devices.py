@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from muster.core.errors import BULK_FAILURE, KEYS_NOT_REGENERATED, HubError
 from muster.core.limits import REGISTRY_PAGE
 from muster.dialect.bulk_bodies import (
@@ -17,6 +15,7 @@ from muster.dialect.bulk_bodies import (
 from muster.dialect.etag import etag_of
 from muster.dialect.identity_bodies import device_body, device_draft
 from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.changes import ANY
 from muster.identity.model import Identity, IdentityKey
@@ -42,30 +41,30 @@ class DeviceOperations:
             Operation("DELETE", "/devices/{device_id}", write, self.delete),
         ]
 
-    async def list(self, call: Call) -> web.Response:
+    async def list(self, call: Call) -> Response:
         """Devices by id; ``top`` from 1 to 1,000, anything else means 1,000."""
         top = call.query("top") or ""
         limit = int(top) if top.isascii() and top.isdigit() and len(top) <= 4 else REGISTRY_PAGE.open
         found = await self._registry.devices(limit)
         return json_answer([device_body(identity, self._registry.activity(identity.key)) for identity in found])
 
-    async def get(self, call: Call) -> web.Response:
+    async def get(self, call: Call) -> Response:
         """One device."""
         return self._answer(await self._registry.get(IdentityKey(call.parameters["device_id"])))
 
-    async def put(self, call: Call) -> web.Response:
+    async def put(self, call: Call) -> Response:
         """Create without ``If-Match``, update with it; both answer 200."""
         draft = device_draft(await call.json_object(), call.parameters["device_id"])
         match = call.if_match()
         registry = self._registry
         return self._answer(await (registry.create(draft) if match is None else registry.update(draft, match)))
 
-    async def delete(self, call: Call) -> web.Response:
+    async def delete(self, call: Call) -> Response:
         """Delete; without ``If-Match`` whatever state the device is in."""
         await self._registry.delete(IdentityKey(call.parameters["device_id"]), call.if_match() or ANY)
-        return web.Response(status=204)
+        return Response(status=204)
 
-    async def bulk(self, call: Call) -> web.Response:
+    async def bulk(self, call: Call) -> Response:
         """Create, update and delete up to 100 identities, each by itself: 200, or 400 with what was not done."""
         entries = read_bulk(await call.json())
         readable = [entry for entry in entries if isinstance(entry, BulkItem)]
@@ -83,7 +82,7 @@ class DeviceOperations:
         name = BULK_FAILURE.name  # C# takes the answer as a result by the second header
         return json_answer(bulk_result(problems), 400, iothub_errorcode=name, IotHubErrorCode=name)
 
-    async def regenerate(self, call: Call) -> web.Response:
+    async def regenerate(self, call: Call) -> Response:
         """New symmetric keys: 200, 207 when some identities could not have them, 400 when none could."""
         choice, keys = read_regenerate(await call.json_object())
         rotated: list[Rotated] = []
@@ -99,6 +98,6 @@ class DeviceOperations:
             return json_answer(body, 207 if problems else 200)
         return json_answer(body, 400, iothub_errorcode=KEYS_NOT_REGENERATED.name)
 
-    def _answer(self, identity: Identity) -> web.Response:
+    def _answer(self, identity: Identity) -> Response:
         body = device_body(identity, self._registry.activity(identity.key))
         return json_answer(body, etag=etag_of(identity.version))

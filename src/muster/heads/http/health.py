@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aiohttp import web
-
 from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 
 
@@ -23,10 +22,10 @@ class HealthOperations:
             Operation("GET", "/health/ready", None, self.ready),
         ]
 
-    async def live(self, _: Call) -> web.Response:
+    async def live(self, _: Call) -> Response:
         """200 for as long as the loop turns."""
         return json_answer({"status": "live"})
 
-    async def ready(self, _: Call) -> web.Response:
+    async def ready(self, _: Call) -> Response:
         """200 when every listener serves, else 503."""
         return json_answer({"status": "ready"}) if self._ready() else json_answer({"status": "not ready"}, 503)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from muster.core.ambient import Ambient
 from muster.core.errors import HubError
 from muster.dialect.method_bodies import answer_body, error_body, history_body, read_call
 from muster.heads.http.answers import JSON_TYPE, json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right
@@ -32,7 +31,7 @@ class MethodOperations:
             Operation("GET", "/$muster/methods", Right.REGISTRY_READ, self.history),
         ]
 
-    async def invoke(self, call: Call) -> web.Response:
+    async def invoke(self, call: Call) -> Response:
         """Call a method; 200 whatever status the device answers. Raises as ``Methods.invoke`` and ``read_call``."""
         wanted = read_call(await call.json_object())
         answer = await self._methods.invoke(
@@ -44,15 +43,15 @@ class MethodOperations:
             caller=call.caller,
             tracking_id=call.tracking_id,
         )
-        return web.Response(body=answer_body(answer), headers={"Content-Type": JSON_TYPE})
+        return Response(body=answer_body(answer), headers={"Content-Type": JSON_TYPE})
 
-    def refuse(self, error: HubError, tracking_id: str) -> web.Response:
+    def refuse(self, error: HubError, tracking_id: str) -> Response:
         """A refusal in shape B, its name in ``iothub-errorcode`` (service.md 2.3)."""
         answer = json_answer(error_body(error, tracking_id, self._ambient.now()), error.row.status)
         answer.headers["iothub-errorcode"] = error.row.name
         return answer
 
-    async def history(self, call: Call) -> web.Response:
+    async def history(self, call: Call) -> Response:
         """``{"methods": [...]}``: calls that have ended since the hub's start, newest first.
 
         Query: ``device`` for those to a device and its modules, ``count`` (1 to 1000, default 20) for how many.

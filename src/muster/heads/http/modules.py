@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from muster.core.errors import MODULE_UNDER_MODULE, HubError
 from muster.dialect.etag import etag_of
 from muster.dialect.identity_bodies import module_body, module_draft
 from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.changes import ANY
 from muster.identity.model import Identity, IdentityKey
@@ -33,16 +32,16 @@ class ModuleOperations:
             Operation("PUT", f"{module}/modules/{{inner_id}}", write, self.put_below),
         ]
 
-    async def list(self, call: Call) -> web.Response:
+    async def list(self, call: Call) -> Response:
         """All modules of a device."""
         found = await self._registry.modules(call.parameters["device_id"])
         return json_answer([module_body(identity, self._registry.activity(identity.key)) for identity in found])
 
-    async def get(self, call: Call) -> web.Response:
+    async def get(self, call: Call) -> Response:
         """One module."""
         return self._answer(await self._registry.get(_key(call)))
 
-    async def put(self, call: Call) -> web.Response:
+    async def put(self, call: Call) -> Response:
         """Create without ``If-Match`` (201), update with it (200)."""
         draft = module_draft(await call.json_object(), _key(call))
         match = call.if_match()
@@ -50,16 +49,16 @@ class ModuleOperations:
             return self._answer(await self._registry.create(draft), 201)
         return self._answer(await self._registry.update(draft, match))
 
-    async def delete(self, call: Call) -> web.Response:
+    async def delete(self, call: Call) -> Response:
         """Delete; without ``If-Match`` whatever state the module is in."""
         await self._registry.delete(_key(call), call.if_match() or ANY)
-        return web.Response(status=204)
+        return Response(status=204)
 
-    async def put_below(self, _: Call) -> web.Response:
+    async def put_below(self, _: Call) -> Response:
         """A module under a module: always 400301."""
         raise HubError(MODULE_UNDER_MODULE)
 
-    def _answer(self, identity: Identity, status: int = 200) -> web.Response:
+    def _answer(self, identity: Identity, status: int = 200) -> Response:
         body = module_body(identity, self._registry.activity(identity.key))
         return json_answer(body, status, etag=etag_of(identity.version))
 

@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from aiohttp import web
-
+from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
+from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.identity.changes import Match
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right, Verdict
 
+_CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 
-@dataclass(slots=True)
+
 class Call:
-    """One request that has found its operation. ``parameters`` are the path's, decoded once."""
+    """One request that is being answered.
 
-    request: web.Request
-    path: str
-    parameters: Mapping[str, str]
-    tracking_id: str
-    verdict: Verdict | None = None
-    """Who calls, once that is judged."""
+    ``parameters`` are the path's and ``path`` is the whole of it, decoded once, both empty until the operation is
+    found; ``caller`` is who calls, once that is judged, and ``verdict`` on what ground a device may.
+    """
+
+    __slots__ = (
+        "_ambient",
+        "_tracking_id",
+        "caller",
+        "operation",
+        "parameters",
+        "path",
+        "request",
+        "request_id",
+        "verdict",
+    )
+
+    def __init__(self, request: Request, ambient: Ambient) -> None:
+        self.request = request
+        self.request_id = ambient.random_bytes(16).hex()
+        self.operation: Operation | None = None
+        self.parameters: Mapping[str, str] = {}
+        self.path = self.caller = ""
+        self.verdict: Verdict | None = None
+        self._ambient = ambient
+        self._tracking_id = ""
 
     @property
-    def caller(self) -> str:
-        """The name of who calls, empty where the operation is open to everybody."""
-        return "" if self.verdict is None else self.verdict.principal
+    def tracking_id(self) -> str:
+        """``request_id`` and the time, in Azure's form."""
+        if not self._tracking_id:
+            self._tracking_id = tracking_id(self._ambient, self.request_id)
+        return self._tracking_id
+
+    def find(self, operations: OperationTable, method: str) -> Operation:
+        """Find the operation. Raises ``HubError`` as ``OperationTable.find``."""
+        self.operation, self.parameters, self.path = operations.find(method, self.request.raw_path)
+        return self.operation
 
     @property
     def identity(self) -> IdentityKey:
@@ -60,19 +87,19 @@ class Call:
         request = self.request
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Encoding is not taken, send the body uncompressed.")
-        given = "Content-Type" in request.headers
-        if given and not request.content_type.endswith("json"):
+        media_type = request.media_type
+        if media_type.name and not media_type.name.endswith("json"):
             raise HubError(UNSUPPORTED_MEDIA, "The Content-Type is not JSON, send application/json; charset=utf-8.")
-        if (request.charset or "utf-8").lower() not in {"utf-8", "utf8", "us-ascii"}:
+        if media_type.charset not in _CHARSETS:
             raise HubError(UNSUPPORTED_MEDIA, "The charset is not UTF-8, send application/json; charset=utf-8.")
-        return parse_json(await request.read())
+        return parse_json(await request.body.read())
 
     async def json_object(self) -> Members:
         """The body, which must be an object. Raises as ``json``, and 400004."""
         return Members.of(await self.json(), "The body")
 
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[Call], Awaitable[Response | StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +118,7 @@ class Operation:
     right: Right | None
     handler: Handler
     waits: bool = False
-    refuse: Callable[[HubError, str], web.Response] | None = None
+    refuse: Callable[[HubError, str], Response] | None = None
 
 
 @dataclass(slots=True)
@@ -100,6 +127,15 @@ class _Node:
     parameter: tuple[str, _Node] | None = None
     rest: tuple[str, _Node] | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
+
+
+class _Wanted(NamedTuple):
+    """A search: what for, the parameters of the path, and the methods of paths that fit but do not take ``method``."""
+
+    method: str
+    parts: list[str]
+    parameters: dict[str, str]
+    allowed: set[str]
 
 
 class OperationTable:
@@ -122,14 +158,12 @@ class OperationTable:
         unknown path, 405000 (``MethodNotAllowed``) for an unknown method, 400004 for a path that is no UTF-8.
         """
         parts = decode_path(raw_path)
-        allowed: set[str] = set()
-        for node, parameters in _matches(self._root, parts, {}):
-            operation = node.operations.get(method)
-            if operation is not None:
-                return operation, parameters, "/".join(parts)
-            allowed.update(node.operations)
-        if allowed:
-            raise MethodNotAllowed(method, allowed)
+        wanted = _Wanted(method, parts, {}, set())
+        operation = _find(self._root, wanted, 0)
+        if operation is not None:
+            return operation, wanted.parameters, "/".join(parts)
+        if wanted.allowed:
+            raise MethodNotAllowed(method, wanted.allowed)
         raise HubError(NOT_FOUND, "There is no such resource, check the path.")
 
 
@@ -144,6 +178,8 @@ class MethodNotAllowed(HubError):
 def decode_path(raw_path: str) -> list[str]:
     """The parts of a path, each percent-decoded once; a percent sign that encodes nothing stands for itself."""
     raw_parts = raw_path.removeprefix("/").removesuffix("/").split("/")
+    if "%" not in raw_path and raw_path.isascii():
+        return raw_parts
     try:
         parts = [unquote(part, errors="strict") for part in raw_parts]
         raw_path.encode()  # bytes that are no UTF-8 come as lone surrogates
@@ -165,18 +201,28 @@ def _descend(node: _Node, part: str) -> _Node:
     return there[1]
 
 
-def _matches(node: _Node, parts: list[str], parameters: dict[str, str]) -> Iterator[tuple[_Node, dict[str, str]]]:
-    if not parts:
-        if node.operations:
-            yield node, parameters
-        return
-    part, rest = parts[0], parts[1:]
+def _find(node: _Node, wanted: _Wanted, at: int) -> Operation | None:
+    """The operation below ``node`` for the parts from ``at`` on; notes what it finds on the way in ``wanted``."""
+    parts = wanted.parts
+    if at == len(parts):
+        wanted.allowed.update(node.operations)
+        return node.operations.get(wanted.method)
+    part = parts[at]
     below = node.fixed.get(part.lower())
     if below is not None:
-        yield from _matches(below, rest, parameters)
+        found = _find(below, wanted, at + 1)
+        if found is not None:
+            return found
     if node.parameter is not None and part:
         name, below = node.parameter
-        yield from _matches(below, rest, parameters | {name: part})
-    if node.rest is not None:
-        name, below = node.rest
-        yield below, parameters | {name: "/".join(parts)}
+        found = _find(below, wanted, at + 1)
+        if found is not None:
+            wanted.parameters[name] = part
+            return found
+    if node.rest is None:
+        return None
+    name, below = node.rest
+    found = _find(below, wanted, len(parts))
+    if found is not None:
+        wanted.parameters[name] = "/".join(parts[at:])
+    return found

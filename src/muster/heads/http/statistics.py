@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from muster.dialect.identity_bodies import device_statistics, service_statistics
 from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.registry import Registry
 from muster.identity.verdict import Right
@@ -24,10 +23,10 @@ class StatisticsOperations:
             Operation("GET", "/statistics/service", Right.SERVICE_CONNECT, self.service),
         ]
 
-    async def devices(self, _: Call) -> web.Response:
+    async def devices(self, _: Call) -> Response:
         """Devices by status."""
         return json_answer(device_statistics(await self._registry.counts()))
 
-    async def service(self, _: Call) -> web.Response:
+    async def service(self, _: Call) -> Response:
         """Devices that are connected."""
         return json_answer(service_statistics(self._registry.connected_count()))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from muster.dialect.etag import read_twin_if_match, twin_etag_of
 from muster.dialect.twin_bodies import read_twin, twin_body
 from muster.heads.http.answers import json_answer
+from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.model import IdentityKey
 from muster.identity.registry import Registry
@@ -30,22 +29,22 @@ class TwinOperations:
             for method, handler in (("GET", self.get), ("PATCH", self.patch), ("PUT", self.replace))
         ]
 
-    async def get(self, call: Call) -> web.Response:
+    async def get(self, call: Call) -> Response:
         """The twin."""
         key = _key(call)
         return await self._answer(key, await self._twins.get(key))
 
-    async def patch(self, call: Call) -> web.Response:
+    async def patch(self, call: Call) -> Response:
         """Merge tags and desired properties in; the whole new twin."""
         key, change = _key(call), read_twin(await call.json_object())
         return await self._answer(key, await self._twins.patch(key, *change, _revision(call)))
 
-    async def replace(self, call: Call) -> web.Response:
+    async def replace(self, call: Call) -> Response:
         """Put tags and desired properties in the place of those that are there; the whole new twin."""
         key, change = _key(call), read_twin(await call.json_object())
         return await self._answer(key, await self._twins.replace(key, *change, _revision(call)))
 
-    async def _answer(self, key: IdentityKey, twin: Twin) -> web.Response:
+    async def _answer(self, key: IdentityKey, twin: Twin) -> Response:
         identity = await self._registry.get(key)
         body = twin_body(identity, twin, self._registry.activity(key))
         return json_answer(body, etag=twin_etag_of(twin.revision))

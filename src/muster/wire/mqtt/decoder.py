@@ -41,17 +41,25 @@ class Decoder:
     """Cuts a client's byte stream into packets.
 
     ``max_packet_bytes`` bounds a whole packet, fixed header included; it may be changed between calls, so that
-    a connection has a small budget until it is authenticated. At most one packet and one read are kept.
+    a connection has a small budget for its first packet. What comes behind that in the same call has the larger
+    ``later_packet_bytes`` (by default the same): who hands in no more until the first is judged keeps no more of it
+    than that call's data. At most one packet and one read are kept.
     """
 
-    __slots__ = ("_buffer", "_failure", "_missing", "_plain", "max_packet_bytes")
+    __slots__ = ("_buffer", "_failure", "_later", "_missing", "_plain", "max_packet_bytes")
 
-    def __init__(self, max_packet_bytes: int) -> None:
+    def __init__(self, max_packet_bytes: int, later_packet_bytes: int = 0) -> None:
         self.max_packet_bytes = max_packet_bytes
+        self._later = later_packet_bytes
         self._buffer = bytearray()
         self._missing = 0
         self._plain = True
         self._failure: tuple[str, int | None] | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether part of a packet is kept."""
+        return bool(self._buffer)
 
     def receive(self, data: bytes) -> list[Packet]:
         """The packets that ``data`` completes, in order; what is left over waits for the next call.
@@ -78,7 +86,7 @@ class Decoder:
                         if body == 0:
                             break
                 stop = body + length
-                if stop - at > self.max_packet_bytes:
+                if stop - at > self.max_packet_bytes and not (packets and stop - at <= self._later):
                     _judge_first(first)
                     raise MqttError(f"A packet of {stop - at} bytes; at most {self.max_packet_bytes} are taken here.")
                 if stop > end:

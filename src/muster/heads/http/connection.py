@@ -1,0 +1,312 @@
+"""HTTP connections: requests one after the other, each answered before the next is begun.
+
+Not aiohttp's server: a method call or a twin change would cost twice as much with it (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Any
+
+from muster.core.errors import BAD_REQUEST, HubError
+from muster.core.limits import HTTP_IDLE, REQUEST_HEAD_BYTES
+from muster.heads.http.messages import BODY_HIGH_BYTES, Request, Response, StreamResponse
+from muster.heads.tls import describe_peer
+from muster.wire.http import CONTINUE, LAST_CHUNK, HttpError, RequestDecoder, RequestHead, chunk, response_head
+
+log = logging.getLogger("muster.http.wire")
+
+LINGER_SECONDS = 10.0
+"""How long the rest of a body that nobody wants is read and thrown away, so that the client gets to the answer."""
+
+App = Callable[[Request], Awaitable[Response | StreamResponse]]
+"""Answers a request; refusals are answers too. A ``ConnectionError`` ends the connection without a word more."""
+
+
+class HttpServer:
+    """Makes connections, as a listener's protocol factory, and ends them."""
+
+    def __init__(self, app: App, now: Callable[[], float], idle_seconds: float = HTTP_IDLE.open) -> None:
+        """``now`` is ``Ambient.now``. A connection without a further request for ``idle_seconds`` is closed."""
+        self.app = app
+        self.now = now
+        self.idle_seconds = idle_seconds
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[HttpConnection] = set()
+        """Those that are open, or closed with a request that is still being answered."""
+
+    def __call__(self) -> HttpConnection:
+        return HttpConnection(self)
+
+    async def close(self, seconds: float = 0.0) -> None:
+        """End every connection, those with a request under way after its answer; after ``seconds`` end what is left."""
+        for connection in tuple(self.connections):
+            connection.end()
+        tasks = [connection.task for connection in self.connections if connection.task is not None]
+        if tasks and seconds:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+
+class HttpConnection:
+    """One connection, and the ``messages.Exchange`` of the request that is being answered."""
+
+    __slots__ = (
+        "_broken", "_chunked", "_decoder", "_ending", "_expects", "_incoming", "_loop", "_lost", "_paused",
+        "_quiet_since", "_request", "_requests", "_room", "_server", "_timer", "_transport", "_unwanted", "task",
+    )  # fmt: skip
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._decoder = RequestDecoder(REQUEST_HEAD_BYTES.open)
+        self._transport: Any = None
+        self._requests: deque[Request] = deque()
+        self._request: Request | None = None
+        """The one being answered."""
+        self._incoming: Request | None = None
+        """The one whose body is coming."""
+        self.task: asyncio.Task[None] | None = None
+        self._broken: HttpError | None = None
+        self._ending = self._lost = self._unwanted = self._paused = self._chunked = self._expects = False
+        self._room: asyncio.Future[None] | None = None
+        self._quiet_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- called by the transport
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._server.connections.add(self)
+        self._quiet_since = self._loop.time()
+        self._timer = self._loop.call_later(self._server.idle_seconds, self._idle)
+
+    def data_received(self, data: bytes) -> None:
+        if self._unwanted or self._broken is not None:
+            return
+        try:
+            events = self._decoder.receive(data)
+        except HttpError as error:
+            events, self._broken = error.events, error
+        for event in events:
+            if type(event) is RequestHead:
+                self._incoming = Request(event, self, self._transport)
+                self._requests.append(self._incoming)
+            elif self._incoming is not None:
+                if type(event) is bytes:
+                    self._incoming.body.feed(event)
+                else:
+                    self._incoming.body.end()
+                    self._incoming = None
+        if self._broken is not None and self._incoming is not None:
+            fault = HubError(BAD_REQUEST, f"The body breaks HTTP: {self._broken.reason}.")
+            self._incoming.body.fail(fault)
+        if self.task is None:
+            self._next()
+        self._balance()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._ending = self._lost = True
+        if self.task is None:
+            self._server.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._requests.clear()
+        if self._incoming is not None:
+            self._incoming.body.fail(ConnectionResetError("the client is gone"))
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self.task is not None and self._request is not None and self._request.cancel_when_lost:
+            self.task.cancel()
+
+    def pause_writing(self) -> None:
+        self._room = self._loop.create_future()
+        self._balance()
+
+    def resume_writing(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+        self._balance()
+
+    def _balance(self) -> None:
+        """Read from the client, unless it is ahead of us: with its body, its next requests, or its answers unread."""
+        ahead = (
+            bool(self._requests and self.task is not None)
+            or self._room is not None
+            or (self._incoming is not None and self._incoming.body.waiting > BODY_HIGH_BYTES)
+        )
+        if ahead is not self._paused:
+            self._paused = ahead
+            if ahead:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    # --- one request after the other
+
+    def _next(self) -> None:
+        if self._requests:
+            self._request = request = self._requests.popleft()
+            self._expects = "Expect" in request.headers
+            self.task = self._loop.create_task(self._serve(request))
+            return
+        self._quiet_since = self._loop.time()
+        if self._broken is not None:
+            self._refuse(self._broken)
+        elif self._ending:
+            self._transport.close()
+
+    async def _serve(self, request: Request) -> None:
+        whole = False
+        try:
+            if self._expects and request.headers["Expect"].lower() != "100-continue":
+                answer: Response | StreamResponse = Response(status=417)
+            else:
+                answer = await self._server.app(request)
+            if isinstance(answer, Response):
+                self._send(answer)
+            else:
+                self.finish()
+            whole = True
+        except ConnectionError:
+            pass  # the client is gone, or an answer that had begun cannot be finished
+        except Exception:
+            log.exception("the answer to %s failed", describe_peer(self._transport))
+        finally:
+            self.task = self._request = None
+            if self._lost:
+                self._server.connections.discard(self)
+            else:
+                self._after(request, whole=whole)
+
+    def _after(self, request: Request, *, whole: bool) -> None:
+        """What follows a request whose answer was sent (``whole``), or broken off."""
+        if whole and not request.body.complete and self._broken is None:
+            self._throw_away()
+        elif whole and request.head.keep_alive and not self._transport.is_closing():
+            self._next()
+            self._balance()
+        else:
+            self._transport.close()
+
+    def _throw_away(self) -> None:
+        """Nobody wants the rest of this body: let the client get to its answer, then close."""
+        self._unwanted = True
+        if self._expects:  # the client waits for a word before it sends any
+            self._transport.close()
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LINGER_SECONDS, self._transport.close)
+
+    def _refuse(self, error: HttpError) -> None:
+        log.info("what %s sent is no HTTP: %s", describe_peer(self._transport), error.reason)
+        text = f"The request cannot be read: {error.reason}.\n".encode("ascii", "backslashreplace")
+        headers = {
+            "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(text)), "Connection": "close",
+        }  # fmt: skip
+        self._transport.write(response_head("1.1", error.status, headers) + text)
+        self._transport.close()
+
+    def _idle(self) -> None:
+        busy = self.task is not None
+        left = self._server.idle_seconds - (0.0 if busy else self._loop.time() - self._quiet_since)
+        if left > 0.001:
+            self._timer = self._loop.call_later(left, self._idle)
+        else:
+            self._transport.close()
+
+    # --- answering
+
+    def _head(self, answer: Response | StreamResponse, length: int | None) -> bytes:
+        request = self._request
+        assert request is not None
+        request.answered = True
+        version = request.head.version
+        keep_alive = request.head.keep_alive and request.body.complete and not self._ending
+        headers = {**answer.headers, **request.signature}
+        headers["Date"] = _date(int(self._server.now()))
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        elif self._chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        if not keep_alive:
+            headers["Connection"] = "close"
+        elif version == "1.0":
+            headers["Connection"] = "keep-alive"
+        return response_head(version, answer.status, headers)
+
+    def _send(self, answer: Response) -> None:
+        without = answer.status in (204, 304)
+        head = self._head(answer, None if without else len(answer.body))
+        assert self._request is not None
+        silent = without or self._request.method == "HEAD"
+        self._transport.write(head if silent else head + answer.body)
+
+    def begin(self, answer: StreamResponse) -> None:
+        """See ``messages.Exchange``."""
+        assert self._request is not None
+        self._chunked = "Content-Length" not in answer.headers and self._request.head.version == "1.1"
+        self._transport.write(self._head(answer, None))
+
+    async def send(self, data: bytes) -> None:
+        """See ``messages.Exchange``."""
+        assert self._request is not None
+        if self._request.method != "HEAD":
+            self._transport.write(chunk(data) if self._chunked else data)
+        if self._room is not None:
+            await self._room
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+
+    def finish(self) -> None:
+        """See ``messages.Exchange``."""
+        assert self._request is not None
+        if self._chunked and self._request.method != "HEAD":
+            self._transport.write(LAST_CHUNK)
+        self._chunked = False
+
+    def wanted(self) -> None:
+        """See ``messages.Exchange``."""
+        if self._expects:
+            self._expects = False
+            self._transport.write(CONTINUE)
+
+    def taken(self) -> None:
+        """See ``messages.Exchange``."""
+        self._balance()
+
+    # --- the end
+
+    def end(self) -> None:
+        """Close once the request under way is answered; at once when there is none."""
+        self._ending = True
+        self._requests.clear()
+        if self.task is None and not self._unwanted:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._transport.abort()
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

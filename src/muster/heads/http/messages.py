@@ -1,0 +1,250 @@
+"""A request and its answer, as operations see them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl
+
+from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMEOUT, HubError
+from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_RATE, HTTP_BODY_WAIT
+from muster.wire.http import RequestHead
+
+BODY_HIGH_BYTES, BODY_LOW_BYTES = 262_144, 65_536
+"""With more of a body waiting for its operation than the first the client is not read from, until below the second."""
+
+_REMEMBERED = 256
+_LONGEST_REMEMBERED = 64
+
+
+class Exchange(Protocol):
+    """The connection's end of one request and its answer."""
+
+    def wanted(self) -> None:
+        """More of the body is waited for."""
+
+    def taken(self) -> None:
+        """What waited of the body is less than ``BODY_LOW_BYTES`` again."""
+
+    def begin(self, answer: StreamResponse) -> None:
+        """Send the head of ``answer``."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a piece of the answer's body, and wait while the client does not take it.
+
+        Raises ``ConnectionResetError`` when the client is gone.
+        """
+
+    def finish(self) -> None:
+        """The answer is complete."""
+
+
+class Body:
+    """What a request carries, while it comes. One reader at a time."""
+
+    __slots__ = ("_chunks", "_ended", "_error", "_exchange", "_news", "waiting")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._chunks: deque[bytes] = deque()
+        self._ended = False
+        self._error: Exception | None = None
+        self._news: asyncio.Future[None] | None = None
+        self.waiting = 0
+        """Bytes that came and were not read."""
+
+    # --- called by the connection
+
+    def feed(self, data: bytes) -> None:
+        """The next piece came."""
+        self._chunks.append(data)
+        self.waiting += len(data)
+        self._wake()
+
+    def end(self) -> None:
+        """All came."""
+        self._ended = True
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The rest will not come; the reader gets ``error``."""
+        if not self._ended:
+            self._error = self._error or error
+            self._wake()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all came."""
+        return self._ended
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for more."""
+        return self._news is not None
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    # --- for operations
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The pieces as they come, however many.
+
+        The client has ``HTTP_BODY_WAIT`` seconds, and earns them back at ``HTTP_BODY_RATE``: a long body may take long,
+        a pause may not. What the reader does between the pieces takes none of that time. Raises ``HubError`` 408000
+        when it is over, 400000 when the client breaks HTTP, and ``ConnectionResetError`` when it goes.
+        """
+        time, most = asyncio.get_running_loop().time, float(HTTP_BODY_WAIT.open)
+        left = most
+        while True:
+            since = time()
+            if not self._chunks and not self._ended and self._error is None:
+                await self._wait(left)
+            if not self._chunks:
+                break
+            piece = self._chunks.popleft()
+            before, self.waiting = self.waiting, self.waiting - len(piece)
+            if self.waiting < BODY_LOW_BYTES <= before:
+                self._exchange.taken()
+            left = min(most, left - (time() - since) + len(piece) / HTTP_BODY_RATE.open)
+            yield piece
+        if self._error is not None:
+            raise self._error
+
+    async def read(self, most: int = HTTP_BODY_BYTES.open) -> bytes:
+        """The whole body. Raises as ``chunks``, and ``HubError`` 413000 above ``most`` bytes."""
+        if self._ended and len(self._chunks) <= 1 and self.waiting <= most:
+            self.waiting = 0
+            return self._chunks.pop() if self._chunks else b""
+        body = bytearray()
+        async for piece in self.chunks():
+            body += piece
+            if len(body) > most:
+                raise HubError(BODY_TOO_LARGE, f"The body has more than {most} bytes, split the call.")
+        return bytes(body)
+
+    async def _wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._news = loop.create_future()
+        message = f"The body stops or comes too slowly, send at least {HTTP_BODY_RATE.open} bytes a second."
+        timer = loop.call_later(max(seconds, 0.0), self.fail, HubError(REQUEST_TIMEOUT, message))
+        self._exchange.wanted()
+        try:
+            await self._news
+        finally:
+            timer.cancel()
+            self._news = None
+
+
+class MediaType(NamedTuple):
+    """A media type without its parameters, and its ``charset``; both in lower case, empty when not given."""
+
+    name: str
+    charset: str
+
+
+class Request:
+    """One request. ``raw_path`` and ``raw_query`` are as they were sent; ``transport`` tells of the client."""
+
+    __slots__ = (
+        "_query", "answered", "body", "cancel_when_lost", "exchange", "head", "headers", "method", "raw_path",
+        "raw_query", "signature", "transport",
+    )  # fmt: skip
+
+    def __init__(self, head: RequestHead, exchange: Exchange, transport: Any) -> None:
+        self.head = head
+        self.method = head.method
+        self.headers = head.headers
+        self.raw_path, self.raw_query = _split(head.target)
+        self.body = Body(exchange)
+        self.exchange = exchange
+        self.transport = transport
+        self.signature: Mapping[str, str] = {}
+        """Headers that the answer gets whatever it is."""
+        self.cancel_when_lost = False
+        """Whether there is no point in going on when the client is gone."""
+        self.answered = False
+        """Whether an answer has begun."""
+        self._query: Mapping[str, str] | None = None
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query's members, decoded; the first of those of one name."""
+        if self._query is None:
+            text = self.raw_query
+            self._query = _remembered_query(text) if len(text) <= _LONGEST_REMEMBERED else _parse_query(text)
+        return self._query
+
+    @property
+    def media_type(self) -> MediaType:
+        """What ``Content-Type`` says."""
+        text = self.headers.get("Content-Type", "")
+        return _remembered_media_type(text) if len(text) <= _LONGEST_REMEMBERED else _parse_media_type(text)
+
+
+def _split(target: str) -> tuple[str, str]:
+    """Path and query of a request target in any of its forms (RFC 9112 section 3.2)."""
+    if not target.startswith("/"):
+        scheme, separator, rest = target.partition("://")
+        if separator and scheme.isalnum():
+            _, slash, rest = rest.partition("/")
+            target = slash + rest
+    path, _, query = target.partition("#")[0].partition("?")
+    return path, query
+
+
+def _parse_query(text: str) -> Mapping[str, str]:
+    return dict(reversed(parse_qsl(text, keep_blank_values=True)))
+
+
+def _parse_media_type(text: str) -> MediaType:
+    name, *parameters = text.split(";")
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip().lower() == "charset":
+            return MediaType(name.strip().lower(), value.strip().strip('"').lower())
+    return MediaType(name.strip().lower(), "")
+
+
+_remembered_media_type: Callable[[str], MediaType] = lru_cache(_REMEMBERED)(_parse_media_type)
+_remembered_query: Callable[[str], Mapping[str, str]] = lru_cache(_REMEMBERED)(_parse_query)
+
+
+class Response:
+    """A whole answer. ``headers`` may still be changed; the length is added when it is sent."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes = b"", status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.body = body
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+class StreamResponse:
+    """An answer in pieces: ``prepare``, then ``write`` as often as needed; who made it returns it.
+
+    With a ``Content-Length`` among ``headers`` the pieces must add up to it; without, they are sent as chunks.
+    """
+
+    __slots__ = ("_exchange", "headers", "status")
+
+    def __init__(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.headers = dict(headers or {})
+        self._exchange: Exchange | None = None
+
+    async def prepare(self, request: Request) -> None:
+        """Send status and headers; nothing else can be answered to ``request`` after that."""
+        self._exchange = request.exchange
+        request.exchange.begin(self)
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece. Raises ``ConnectionResetError`` when the client is gone."""
+        assert self._exchange is not None, "prepare goes first"
+        if data:
+            await self._exchange.send(data)

@@ -1,0 +1,32 @@
+"""What a hub asks of its own process."""
+
+from __future__ import annotations
+
+import logging
+import resource
+
+FEW_FILES = 8192
+"""Fewer open files than this are worth a word: each connection is one."""
+
+log = logging.getLogger("muster.node")
+
+
+def raise_open_files() -> int:
+    """Raise the soft limit of open files to the hard one; the number that may be open now.
+
+    Each connection is an open file, and shells start programs with 1,024. Logs a warning when it stays low.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError) as error:  # as in a sandbox that forbids it
+            log.warning("the limit of open files cannot be raised from %s to %s: %s", soft, hard, error)
+    if soft != resource.RLIM_INFINITY and soft < FEW_FILES:
+        log.warning(
+            "only %s files may be open, and each connection is one; raise the hard limit: "
+            "ulimit -Hn, LimitNOFILE= of the systemd unit, or --ulimit nofile= of the container",
+            soft,
+        )
+    return soft

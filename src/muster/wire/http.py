@@ -1,0 +1,148 @@
+"""HTTP/1.1 as a server speaks it (RFC 9112): a client's bytes in, events out; the heads of answers.
+
+Parsing is llhttp's, through ``httptools``, in its strict setting: bare line feeds, folded headers, a length beside
+chunks and the like end the connection. What this module adds is the bound on the head and the events.
+"""
+
+from __future__ import annotations
+
+import http
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from multidict import CIMultiDict
+
+_PHRASES: Final = {status.value: status.phrase for status in http.HTTPStatus}
+_VERSIONS: Final = ("1.1", "1.0")
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""What a client waits for that sent ``Expect: 100-continue`` (RFC 9110 section 10.1.1)."""
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class HttpError(Exception):
+    """The client's bytes are no HTTP/1.1, or too long a head; the connection cannot go on.
+
+    ``reason`` repeats nothing of what was sent. ``events`` holds what the same read brought before the fault.
+    """
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.events: list[Event] = []
+
+
+class RequestHead(NamedTuple):
+    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on."""
+
+    method: str
+    target: str
+    version: str
+    headers: CIMultiDict[str]
+    keep_alive: bool
+
+
+class End(NamedTuple):
+    """The request is complete."""
+
+
+END: Final = End()
+Event = RequestHead | bytes | End
+"""``bytes`` are a piece of the request's body."""
+
+
+class RequestDecoder:
+    """Cuts a client's byte stream into requests.
+
+    ``max_head_bytes`` bounds what is kept of a head that is not complete, to within one read.
+    """
+
+    def __init__(self, max_head_bytes: int) -> None:
+        self._most = max_head_bytes
+        self._parser = HttpRequestParser(self)
+        self._events: list[Event] = []
+        self._headers: list[tuple[str, str]] = []
+        self._target = b""
+        self._in_head = False
+        self._foreign_at = -1
+        """Where among the events a request of another version of HTTP came."""
+        self._unfinished = 0
+
+    def receive(self, data: bytes) -> list[Event]:
+        """The events that ``data`` completes, in order. Raises ``HttpError``; nothing can be received after that.
+
+        A request that asks to leave HTTP/1.1 (CONNECT, ``Upgrade``) is complete with its head, and ``keep_alive`` is
+        false: what follows on that connection cannot be known to be HTTP.
+        """
+        events: list[Event] = []
+        self._events, began = events, self._in_head
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass
+        except HttpParserError as error:
+            reason = error.args[0] if error.args and isinstance(error.args[0], str) else "malformed"
+            raise self._failed(HttpError(reason)) from None
+        if self._foreign_at >= 0:
+            del events[self._foreign_at :]
+            raise self._failed(HttpError("the version is not HTTP/1.1"))
+        self._unfinished = self._unfinished + len(data) if began and self._in_head else 0
+        if self._unfinished > self._most:
+            raise self._failed(HttpError(f"the head is longer than {self._most} bytes", 431))
+        return events
+
+    def _failed(self, error: HttpError) -> HttpError:
+        error.events = self._events
+        return error
+
+    # --- called by the parser
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._target, self._headers = True, b"", []
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.decode("latin-1"), value.decode("utf-8", "surrogateescape")))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser = self._parser
+        version = parser.get_http_version()
+        if version not in _VERSIONS:
+            self._foreign_at = len(self._events)
+            return
+        self._events.append(
+            RequestHead(
+                parser.get_method().decode("ascii"),
+                self._target.decode("latin-1"),
+                version,
+                CIMultiDict(self._headers),
+                parser.should_keep_alive() and not parser.should_upgrade(),
+            )
+        )
+
+    def on_body(self, part: bytes) -> None:
+        self._events.append(part)
+
+    def on_message_complete(self) -> None:
+        self._events.append(END)
+
+
+def response_head(version: str, status: int, headers: Mapping[str, str]) -> bytes:
+    """Status line and headers up to the empty line.
+
+    Raises ``ValueError`` when a name or value would end its line: that is never sent.
+    """
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        raise ValueError("a header holds the end of a line")
+    phrase = _PHRASES.get(status, "Unknown")
+    return f"HTTP/{version} {status} {phrase}\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+
+
+def chunk(data: bytes) -> bytes:
+    """``data``, not empty, as one chunk (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
