@@ -11,12 +11,11 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 import aiohttp
-from aiohttp import web
 from amqp_client import AmqpClient
-from hub_rest import POLICIES, Answer, RestHub
+from hub_rest import POLICIES, Answer, RestHub, serving
 from mqtt_hub import MqttHub, mqtt_hub
 
-from muster.heads.http.app import build_app, make_runner
+from muster.heads.http.app import build_app
 from muster.heads.http.twins import TwinOperations
 from muster.messages.queue import Settlement
 from muster.messages.queues import taken
@@ -210,20 +209,17 @@ async def command_hub(directory: Path) -> AsyncIterator[CommandHub]:
             registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True,
             more=[*mqtt.messaging.operations, *TwinOperations(mqtt.registry, mqtt.twins).table()],
         )  # fmt: skip
-        runner = make_runner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        server = await asyncio.get_running_loop().create_server(mqtt.amqp, "127.0.0.1", 0)
-        rest = RestHub(runner.addresses[0][1], session, mqtt.registry, mqtt.refusals)
-        hub = CommandHub(mqtt, rest, server.sockets[0].getsockname()[1])
-        try:
-            yield hub
-        finally:
-            for service in hub._services:
-                service.socket.close()
-            server.close()
-            for connection in tuple(mqtt.amqp.connections):
-                connection._transport.abort()
-            mqtt.close_clients()
-            await session.close()
-            await runner.cleanup()
+        async with serving(app, mqtt.ambient) as port:
+            server = await asyncio.get_running_loop().create_server(mqtt.amqp, "127.0.0.1", 0)
+            rest = RestHub(port, session, mqtt.registry, mqtt.refusals)
+            hub = CommandHub(mqtt, rest, server.sockets[0].getsockname()[1])
+            try:
+                yield hub
+            finally:
+                for service in hub._services:
+                    service.socket.close()
+                server.close()
+                for connection in tuple(mqtt.amqp.connections):
+                    connection._transport.abort()
+                mqtt.close_clients()
+                await session.close()
