@@ -1,4 +1,4 @@
-"""Large files through a hub in a process of its own: its memory does not grow with them, and a kill leaves no half."""
+"""Files and a hub in a process of its own: memory does not grow, a kill leaves no half file, no log has a grant."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from muster.testing.hub import HubProcess
 MIB = 1024 * 1024
 FILE_MIB, MOST_GROWTH_MIB = 250, 64
 ZEROS = bytes(MIB)
+PORTS = ("--https-port", "0", "--mqtt-port", "0", "--amqp-port", "0")
 
 
 def peak_mib(pid: int) -> float:
@@ -56,7 +57,7 @@ class Device:
 
 @pytest.fixture
 def device(make_hub: Callable[..., HubProcess]) -> Iterator[Device]:
-    with make_hub("--https-port", "0", "--mqtt-port", "0", "--amqp-port", "0") as hub:
+    with make_hub(*PORTS) as hub:
         device = Device(hub)
         device.begin()
         yield device
@@ -103,3 +104,50 @@ def test_a_hub_killed_in_the_midst_of_a_file_has_no_half_of_it(device: Device) -
     assert device.send("GET")[0] == 404
     assert device.send("PUT", body=ZEROS, x_ms_blob_type="BlockBlob")[0] == 201, "the grant outlives the hub's restart"
     assert device.report() == 204, "so does the slot"
+
+
+def test_no_log_holds_a_grant_or_a_token(make_hub: Callable[..., HubProcess]) -> None:
+    with make_hub(*PORTS, "--log-level", "debug") as hub:
+        device = Device(hub)
+        device.begin()
+        sas = device.told["sasToken"]
+        assert device.send("PUT", body=b"hello", x_ms_blob_type="BlockBlob")[0] == 201
+        assert device.send("PUT", "&comp=nonsense", b"hello")[0] == 400
+        assert device.send("DELETE")[0] == 403
+        device.told["sasToken"] = sas.replace("sp=rw", "sp=rwd")
+        assert device.send("DELETE")[0] == 403
+        assert device.report() == 204
+        assert device.report() == 400
+        signature = sas.partition("sig=")[2]
+        assert hub.stop() == 0
+        log = hub.log_file.read_text()
+    assert "AuthenticationFailed" in log, "refusals are told"
+    assert "sig=" not in log
+    assert signature not in log
+    assert device.token not in log
+
+
+def test_a_hub_without_storage_and_one_with_a_connection_string_that_is_none(
+    make_hub: Callable[..., HubProcess],
+) -> None:
+    with make_hub(*PORTS, "--storage", "off") as hub:
+        token = hub.token("devices/d", hub.add_device("d"))
+        status, body = hub.request("POST", "/devices/d/files", {"blobName": "f"}, Authorization=token)
+        assert (status, "DefaultStorageEndpointNotConfigured" in body["Message"]) == (400, True)
+        assert hub.request("GET", "/muster-uploads/d/f")[0] == 404
+    with pytest.raises(RuntimeError, match="AccountKey is missing from the storage connection string"):
+        make_hub(*PORTS, "--storage-connection-string", "AccountName=a").start()
+
+
+def test_uploads_that_are_under_way_do_not_keep_the_hub_from_ending(device: Device) -> None:
+    hub = device.hub
+    connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=60)
+    connection.putrequest("PUT", f"/{device.told['containerName']}/{device.told['blobName']}{device.told['sasToken']}")
+    for name, value in (("Content-Length", str(10 * MIB)), ("x-ms-blob-type", "BlockBlob")):
+        connection.putheader(name, value)
+    connection.endheaders()
+    connection.send(ZEROS)
+    assert hub.stop() == 0
+    connection.close()
+    assert "Traceback" not in hub.log_file.read_text()
+    assert [path for path in (hub.directory / "data" / "blobs").rglob("*") if path.is_file()] == []
