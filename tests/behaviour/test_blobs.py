@@ -16,7 +16,8 @@ import pytest
 from file_hub import FileHub, Place, file_hub, storage_error
 from hub_rest import Answer
 
-from muster.dialect import blob_sas
+from muster.core.upload_limits import BLOB_BLOCKS
+from muster.dialect import blob_sas, blob_xml
 from muster.messages import blobs as blobs_room
 
 MIB = 1024 * 1024
@@ -214,7 +215,8 @@ async def test_14_block_ids_are_base64_and_of_one_length(
 
 
 async def test_15_only_so_many_blocks_wait(hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs_room, "BLOB_BLOCKS", blobs_room.BLOB_BLOCKS._replace(open=2))
+    for module in (blobs_room, blob_xml):
+        monkeypatch.setattr(module, "BLOB_BLOCKS", BLOB_BLOCKS._replace(open=2))
     for number in (1, 2, 2):
         assert (await hub.stage(place, number, b"x")).status == 201
     assert storage_error(await hub.stage(place, 3, b"x")) == (409, "BlockCountExceedsLimit")
@@ -233,6 +235,13 @@ BOMB = b'<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><Block
 )  # fmt: skip
 async def test_16_a_block_list_that_is_none(hub: FileHub, place: Place, body: bytes) -> None:
     assert storage_error(await hub.put(place, body, "comp=blocklist")) == (400, "InvalidXmlDocument")
+
+
+async def test_16_1_an_entry_that_is_no_block_id_is_not_repeated(hub: FileHub, place: Place) -> None:
+    for entry in (b"", b"not base64", b"A" * 1_000_000):
+        answer = await hub.put(place, b"<BlockList><Latest>" + entry + b"</Latest></BlockList>", "comp=blocklist")
+        assert storage_error(answer) == (400, "InvalidBlockList")
+        assert len(answer.body) < 500
 
 
 async def test_17_a_block_list_is_bounded(hub: FileHub, place: Place) -> None:
@@ -283,7 +292,9 @@ async def test_20_ranges(hub: FileHub, place: Place, header: str, status: int, e
 
 async def test_21_a_range_behind_the_end(hub: FileHub, place: Place) -> None:
     await hub.put(place, b"hello")
-    assert storage_error(await hub.get(place, Range="bytes=5-6")) == (416, "InvalidRange")
+    answer = await hub.get(place, Range="bytes=5-6")
+    assert storage_error(answer) == (416, "InvalidRange")
+    assert answer.headers["Content-Range"] == "bytes */5"
     await hub.put(place, b"")
     assert storage_error(await hub.get(place, x_ms_range="bytes=0-99")) == (416, "InvalidRange")
 
@@ -317,6 +328,15 @@ async def test_23_conditions_of_writers(hub: FileHub, place: Place) -> None:
     answers = await asyncio.gather(*(hub.put(race, b"x", If_None_Match="*") for _ in range(8)))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 7
     assert hub.files() == 3
+
+
+async def test_23_1_what_else_there_is_to_read_in_azure_is_refused(hub: FileHub, place: Place) -> None:
+    await hub.put(place, b"hello")
+    for query in ("comp=blocklist", "comp=tags", "snapshot=2026-01-01T00:00:00Z", "versionid=x"):
+        for method in ("GET", "DELETE"):
+            answer = await hub.as_service(method, place.path, query=query)
+            assert storage_error(answer) == (400, "InvalidQueryParameterValue")
+    assert (await hub.get(place)).body == b"hello"
 
 
 async def test_24_who_reads_while_a_blob_is_replaced_reads_it_to_its_end(hub: FileHub, place: Place) -> None:

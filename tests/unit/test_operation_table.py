@@ -59,6 +59,8 @@ def test_a_table_that_contradicts_itself_is_refused() -> None:
         table("GET /a", "GET /A/")
     with pytest.raises(ValueError, match="same place"):
         table("GET /a/{b}", "PUT /a/{c}")
+    with pytest.raises(ValueError, match="names none"):
+        OperationTable([Operation("GET", "/a/{device}", Right.DEVICE_CONNECT, nothing)])
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,14 @@ _KEPT = re.compile(r"[\x20-\x7e]*")
 _VERSION = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 
 
+class InvalidRange(HubError):
+    """``InvalidRange``, with the size that the blob has."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__(INVALID_RANGE, f"The file has {size} bytes, ask for some of them.")
+
+
 def check_supported(headers: Mapping[str, str]) -> None:
     """Raise ``HubError`` ``UnsupportedHeader`` for a header that would make a write mean something else."""
     for name in _UNSUPPORTED:
@@ -151,7 +159,7 @@ def asked_range(headers: Mapping[str, str], size: int) -> tuple[int, int] | None
     else:
         return None
     if start >= size or start >= stop:
-        raise HubError(INVALID_RANGE, f"The file has {size} bytes, ask for some of them.")
+        raise InvalidRange(size)
     return start, stop
 
 

@@ -8,7 +8,8 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from muster.core.errors import HubError
-from muster.core.storage_errors import INVALID_QUERY, INVALID_XML
+from muster.core.storage_errors import INVALID_BLOCK_LIST, INVALID_QUERY, INVALID_XML, TOO_MANY_BLOCKS
+from muster.core.upload_limits import BLOB_BLOCKS
 from muster.messages.blobs import ListedBlock, Source
 
 _SOURCES = {source.value: source for source in Source}
@@ -19,13 +20,16 @@ _ID_CHARACTERS = 88
 
 def check_block_id(text: str) -> str:
     """``text``, which must be base64 of 1 to 64 bytes. Raises ``HubError`` ``InvalidQueryParameterValue``."""
-    try:
-        size = len(base64.b64decode(text, validate=True)) if len(text) <= _ID_CHARACTERS else 0
-    except (binascii.Error, ValueError):
-        size = 0
-    if not 1 <= size <= _ID_BYTES:
+    if not _is_block_id(text):
         raise HubError(INVALID_QUERY, f"blockid is not base64 of 1 to {_ID_BYTES} bytes.")
     return text
+
+
+def _is_block_id(text: str) -> bool:
+    try:
+        return len(text) <= _ID_CHARACTERS and 1 <= len(base64.b64decode(text, validate=True)) <= _ID_BYTES
+    except (binascii.Error, ValueError):
+        return False
 
 
 class _ListReader:
@@ -49,7 +53,12 @@ class _ListReader:
     def ended(self, name: str) -> None:
         self._depth -= 1
         if self._depth == 1:
-            self.entries.append(ListedBlock(_SOURCES[name], "".join(self._text).strip()))
+            block_id = "".join(self._text).strip()
+            if not _is_block_id(block_id):
+                raise HubError(INVALID_BLOCK_LIST, f"Entry {len(self.entries) + 1} of the block list is no block id.")
+            if len(self.entries) >= BLOB_BLOCKS.open:
+                raise HubError(TOO_MANY_BLOCKS, f"A file has at most {BLOB_BLOCKS.open} blocks, use larger ones.")
+            self.entries.append(ListedBlock(_SOURCES[name], block_id))
 
     def doctype(self, *_: object) -> None:
         raise _wrong("a document type does not belong there")
@@ -58,7 +67,8 @@ class _ListReader:
 def read_block_list(body: bytes) -> list[ListedBlock]:
     """``<BlockList>`` with any of ``<Committed>``, ``<Uncommitted>`` and ``<Latest>``, in order.
 
-    Raises ``HubError`` ``InvalidXmlDocument``.
+    Raises ``HubError`` ``InvalidXmlDocument``, ``InvalidBlockList`` for what is no block id, and
+    ``BlockCountExceedsLimit``.
     """
     reader, parser = _ListReader(), expat.ParserCreate()
     parser.buffer_text = True

@@ -26,7 +26,6 @@ from muster.core.storage_errors import (
     MD5_MISMATCH,
     SERVER_BUSY,
     STORAGE_FULL,
-    TOO_MANY_BLOCKS,
 )
 from muster.core.upload_limits import BLOB_BLOCKS, BLOB_BODIES
 from muster.messages.blob_contract import Blob, BlobChange, BlobFiles, BlobIndex, Block, Content, Freed, Standing
@@ -170,11 +169,8 @@ class Blobs:
     ) -> Blob:
         """Make the blob of blocks that were staged, or of its own; all others go.
 
-        Raises ``HubError``: what ``condition`` raises, ``InvalidBlockList``, ``BlockCountExceedsLimit``.
+        Raises ``HubError``: what ``condition`` raises, ``InvalidBlockList``.
         """
-        if len(listed) > BLOB_BLOCKS.open:
-            raise HubError(TOO_MANY_BLOCKS, f"A file has at most {BLOB_BLOCKS.open} blocks, use larger ones.")
-
         stamp = self._stamp()
 
         def change(standing: Standing) -> Content:

@@ -84,6 +84,7 @@ class BlobOperations:
     async def get(self, call: Call) -> Response | StreamResponse:
         """Get Blob (200, or 206 for a range), or Get Blob Properties when the method is HEAD; 304 as asked for."""
         self._allow(call, _READ)
+        _check_whole(call)
         request, blob = call.request, self._blobs.get(call.parameters["blob"])
         headers = blob_headers.read_headers(blob)
         if blob_headers.is_unmodified(request.headers, blob):
@@ -110,6 +111,7 @@ class BlobOperations:
     async def delete(self, call: Call) -> Response:
         """Delete Blob; 202."""
         self._allow(call, _DELETE)
+        _check_whole(call)
         await self._blobs.delete(call.parameters["blob"], blob_headers.write_condition(call.request.headers))
         return _answer(call, 202, {})
 
@@ -118,6 +120,8 @@ class BlobOperations:
         code = _STORAGE_NAMES.get(error.row, error.row.name)
         body = error_xml(code, error.message, shown_id(tracking_id[:32]), iso(self._ambient.now()))
         headers = {"Content-Type": "application/xml", "x-ms-error-code": code, "x-ms-version": blob_sas.VERSION}
+        if isinstance(error, blob_headers.InvalidRange):
+            headers["Content-Range"] = f"bytes */{error.size}"
         return Response(body=body, status=error.row.status, headers=headers)
 
     # --- who may
@@ -133,6 +137,13 @@ class BlobOperations:
         sas = blob_sas.read(call.request.raw_query)
         blob_sas.check(sas, self._account, CONTAINER, call.parameters["blob"], permission, now=self._ambient.now())
         return sas
+
+
+def _check_whole(call: Call) -> None:
+    """Raise ``HubError`` for a query that asks for something else than the file as it is."""
+    for name in ("comp", "snapshot", "versionid"):
+        if call.query(name) is not None:
+            raise HubError(INVALID_QUERY, f"{name} is not understood by the hub's own storage here, leave it out.")
 
 
 def _check_kind(kind: str | None) -> None:

@@ -149,6 +149,8 @@ class OperationTable:
                 node = _descend(node, part)
             if operation.method in node.operations:
                 raise ValueError(f"{operation.method} {operation.path} stands twice in the table")
+            if operation.right is Right.DEVICE_CONNECT and "{device_id}" not in operation.path:
+                raise ValueError(f"{operation.method} {operation.path} asks for a device and names none")
             node.operations[operation.method] = operation
 
     def find(self, method: str, raw_path: str) -> tuple[Operation, dict[str, str], str]:
