@@ -43,8 +43,8 @@ class Came(NamedTuple):
 class AmqpClient:
     """A connection. Sessions are begun on channels as they are used; handles count up within each."""
 
-    def __init__(self, port: int, *, sasl: SaslInit | None = None, **fields: Any) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), WAIT)
+    def __init__(self, port: int, *, sasl: SaslInit | None = None, host: str = "127.0.0.1", **fields: Any) -> None:
+        self.socket = socket.create_connection((host, port), WAIT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = FrameBuffer(1 << 30)
         self.came: list[Came] = []

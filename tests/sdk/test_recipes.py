@@ -73,8 +73,8 @@ def send_something(surroundings: dict[str, str]) -> None:
 @pytest.mark.parametrize(("language", "code"), list(recipes()))
 def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str, code: str) -> None:
     reads = "receive" in code or "subscribe" in code
-    uploads = "upload_blob" in code
-    sends = not reads and not uploads and "curl" not in code and "get_devices" not in code
+    uploads, commands = "upload_blob" in code, "send_c2d_message" in code
+    sends = not (reads or uploads or commands or "curl" in code or "get_devices" in code)
     if uploads and own_hub.port("https") != 443:
         pytest.skip("port 443 may not be bound here, and the device client knows no other for files")
     before = stored(own_hub) if sends else 0
@@ -85,7 +85,7 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
             pytest.skip(f"there is no {program} on this machine")
         command = ["sh", "-c", code.replace("my-device", "recipe-device")]
     elif language == "python":
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-c", code.replace("my-device", "recipe-device")]
         if endless:  # the README's reader runs until Ctrl-C: have it end with the first event
             command[-1] = code.replace("event: print(", "event: reader.close() or print(")
     else:
@@ -102,6 +102,9 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
         assert stored(own_hub) == before + 1, "the recipe's message must have arrived"
     elif uploads:
         assert "sent recipe-device/log.txt" in done.stdout
+    elif commands:
+        _, device = own_hub.request("GET", "/devices/recipe-device")
+        assert device["cloudToDeviceMessageCount"] == 1
     elif "curl" in code:
         assert '"deviceId":"recipe-device"' in done.stdout
     else:

@@ -54,6 +54,10 @@ KEYS_ARE_PUBLIC = (
               help="How long telemetry is kept.")  # fmt: skip
 @click.option("--retention-mib", type=click.IntRange(1), default=10240, show_default=True,
               help="How much telemetry is kept.")  # fmt: skip
+@click.option("--c2d-ttl-minutes", type=click.IntRange(1, 2880), default=60, show_default=True,
+              help="How long a cloud-to-device message waits that brings no expiry time.")  # fmt: skip
+@click.option("--c2d-max-deliveries", type=click.IntRange(1, 100), default=10, show_default=True,
+              help="After so many failed deliveries a cloud-to-device message is given up.")  # fmt: skip
 @click.option("--storage", type=click.Choice(["embedded", "off"]), default="embedded", show_default=True,
               help="Where files of devices go: into the data directory, or nowhere.")  # fmt: skip
 @click.option("--storage-connection-string", default="",
@@ -108,6 +112,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         consumer_groups=tuple(options["consumer_group"]),
         retention_seconds=int(options["retention_days"] * DAY_SECONDS),
         retention_bytes=options["retention_mib"] * 1024**2,
+        command_ttl_seconds=60 * options["c2d_ttl_minutes"],
+        command_deliveries=options["c2d_max_deliveries"],
         sync=options["sync"] == "full",
         storage=options["storage"] == "embedded",
         storage_connection_string=options["storage_connection_string"],

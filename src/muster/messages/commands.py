@@ -148,7 +148,7 @@ class Commands:
     def take(self, key: IdentityKey, limit: int, holder: str = "") -> asyncio.Future[list[Edited]]:
         """Lock up to ``limit`` commands of ``key``, the oldest first; ``received`` reads the answer.
 
-        ``holder`` names the connection that the locks end with (``release``); without it they lapse by time only.
+        ``holder`` names the connection that the locks end with; without it they lapse by time only.
         """
         return self._queues.take(str(key), limit, holder)
 
@@ -156,13 +156,13 @@ class Commands:
         """See ``Queues.settle``: raises ``HubError`` 412002."""
         return self._queues.settle(str(key), token, how)
 
-    def release(self, key: IdentityKey, holder: str | None) -> None:
-        """A connection has ended (``None``: any of earlier ones): what it had in hand counts as a failed delivery."""
-        self._queues.release(str(key), holder, counted=True)
+    def release(self, key: IdentityKey) -> None:
+        """Give back what any connection had in hand: that of an earlier run of the hub, which is nobody's failure."""
+        self._queues.release(str(key), None, counted=False)
 
-    def give_back(self, key: IdentityKey, token: UUID) -> None:
-        """What was taken was not sent after all."""
-        self._queues.give_back(str(key), token)
+    def give_back(self, key: IdentityKey, token: UUID, *, sent: bool) -> None:
+        """A connection has ended that held this; it counts as a failed delivery if it was ``sent``."""
+        self._queues.give_back(str(key), token, counted=sent)
 
     def waiting(self, key: IdentityKey) -> int:
         """How many commands are in the queue, those in the device's hands too."""

@@ -164,9 +164,9 @@ class Queues:
         """Give back all that ``holder`` holds (``None``: whatever has a holder), ``counted`` as failed deliveries."""
         return self._edit_all(queue, HeldBy(holder), counted=counted)
 
-    def give_back(self, queue: str, token: UUID) -> asyncio.Future[list[Edited]]:
-        """Give back what was taken and never sent: no delivery has failed. Passed over when the lock has lapsed."""
-        return self._edit_all(queue, WithToken(token), counted=False)
+    def give_back(self, queue: str, token: UUID, *, counted: bool = False) -> asyncio.Future[list[Edited]]:
+        """Give back one message, as ``release``. Passed over when the token holds none (any more)."""
+        return self._edit_all(queue, WithToken(token), counted=counted)
 
     def _edit_all(self, queue: str, which: HeldBy | WithToken, *, counted: bool) -> asyncio.Future[list[Edited]]:
         now, most = self._ambient.now(), self._rules(queue).deliveries

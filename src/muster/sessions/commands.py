@@ -33,12 +33,12 @@ class CommandSource(Protocol):
         """Settle one."""
         ...
 
-    def release(self, key: IdentityKey, holder: str | None) -> None:
-        """End the locks of a connection."""
+    def release(self, key: IdentityKey) -> None:
+        """End the locks of connections."""
         ...
 
-    def give_back(self, key: IdentityKey, token: UUID) -> None:
-        """Unlock one that was not sent."""
+    def give_back(self, key: IdentityKey, token: UUID, *, sent: bool) -> None:
+        """End one lock."""
         ...
 
     def waiting(self, key: IdentityKey) -> int:
@@ -77,12 +77,12 @@ class CommandFlow:
         self._sink = sink
         self._ambient = ambient
         self._holder = ambient.uuid().hex
-        self._held: dict[int, float] = {}
-        """By number, until when."""
+        self._held: dict[int, tuple[UUID, float]] = {}
+        """By number: lock token, and until when."""
         self._taking = self._again = self._ended = False
         self._leave = source.watch(key, self.pull)
         if self._waiting():
-            source.release(key, None)
+            source.release(key)
             self.pull()
 
     def pull(self) -> None:
@@ -93,7 +93,7 @@ class CommandFlow:
             self._again = True
             return
         now = self._ambient.now()
-        self._held = {number: until for number, until in self._held.items() if until > now}
+        self._held = {number: held for number, held in self._held.items() if held[1] > now}
         room = self._sink.command_room(len(self._held))
         if room > 0 and self._waiting():
             self._taking, self._again = True, False
@@ -112,14 +112,14 @@ class CommandFlow:
     def give_back(self, command: Received) -> None:
         """A command that was delivered here could not be sent."""
         self._held.pop(command.number, None)
-        self._source.give_back(self._key, command.token)
+        self._source.give_back(self._key, command.token, sent=False)
 
     def end(self) -> None:
         """The connection is gone: what it had in hand goes back into the queue at once."""
         self._ended = True
         self._leave()
-        if self._held or self._taking:
-            self._source.release(self._key, self._holder)
+        for token, _ in self._held.values():
+            self._source.give_back(self._key, token, sent=True)
 
     def _waiting(self) -> bool:
         try:
@@ -130,7 +130,7 @@ class CommandFlow:
 
     def _taken(self, future: asyncio.Future[list[Edited]]) -> None:
         self._taking = False
-        if self._ended or future.cancelled():
+        if future.cancelled():
             return
         error = future.exception()
         if error is not None:
@@ -138,8 +138,11 @@ class CommandFlow:
             return
         found: Sequence[Received] = received(future.result())
         for command in found:
-            self._held[command.number] = command.until
-            self._sink.deliver(command)
+            if self._ended:  # meanwhile, or by the delivery of another
+                self._source.give_back(self._key, command.token, sent=False)
+            else:
+                self._held[command.number] = command.token, command.until
+                self._sink.deliver(command)
         if found or self._again:
             self.pull()
 
