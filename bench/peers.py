@@ -1,4 +1,4 @@
-"""Light clients in one process: devices over MQTT and services over HTTPS, each one connection of its own.
+"""Light clients in one process: devices over MQTT, services over HTTPS and AMQP, each one connection of its own.
 
 They do what a measurement needs and no more; the SDKs cost more than the hub does and would hide it.
 """
@@ -12,11 +12,35 @@ from typing import cast
 
 from bench.servers import HOST, Device
 from muster.testing.mqtt import connect, puback, publish, subscribe
+from muster.wire.amqp.composite import encode_composite
+from muster.wire.amqp.frames import AMQP_HEADER, SASL, SASL_HEADER, FrameBuffer, encode_frame
+from muster.wire.amqp.message import Message, Properties, encode_message
+from muster.wire.amqp.performatives import (
+    SENDER,
+    Attach,
+    Begin,
+    Disposition,
+    Flow,
+    Open,
+    Source,
+    Target,
+    Transfer,
+    decode_performative,
+    encode_performative,
+)
+from muster.wire.amqp.sasl import SaslInit
 
 CONNACK, PUBLISH, SUBACK = 2, 3, 9
-FILTERS = (("$iothub/methods/POST/#", 0), ("$iothub/twin/PATCH/properties/desired/#", 0))
+FILTERS = (
+    ("$iothub/methods/POST/#", 0),
+    ("$iothub/twin/PATCH/properties/desired/#", 0),
+    ("devices/{id}/messages/devicebound/#", 1),
+)
 _METHOD = b"$iothub/methods/POST/"
 _ANSWER = b'{"done":true}'
+
+
+Filters = tuple[tuple[str, int], ...]
 
 
 class PeerError(RuntimeError):
@@ -29,12 +53,12 @@ class DevicePeer(asyncio.Protocol):
     ``heard`` gets topic and payload. ``ready`` is done once the subscriptions are granted.
     """
 
-    def __init__(self, device: Device, token: str, filters: tuple[tuple[str, int], ...] = FILTERS) -> None:
+    def __init__(self, device: Device, token: str, filters: Filters = FILTERS) -> None:
         self.heard: Callable[[bytes, bytes], None] = lambda _topic, _payload: None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lost = False
         self._hello = connect(device.name, device.user, token, keep_alive=600)
-        self._filters = filters
+        self._filters = [(name.format(id=device.name), qos) for name, qos in filters]
         self._buffer = bytearray()
 
     @classmethod
@@ -138,3 +162,87 @@ class ServicePeer(asyncio.Protocol):
         status = await self._waiting
         if status != 200:
             raise PeerError(f"{method} {path} was answered {status}")
+
+
+class SenderPeer(asyncio.Protocol):
+    """A back end that sends to devices on one AMQP link. ``ready`` is done once it has credit."""
+
+    def __init__(self, policy: str, token: str) -> None:
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._init = SaslInit("PLAIN", f"\0{policy}@sas.root.{HOST}\0{token}".encode(), HOST)
+        self._frames = FrameBuffer(1 << 20)
+        self._header_due = True
+        self._next = self._granted = 0
+        self._more = asyncio.Event()
+        self._unsettled: dict[int, asyncio.Future[None]] = {}
+
+    @classmethod
+    async def open(cls, port: int, trust: ssl.SSLContext, policy: str, token: str) -> SenderPeer:
+        """Connect, log in and attach."""
+        loop = asyncio.get_running_loop()
+        _, peer = await loop.create_connection(lambda: cls(policy, token), HOST, port, ssl=trust)
+        await asyncio.wait_for(peer.ready, 30)
+        return peer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(SASL_HEADER + encode_frame(0, encode_composite(self._init), SASL))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        lost = PeerError(f"the hub closed the sender's connection ({exc})")
+        for future in (self.ready, *self._unsettled.values()):
+            if not future.done():
+                future.set_exception(lost)
+
+    def data_received(self, data: bytes) -> None:
+        self._frames.feed(data)
+        while True:
+            if self._header_due:
+                if self._frames.header() is None:
+                    return
+                self._header_due = False
+            frame = self._frames.frame()
+            if frame is None:
+                return
+            kind, _, body, start, end = frame
+            if kind == SASL:
+                self._sasl_frame()
+            elif start < end:
+                self._performative(decode_performative(body, start, end)[0])
+
+    def _sasl_frame(self) -> None:
+        """The mechanisms, then the outcome; a wrong password shows as a closed connection."""
+        self._next += 1
+        if self._next == 2:
+            self._next, self._header_due = 0, True
+            attach = Attach("sender", 0, SENDER, source=Source("bench"), target=Target("/messages/devicebound"),
+                            initial_delivery_count=0)  # fmt: skip
+            self._transport.write(AMQP_HEADER)
+            for performative in (Open("bench", HOST), Begin(None, 0, 1 << 20, 1 << 20), attach):
+                self._transport.write(encode_frame(0, encode_performative(performative)))
+
+    def _performative(self, performative: object) -> None:
+        if isinstance(performative, Flow) and performative.handle is not None:
+            self._granted = (performative.delivery_count or 0) + (performative.link_credit or 0)
+            self._more.set()
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif isinstance(performative, Disposition):
+            last = performative.first if performative.last is None else performative.last
+            for number in range(performative.first, last + 1):
+                future = self._unsettled.pop(number, None)
+                if future is not None and not future.done():
+                    future.set_result(None)
+
+    async def send(self, device_id: str, body: bytes) -> None:
+        """Send to a device as soon as there is credit; returns once the hub has settled it."""
+        while self._next >= self._granted:
+            self._more.clear()
+            await self._more.wait()
+        number, self._next = self._next, self._next + 1
+        message = Message(properties=Properties(to=f"/devices/{device_id}/messages/devicebound"), data=(body,))
+        transfer = Transfer(0, number, number.to_bytes(4, "big"), 0, settled=False)
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unsettled[number] = settled
+        self._transport.write(encode_frame(0, encode_performative(transfer) + encode_message(message)))
+        await settled

@@ -239,48 +239,60 @@ async def test_12_a_good_request_before_a_broken_one_is_answered_first() -> None
     assert said.index(b"one") < said.index(b"HTTP/1.1 400 ")
 
 
-async def test_13_the_end_lets_a_request_finish_and_tells_its_client_to_close() -> None:
+async def test_13_draining_lets_requests_finish_and_answers_others_each_the_last_on_its_connection() -> None:
     begun, go = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Request) -> Response:
-        begun.set()
-        await go.wait()
+    async def slow(request: Request) -> Response:
+        if request.raw_path == "/slow":
+            begun.set()
+            await go.wait()
         return Response(b"done")
 
     loop = asyncio.get_running_loop()
     http = connection.HttpServer(slow, SystemAmbient.now)
     server = await loop.create_server(http, "127.0.0.1", 0)  # type: ignore[arg-type]
-    port = server.sockets[0].getsockname()[1]
-    idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(post(b""))
+    hub = Served(server.sockets[0].getsockname()[1])
+    reader, writer = await hub.open(post(b"", path="/slow"))
     await begun.wait()
-    closing = asyncio.create_task(http.close(PATIENCE))
+    draining = asyncio.create_task(http.drain())
+    await asyncio.sleep(0)
+    probed = await hub.answer(post(b""), post(b""))
+    assert probed.count(b"done") == 1
+    assert not draining.done()
+    go.set()
     async with asyncio.timeout(PATIENCE):
-        assert await idle_reader.read(-1) == b""
-        go.set()
         said = await reader.read(-1)
-        await closing
+        await draining
     assert said.endswith(b"\r\n\r\ndone")
     assert b"\r\nConnection: close\r\n" in said
-    for one in (idle_writer, writer):
-        one.close()
+    writer.close()
     server.close()
+    await http.close()
 
 
-async def test_14_what_does_not_end_in_time_is_cancelled() -> None:
+async def test_14_closing_ends_what_is_idle_and_cancels_what_is_not() -> None:
+    cancelled = asyncio.Event()
+
     async def stuck(_: Request) -> Response:
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
         return Response()
 
     loop = asyncio.get_running_loop()
     http = connection.HttpServer(stuck, SystemAmbient.now)
     server = await loop.create_server(http, "127.0.0.1", 0)  # type: ignore[arg-type]
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    writer.write(post(b""))
+    hub = Served(server.sockets[0].getsockname()[1])
+    idle, idle_writer = await hub.open()
+    reader, writer = await hub.open(post(b""))
     await asyncio.sleep(0.05)
     async with asyncio.timeout(PATIENCE):
-        await http.close(0.05)
-        assert await reader.read(-1) == b""
-    writer.close()
+        await http.close()
+        for one in (idle, reader):
+            with contextlib.suppress(ConnectionResetError):
+                assert await one.read(-1) == b""
+    assert cancelled.is_set()
+    for end in (idle_writer, writer):
+        end.close()
     server.close()

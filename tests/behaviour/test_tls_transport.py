@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from OpenSSL import SSL
 
 from muster.core.ambient import SystemAmbient
+from muster.heads.tls import TlsTransport
 from muster.issuing.authority import make_authority
-from tests.behaviour.tls_server import Server, echo_server, until
+from tests.behaviour.tls_server import Echo, Server, echo_server, until
 
 
 @pytest.fixture
@@ -180,4 +183,52 @@ async def test_a_handshake_sent_byte_by_byte_succeeds(server: Server) -> None:
     client.write(b"ok")
     writer.write(outgoing.read())
     await until(lambda: bool(server.made))
+    writer.close()
+
+
+def hello() -> bytes:
+    """A client's first flight."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+async def test_who_waits_for_a_handshake_in_a_storm_costs_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = 0
+    ready = TlsTransport.ready
+
+    def count(transport: TlsTransport, events: int) -> None:
+        nonlocal told
+        told += 1
+        ready(transport, events)
+
+    monkeypatch.setattr(TlsTransport, "ready", count)
+    first, storm = hello(), 200
+    with contextlib.ExitStack() as stack:
+        for _ in range(storm):  # the server does not run meanwhile
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            sock.sendall(first)
+        await until(lambda: len(server.listener._begun) == storm)
+        assert told < 2 * storm
+
+
+async def test_a_protocol_that_closes_when_it_may_write_again_says_goodbye_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goodbyes: list[SSL.Connection] = []
+    shutdown = SSL.Connection.shutdown
+    monkeypatch.setattr(SSL.Connection, "shutdown", lambda one: goodbyes.append(one) or shutdown(one))
+    reader, writer = await server.connect()
+    await until(lambda: bool(server.made) and server.made[0].transport is not None)
+    echo = server.made[0]
+    monkeypatch.setattr(Echo, "resume_writing", lambda echo: echo.transport.close())
+    echo.transport._out += b"the rest"
+    echo.transport._writing_paused = True
+    echo.transport._writable()
+    assert await reader.read() == b"the rest"
+    assert len(goodbyes) == 1
     writer.close()

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from OpenSSL import SSL
+
 from muster.core.ambient import SystemAmbient
 from muster.heads.listener import TlsListener
 from muster.heads.tls import server_context
@@ -62,16 +64,17 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def echo_server(directory: Path) -> AsyncIterator[Server]:
+async def echo_server(directory: Path, context: Callable[[], SSL.Context] | None = None) -> AsyncIterator[Server]:
+    """``context``: another one than of a certificate of the server's own."""
     loop = asyncio.get_running_loop()
     ambient = SystemAmbient(loop)
     authority = make_authority(ambient)
     issued = issue_server_certificate(authority, ["localhost", "127.0.0.1"], ambient)
     for name, content in (("ca.pem", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
         (directory / name).write_bytes(content)
-    context = server_context(str(directory / "chain"), str(directory / "key"))
+    own = server_context(str(directory / "chain"), str(directory / "key"))
     made: list[Echo] = []
-    listener = TlsListener(loop, lambda: context, lambda: Echo(made))
+    listener = TlsListener(loop, context or (lambda: own), lambda: Echo(made))
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     listener.listen([sock])

@@ -374,3 +374,15 @@ async def play(opener: Opener, steps: list[tuple[str, object]]) -> None:
                 assert list(log.states()) == list(map(PartitionState, model.first, model.next, model.last_ms))
     await model.check(log)
     await log.close()
+
+
+async def test_a_probe_changes_nothing(opener: Opener) -> None:
+    log = opener()
+    await log.probe()
+    await commit(log, Write(1, 0, 5, [b"a"]))
+    await log.probe()
+    await log.close()
+    again = opener()
+    assert list(again.states())[1] == PartitionState(0, 1, 5)
+    assert [run.records for run in await again.read(1, 0, EVERYTHING)] == [[b"a"]]
+    await again.close()

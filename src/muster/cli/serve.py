@@ -148,6 +148,8 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
         raise click.ClickException(str(error)) from error
     demo_task = None
     try:
+        if stop.is_set():  # told to end while it was starting
+            return
         if demo:
             from muster.testing.demo import run_demo  # noqa: PLC0415
 

@@ -24,6 +24,7 @@ log = logging.getLogger("muster.front")
 _TOO_LONG = Refusal(
     431, "Request Header Fields Too Large", f"The request's head is longer than {REQUEST_HEAD_BYTES.open} bytes."
 )
+_STOPPING = Refusal(503, "Service Unavailable", "The hub is stopping, connect again in a moment.", "Retry-After: 1\r\n")
 _TOO_SLOW = Refusal(408, "Request Timeout", f"No complete request head came within {CONNECT_WAIT.open} seconds.")
 
 
@@ -34,9 +35,10 @@ class FrontProtocol:
         loop: for the time limit on the head.
         mqtt_factory, amqp_factory: make the protocol that runs inside a WebSocket, once one is agreed.
         http_factory: makes the protocol that takes over the transport for everything else.
+        stopping: whether WebSockets are refused because the hub stops; REST goes on.
     """
 
-    __slots__ = ("_amqp_factory", "_http_factory", "_mqtt_factory", "_received", "_timer", "_transport")
+    __slots__ = ("_amqp_factory", "_http_factory", "_mqtt_factory", "_received", "_stopping", "_timer", "_transport")
 
     def __init__(
         self,
@@ -44,10 +46,12 @@ class FrontProtocol:
         mqtt_factory: Callable[[], WireProtocol],
         amqp_factory: Callable[[], WireProtocol],
         http_factory: Callable[[], Any],
+        stopping: Callable[[], bool] = bool,
     ) -> None:
         self._mqtt_factory = mqtt_factory
         self._amqp_factory = amqp_factory
         self._http_factory = http_factory
+        self._stopping = stopping
         self._transport: Any = None
         self._received = bytearray()
         self._timer = loop.call_later(CONNECT_WAIT.open, self._refuse, _TOO_SLOW)
@@ -68,6 +72,8 @@ class FrontProtocol:
         if end < 0:
             return
         asked = judge(bytes(received[:end]))
+        if isinstance(asked, Upgrade) and self._stopping():
+            asked = _STOPPING
         if isinstance(asked, Refusal):
             self._refuse(asked)
             return

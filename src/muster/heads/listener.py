@@ -101,12 +101,13 @@ class TlsListener:
 
     # --- called by transports
 
-    def enqueue_handshake(self, transport: TlsTransport) -> None:
-        """``transport`` has input for its handshake."""
+    def enqueue_handshake(self, transport: TlsTransport) -> bool:
+        """``transport`` has input for its handshake; whether it has its turn in the next round."""
         self._waiting.append(transport)
         if not self._stepping:
             self._stepping = True
             self.loop.call_soon(self._step)
+        return len(self._waiting) <= HANDSHAKES_A_ROUND
 
     def _step(self) -> None:
         for _ in range(min(HANDSHAKES_A_ROUND, len(self._waiting))):
@@ -150,6 +151,10 @@ class TlsListener:
     def connections(self) -> int:
         """Sockets held, silent and draining ones included."""
         return len(self._transports)
+
+    def protocols(self) -> list[WireProtocol]:
+        """Who is on the connections whose handshake is done."""
+        return [protocol for one in self._transports if (protocol := one.get_protocol()) is not None]
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on."""

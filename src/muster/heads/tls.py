@@ -118,7 +118,8 @@ class TlsTransport:
     def _handshake_ready(self) -> None:
         if not self._queued:
             self._queued = True
-            self._listener.enqueue_handshake(self)
+            if not self._listener.enqueue_handshake(self):  # else each round would tell of all who wait in a storm
+                self._watch(0)
 
     def step_handshake(self) -> None:
         """Take the handshake one step further; called by the listener, so many a loop round."""
@@ -257,7 +258,7 @@ class TlsTransport:
                 self._protocol.resume_writing()
         if not self._out:
             self._watch(self._watched & ~WRITE)
-            if self._closing:
+            if self._closing and self._state == _OPEN:  # not when who resumed writing has closed by itself
                 self._say_goodbye()
 
     def get_write_buffer_size(self) -> int:

@@ -111,8 +111,15 @@ def still_serves(server: Credentials, authority: Credentials, names: Sequence[st
     except (ValueError, TypeError, InvalidSignature):
         return False
     held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    begun = certificate.not_valid_before_utc <= _now(ambient)
+    return set(held) == set(_alternatives(names)) and begun and ambient.now() < half_life(server)
+
+
+def half_life(server: Credentials) -> float:
+    """When half the life of a certificate is over, in seconds since 1970."""
+    certificate = x509.load_pem_x509_certificate(server.certificate)
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return set(held) == set(_alternatives(names)) and start <= _now(ambient) < start + (end - start) / 2
+    return (start + (end - start) / 2).timestamp()
 
 
 def _alternatives(names: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:

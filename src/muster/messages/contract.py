@@ -89,6 +89,12 @@ class TelemetryLog(Protocol):
         """
         ...
 
+    async def probe(self) -> None:
+        """Write to the disk without changing anything, as durably as a commit. Raises ``HubError`` (500001) when that
+        fails. Does not promise that there is room for the next commit.
+        """
+        ...
+
     async def close(self) -> None:
         """End after the commits handed in so far. Harmless when repeated; nothing else may be called after it."""
         ...

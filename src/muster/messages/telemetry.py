@@ -16,6 +16,7 @@ from muster.core.limits import TELEMETRY_PENDING_BYTES, TELEMETRY_TAIL_BYTES
 from muster.messages.contract import PartitionState, Slice, TelemetryLog, Write
 from muster.messages.retention import Retention
 from muster.messages.tail import Tail
+from muster.messages.trouble import Trouble
 
 Durable = Callable[[BaseException | None], None]
 """Called with ``None`` once the batch is on disk, or with what went wrong: then none of it is."""
@@ -87,6 +88,7 @@ class Telemetry:
         self._retention = Retention(
             log, ambient, seconds=retention_seconds, limit_bytes=retention_bytes, trimmed=self._trimmed
         )
+        self._trouble = Trouble(log, ambient)
         self._look_every = max(1, retention_bytes // _LOOKS_PER_LIMIT)
         self._look_at = self._look_every
 
@@ -115,6 +117,11 @@ class Telemetry:
     def congested(self) -> bool:
         """Whether so much waits for the disk that heads should stop reading their sockets."""
         return self.pending_bytes > self._max_pending
+
+    @property
+    def failing(self) -> bool:
+        """Whether messages cannot be stored, as far as is known: the disk is full or broken."""
+        return self._trouble.present
 
     def when_clear(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called once, soon after ``congested`` has ceased to hold."""
@@ -182,6 +189,7 @@ class Telemetry:
         """Take nothing more, commit what was appended, close the log. Harmless when repeated."""
         self._closed = True
         await self.stop()
+        await self._trouble.close()
         while self._running is not None or self._scheduled:
             idle = self._loop.create_future()
             self._idle.append(idle)
@@ -239,12 +247,15 @@ class Telemetry:
             self.messages += len(records)
         self.bytes += batch.bytes
         self.commits += 1
+        if self._trouble.failures:
+            self._trouble.over()
         if self.bytes >= self._look_at:
             self._look_at = self.bytes + self._look_every
             self._retention.look()
 
     def _refuse(self, batch: Batch, error: BaseException) -> None:
         self.failed_commits += 1
+        self._trouble.failed(error)
         behind, self._forming = self._forming, Batch(self.partitions)
         self._scheduled = False
         self.pending_bytes = 0

@@ -6,15 +6,15 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import UNAVAILABLE
+from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
@@ -25,13 +25,15 @@ from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
-from muster.heads.tls import WireProtocol, server_context
+from muster.heads.tls import WireProtocol
+from muster.heads.websocket import WebSocketTransport
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
+from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.files import FileParts, file_operations
@@ -52,8 +54,9 @@ from muster.twins.service import Twins
 
 log = logging.getLogger("muster.node")
 
-DRAIN_SECONDS = 5.0
-"""How long connections get to end by themselves once the hub stops; SIGTERM ends within ten seconds."""
+DRAIN_SECONDS, GOODBYE_SECONDS = 5.0, 1.5
+"""Once the hub stops: how long connections and REST calls get to end by themselves, and how long HTTPS then takes to
+close. SIGTERM ends within ten seconds."""
 
 
 class Node:
@@ -64,6 +67,7 @@ class Node:
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self._ready = False
+        self._listeners: dict[str, TlsListener] = {}
         self._undo: list[Callable[[], Awaitable[None] | None]] = []
 
     async def start(self) -> None:
@@ -78,7 +82,11 @@ class Node:
             raise
 
     async def stop(self) -> None:
-        """Stop accepting, end the sessions, make what was accepted durable, close. Safe to call twice."""
+        """Drain, make what was accepted durable, close. Safe to call twice.
+
+        Draining: nothing new is let in and all sessions end. Until they have, and until the REST calls in progress are
+        answered, HTTPS goes on, so that who probes ``/health/ready`` hears 503.
+        """
         self._ready = False
         while self._undo:
             pending = self._undo.pop()()
@@ -100,8 +108,7 @@ class Node:
         self._undo.append(reader.close)
         identities = SqliteIdentityStore(writer, reader)
         kept = SqliteHubSettingsStore(writer, reader)
-        material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
-        _write_certificates(directory, material)
+        material, certificate = await self._material(directory, kept, ambient)
         hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
         telemetry = self._telemetry(directory, ambient, durable=durable)
 
@@ -123,7 +130,8 @@ class Node:
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
         app = build_app(
-            registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready,
+            registry=registry, gate=authenticator, ambient=ambient,
+            ready=lambda: self._ready and not telemetry.failing,
             more=[*admin.table(), *TwinOperations(registry, twins).table(), *MethodOperations(methods, ambient).table(),
                   *messaging.operations, *files],
         )  # fmt: skip
@@ -133,22 +141,34 @@ class Node:
             authenticator, sessions, telemetry, refusals, ambient, twins, methods, messaging.commands
         )
         make_mqtt = partial(MqttConnection, services, loop)
-        make_http = HttpServer(app, ambient.now)
-        self._undo.append(make_http.close)
-        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, make_http)
-        self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
+        http = HttpServer(app, ambient.now)
+        self._undo.append(http.close)
+        make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
+        self._undo.append(partial(_drain, self._listeners, http))
+        self._listen(certificate, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
-        self._undo += [lambda: make_amqp.end_all(UNAVAILABLE), lambda: sessions.end_all(UNAVAILABLE), methods.close]
+        self._undo += [partial(make_amqp.end_all, UNAVAILABLE), partial(sessions.end_all, UNAVAILABLE), methods.close]
 
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
         await keep_reach(kept, reach)
         self._announce(directory, facts_of(hub, material, directory, reach))
 
-    def _announce(self, directory: DataDirectory, facts: Mapping[str, Any]) -> None:
+    def _announce(self, directory: DataDirectory, facts: dict[str, Any]) -> None:
         self.facts = {**facts, "pid": os.getpid()}
         directory.announce(self.facts)
         self._ready = True
+
+    async def _material(
+        self, directory: DataDirectory, kept: HubSettingsStore, ambient: Ambient
+    ) -> tuple[Material, ServerCertificate]:
+        """What the hub is made of, and its certificate, which is kept fresh from now on."""
+        settings = self.settings
+        load = partial(load_material, kept, ambient, settings.all_hostnames, development=settings.data is None)
+        material = await load()
+        certificate = ServerCertificate(directory, ambient, material, load)
+        self._undo.append(certificate.close)
+        return material, certificate
 
     def _telemetry(self, directory: DataDirectory, ambient: Ambient, *, durable: bool) -> Telemetry:
         settings = self.settings
@@ -189,17 +209,15 @@ class Node:
 
     def _listen(
         self,
-        directory: DataDirectory,
+        certificate: ServerCertificate,
         sockets: Mapping[str, list[socket.socket]],
         protocols: Mapping[str, Callable[[], WireProtocol]],
     ) -> None:
         """Accept TLS connections for each of ``protocols`` on its sockets."""
-        context = server_context(str(directory.chain_file), str(directory.key_file))
-        listeners: list[TlsListener] = []
-        self._undo.append(partial(_close_listeners, listeners))
         for name, make_protocol in protocols.items():
-            listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol)
-            listeners.append(listener)
+            listener = self._listeners[name] = TlsListener(
+                asyncio.get_running_loop(), certificate.context, make_protocol
+            )
             listen(sockets[name], _flag(name))
             listener.listen(sockets[name])
 
@@ -221,24 +239,23 @@ def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:
             sock.close()
 
 
-async def _close_listeners(listeners: list[TlsListener]) -> None:
-    for listener in listeners:
+async def _drain(listeners: Mapping[str, TlsListener], http: HttpServer) -> None:
+    """End all connections; HTTPS last, with the REST calls in progress and the WebSockets apart."""
+    https = listeners.get("https")
+    others = [listener for listener in listeners.values() if listener is not https]
+    for listener in others:
         listener.stop_accepting()
-    await asyncio.gather(*(listener.close_connections(DRAIN_SECONDS) for listener in listeners))
+    if https is not None:
+        for protocol in https.protocols():
+            if isinstance(protocol, WebSocketTransport):
+                protocol.close()
+    await asyncio.gather(_finish(http), *(listener.close_connections(DRAIN_SECONDS) for listener in others))
+    if https is not None:
+        https.stop_accepting()
+        await https.close_connections(GOODBYE_SECONDS)
 
 
-def _write_certificates(directory: DataDirectory, material: Material) -> None:
-    authority = material.authority.certificate
-    directory.write(directory.ca_file, authority)
-    directory.write(directory.bundle_file, _system_roots() + authority)
-    directory.write(directory.key_file, material.server.key)
-    directory.write(directory.chain_file, material.server.certificate + authority)
-
-
-def _system_roots() -> bytes:
-    """The machine's trusted roots as PEM, empty where it has none in one file."""
-    paths = ssl.get_default_verify_paths()
-    for candidate in (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt"):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate).read_bytes().rstrip() + b"\n"
-    return b""
+async def _finish(http: HttpServer) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await http.drain()

@@ -52,12 +52,17 @@ class HubProcess:
 
     # --- its life
 
-    def start(self) -> Self:
-        """Start and wait until ready. Raises ``RuntimeError`` with the hub's log when it does not get there."""
+    def spawn(self) -> None:
+        """Start, and wait for nothing."""
         self._ready_file.unlink(missing_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)  # noqa: S603
+
+    def start(self) -> Self:
+        """Start and wait until ready. Raises ``RuntimeError`` with the hub's log when it does not get there."""
+        self.spawn()
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not self._ready_file.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -75,6 +80,10 @@ class HubProcess:
             return self._process.wait(STOP_SECONDS)
         finally:
             self.kill()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, as SIGTERM to have it end without waiting for that."""
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL; harmless when it has ended."""

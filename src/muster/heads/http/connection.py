@@ -37,32 +37,37 @@ class HttpServer:
         self.now = now
         self.idle_seconds = idle_seconds
         self.loop = asyncio.get_running_loop()
+        self.draining = False
         self.connections: set[HttpConnection] = set()
         """Those that are open, or closed with a request that is still being answered."""
 
     def __call__(self) -> HttpConnection:
         return HttpConnection(self)
 
-    async def close(self, seconds: float = 0.0) -> None:
-        """End every connection, those with a request under way after its answer; after ``seconds`` end what is left."""
-        for connection in tuple(self.connections):
-            connection.end()
-        tasks = [connection.task for connection in self.connections if connection.task is not None]
-        if tasks and seconds:
-            await asyncio.wait(tasks, timeout=seconds)
-        for task in tasks:
+    async def drain(self) -> None:
+        """Wait until no request is being answered. From now on each answer is the last on its connection."""
+        self.draining = True
+        while tasks := self._tasks():
+            await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """End every connection; what is being answered still is cancelled."""
+        for task in (tasks := self._tasks()):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         for connection in tuple(self.connections):
             connection.abort()
 
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [connection.task for connection in self.connections if connection.task is not None]
+
 
 class HttpConnection:
     """One connection, and the ``messages.Exchange`` of the request that is being answered."""
 
     __slots__ = (
-        "_broken", "_chunked", "_decoder", "_ending", "_expects", "_incoming", "_loop", "_lost", "_paused",
+        "_broken", "_chunked", "_decoder", "_expects", "_incoming", "_loop", "_lost", "_paused",
         "_quiet_since", "_request", "_requests", "_room", "_server", "_timer", "_transport", "_unwanted", "task",
     )  # fmt: skip
 
@@ -78,7 +83,7 @@ class HttpConnection:
         """The one whose body is coming."""
         self.task: asyncio.Task[None] | None = None
         self._broken: HttpError | None = None
-        self._ending = self._lost = self._unwanted = self._paused = self._chunked = self._expects = False
+        self._lost = self._unwanted = self._paused = self._chunked = self._expects = False
         self._room: asyncio.Future[None] | None = None
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -119,7 +124,7 @@ class HttpConnection:
         return False
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._ending = self._lost = True
+        self._lost = True
         if self.task is None:
             self._server.connections.discard(self)
         if self._timer is not None:
@@ -167,8 +172,6 @@ class HttpConnection:
         self._quiet_since = self._loop.time()
         if self._broken is not None:
             self._refuse(self._broken)
-        elif self._ending:
-            self._transport.close()
 
     async def _serve(self, request: Request) -> None:
         whole = False
@@ -197,11 +200,14 @@ class HttpConnection:
         """What follows a request whose answer was sent (``whole``), or broken off."""
         if whole and not request.body.complete and self._broken is None:
             self._throw_away()
-        elif whole and request.head.keep_alive and not self._transport.is_closing():
+        elif whole and self._goes_on(request) and not self._transport.is_closing():
             self._next()
             self._balance()
         else:
             self._transport.close()
+
+    def _goes_on(self, request: Request) -> bool:
+        return request.head.keep_alive and request.body.complete and not self._server.draining
 
     def _throw_away(self) -> None:
         """Nobody wants the rest of this body: let the client get to its answer, then close."""
@@ -240,7 +246,7 @@ class HttpConnection:
         assert request is not None
         request.answered = True
         version = request.head.version
-        keep_alive = request.head.keep_alive and request.body.complete and not self._ending
+        keep_alive = self._goes_on(request)
         headers = {**answer.headers, **request.signature}
         headers["Date"] = _date(int(self._server.now()))
         if length is not None:
@@ -294,13 +300,6 @@ class HttpConnection:
         self._balance()
 
     # --- the end
-
-    def end(self) -> None:
-        """Close once the request under way is answered; at once when there is none."""
-        self._ending = True
-        self._requests.clear()
-        if self.task is None and not self._unwanted:
-            self._transport.close()
 
     def abort(self) -> None:
         """Close now."""

@@ -27,5 +27,5 @@ class HealthOperations:
         return json_answer({"status": "live"})
 
     async def ready(self, _: Call) -> Response:
-        """200 when every listener serves, else 503."""
+        """200 when the node is ready, else 503."""
         return json_answer({"status": "ready"}) if self._ready() else json_answer({"status": "not ready"}, 503)

@@ -43,6 +43,8 @@ class FolderFiles:
         self._durable = durable
         with _told(folder):
             (folder / _INCOMING).mkdir(mode=0o700, parents=True, exist_ok=True)
+            if durable:
+                _sync_directory(folder.parent)
 
     async def create(self) -> FolderDraft:
         name = self._ambient.random_bytes(_NAME_BYTES).hex()

@@ -140,6 +140,11 @@ def migrate(connection: apsw.Connection, migrations: Sequence[str]) -> None:
                 raise
 
 
+def touch(connection: apsw.Connection) -> None:
+    """Work for a ``Writer`` that writes a page and changes nothing. (An UPDATE to the same values would not write.)"""
+    connection.pragma("user_version", connection.pragma("user_version"))
+
+
 class _Item(NamedTuple):
     work: Work[Any]
     done: Callable[[Any, BaseException | None], None]

@@ -29,6 +29,7 @@ from muster.stores.sqlite.database import (
     open_connection,
     store_error,
     told_as_refusal,
+    touch,
 )
 from muster.stores.sqlite.ledger import LAST_SEQUENCE, MIGRATIONS, Ledger, create, place_key, rows_of
 from muster.stores.sqlite.rows import Row, unpack
@@ -160,6 +161,10 @@ class SqliteTelemetryLog:
     async def trim(self, before_ms: int, limit_bytes: int) -> Sequence[int]:
         """See ``TelemetryLog.trim``."""
         return await self._writer.submit(partial(self._ledger.trim, before_ms, limit_bytes))
+
+    async def probe(self) -> None:
+        """See ``TelemetryLog.probe``."""
+        await self._writer.submit(touch)
 
     async def close(self) -> None:
         """See ``TelemetryLog.close``."""
