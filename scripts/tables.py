@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from muster.core import errors, limits
+from muster.core import errors, limits, storage_errors
 from muster.identity import causes
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -32,6 +32,11 @@ BREACHES_INTRODUCTION = """## Why a connection was ended
 Rules of the protocols that a client can break before it logs in or later, kept and explained in the same way.
 """
 
+STORAGE_INTRODUCTION = """## What the embedded blob endpoint refuses
+
+Files are sent as to Azure Storage, and refused with its names (`src/muster/core/storage_errors.py`).
+"""
+
 LIMITS_INTRODUCTION = """# Limits
 
 Every limit of the hub (`src/muster/core/limits.py`) with its value in the `azure` profile, which copies the cloud
@@ -52,9 +57,11 @@ def errors_page() -> str:
     rows = sorted(errors.ALL, key=lambda row: (row.code, row.name))
     cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
     mistakes, breaches = causes_table(causes.ALL), causes_table(causes.BREACHES)
+    storage = [(str(r.status), r.name, r.cause, r.remedy) for r in storage_errors.ALL]
     return (
         f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}\n"
-        f"{BREACHES_INTRODUCTION}\n{breaches}"
+        f"{BREACHES_INTRODUCTION}\n{breaches}\n"
+        f"{STORAGE_INTRODUCTION}\n{markdown_table(('status', 'name', 'cause', 'remedy'), storage)}"
     )
 
 

@@ -32,10 +32,14 @@ class CheckpointStore(BlobCheckpointStore):
 
 
 class Azurite:
-    """The blob service on a free port of 127.0.0.1, with an account of its own."""
+    """The blob service on a free port of 127.0.0.1, with an account of its own.
 
-    def __init__(self, directory: Path) -> None:
+    With ``secure``, a directory with ``server.pem``, ``server.key`` and ``ca.pem``, it speaks HTTPS.
+    """
+
+    def __init__(self, directory: Path, secure: Path | None = None) -> None:
         self._directory = directory
+        self._secure = secure
         self._key = base64.b64encode(os.urandom(32)).decode()
         self._log = directory / "azurite.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,6 +48,8 @@ class Azurite:
     def __enter__(self) -> Self:
         command = ["node", str(MAIN), "--blobHost", "127.0.0.1", "--blobPort", "0", "--inMemoryPersistence", "--silent",
                    "--skipApiVersionCheck", "--disableTelemetry"]  # fmt: skip
+        if self._secure is not None:
+            command += ["--cert", str(self._secure / "server.pem"), "--key", str(self._secure / "server.key")]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._directory, stdout=log, stderr=log,
@@ -65,8 +71,21 @@ class Azurite:
 
     def add_container(self, name: str) -> None:
         """Make an empty container."""
-        with ContainerClient(self._url, name, credential=self._credential) as client:
+        with ContainerClient(self._url, name, credential=self._credential, connection_verify=self._trust) as client:
             client.create_container()
+
+    @property
+    def connection_string(self) -> str:
+        """That of the account, its key included."""
+        protocol = self._url.partition(":")[0]
+        return (
+            f"DefaultEndpointsProtocol={protocol};AccountName={ACCOUNT};AccountKey={self._key};"
+            f"BlobEndpoint={self._url};"
+        )
+
+    @property
+    def _trust(self) -> bool | str:
+        return True if self._secure is None else str(self._secure / "ca.pem")
 
     def checkpoint_store(self, container: str) -> CheckpointStore:
         """A checkpoint store on a container, as each processor has one of its own."""

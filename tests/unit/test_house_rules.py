@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from muster.core import errors
+from muster.core import errors, storage_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "muster"
@@ -117,10 +117,10 @@ def test_everything_public_in_a_contract_is_explained() -> None:
     assert not silent, f"a contract is its docstrings; these have none: {silent}"
 
 
-@pytest.mark.parametrize("row", errors.ALL, ids=lambda row: f"{row.code}-{row.name}")
+@pytest.mark.parametrize("row", [*errors.ALL, *storage_errors.ALL], ids=lambda row: f"{row.code}-{row.name}")
 def test_every_row_of_the_errors_catalogue_is_sound(row: errors.ErrorRow) -> None:
     assert 400_000 <= row.code <= 599_999, "six digits, of which the first three are the HTTP status"
-    assert row.status in {400, 401, 403, 404, 405, 408, 409, 410, 412, 413, 415, 429, 500, 501, 502, 503, 504}
+    assert row.status in {400, 401, 403, 404, 405, 408, 409, 410, 411, 412, 413, 415, 416, 429, 500, 501, 502, 503, 504}
     assert re.fullmatch(r"[A-Z][A-Za-z0-9]+", row.name)
     assert re.fullmatch(r"(?:amqp|com\.microsoft)(?::[a-z-]+)+", row.condition)
     assert row.mqtt in range(1, 6), "a CONNACK return code that refuses"
@@ -129,7 +129,8 @@ def test_every_row_of_the_errors_catalogue_is_sound(row: errors.ErrorRow) -> Non
 
 
 def test_no_two_rows_of_the_errors_catalogue_share_a_code_or_a_name() -> None:
-    assert len({row.code for row in errors.ALL}) == len(errors.ALL) == len({row.name for row in errors.ALL})
+    rows = [*errors.ALL, *storage_errors.ALL]
+    assert len({row.code for row in rows}) == len(rows) == len({row.name for row in rows})
 
 
 @pytest.mark.parametrize("page", ["errors.md", "limits.md"])

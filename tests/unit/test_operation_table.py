@@ -59,6 +59,31 @@ def test_a_table_that_contradicts_itself_is_refused() -> None:
         table("GET /a", "GET /A/")
     with pytest.raises(ValueError, match="same place"):
         table("GET /a/{b}", "PUT /a/{c}")
+    with pytest.raises(ValueError, match="names none"):
+        OperationTable([Operation("GET", "/a/{device}", Right.DEVICE_CONNECT, nothing)])
+
+
+@pytest.mark.parametrize(
+    ("path", "rest"),
+    [("/box/a", "a"), ("/box/a/b%2Fc/d", "a/b/c/d"), ("/BOX/A//b/", "A//b"), ("/box/..%2F..", "../..")],
+)
+def test_a_last_part_with_dots_takes_the_rest(path: str, rest: str) -> None:
+    operation, found, _ = table("GET /box/{name...}", "GET /box/fixed/x").find("GET", path)
+    assert (operation.path, found) == ("/box/{name...}", {"name": rest})
+
+
+def test_the_rest_is_one_part_at_least_and_goes_last() -> None:
+    rows = table("GET /box/{name...}", "GET /box/fixed/x", "GET /box/{part}/y")
+    assert rows.find("GET", "/box/fixed/x")[0].path == "/box/fixed/x"
+    assert rows.find("GET", "/box/a/y")[0].path == "/box/{part}/y"
+    assert rows.find("GET", "/box/fixed/z")[0].path == "/box/{name...}"
+    with pytest.raises(HubError) as caught:
+        rows.find("GET", "/box")
+    assert caught.value.row is errors.NOT_FOUND
+    with pytest.raises(MethodNotAllowed):
+        rows.find("PUT", "/box/a/b")
+    with pytest.raises(ValueError, match="same place"):
+        table("GET /box/{name...}", "PUT /box/{other...}")
 
 
 def test_paths_are_decoded_once_and_must_be_utf_8() -> None:

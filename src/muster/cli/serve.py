@@ -73,6 +73,18 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="How long a cloud-to-device message waits that brings no expiry time.")  # fmt: skip
 @click.option("--c2d-max-deliveries", type=click.IntRange(1, 100), default=10, show_default=True,
               help="After so many failed deliveries a cloud-to-device message is given up.")  # fmt: skip
+@click.option("--storage", type=click.Choice(["embedded", "off"]), default="embedded", show_default=True,
+              help="Where files of devices go: into the data directory, or nowhere.")  # fmt: skip
+@click.option("--storage-connection-string", default="",
+              help="Send files to this Azure Storage account or Azurite instead.")  # fmt: skip
+@click.option("--storage-container", default="muster-uploads", show_default=True,
+              help="The container there; it must exist.")  # fmt: skip
+@click.option("--upload-mib", type=click.IntRange(1), default=10240, show_default=True,
+              help="How much the data directory keeps of files.")  # fmt: skip
+@click.option("--upload-ttl-minutes", type=click.IntRange(1, 1440), default=60, show_default=True,
+              help="How long a device may take to upload a file.")  # fmt: skip
+@click.option("--file-notifications", type=click.Choice(["on", "off"]), default=None,
+              help="Tell services of files that have arrived.  [default: on with --profile open]")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
@@ -120,6 +132,12 @@ def _settings(options: dict[str, Any]) -> Settings:
         command_ttl_seconds=60 * options["c2d_ttl_minutes"],
         command_deliveries=options["c2d_max_deliveries"],
         sync=options["sync"] == "full",
+        storage=options["storage"] == "embedded",
+        storage_connection_string=options["storage_connection_string"],
+        storage_container=options["storage_container"],
+        upload_bytes=options["upload_mib"] * 1024**2,
+        upload_ttl_seconds=options["upload_ttl_minutes"] * 60,
+        file_notifications=None if (told := options["file_notifications"]) is None else told == "on",
         ready_file=options["ready_file"],
     )
     if ephemeral and settings.profile is Profile.AZURE and not settings.loopback_only:

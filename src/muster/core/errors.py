@@ -77,6 +77,46 @@ BULK_FAILURE = ErrorRow(
     "Some items of a bulk call failed.",
     "See its errors list.",
 )
+STORAGE_NOT_CONFIGURED = ErrorRow(
+    400014,
+    "DefaultStorageEndpointNotConfigured",
+    _ARGUMENT,
+    5,
+    "The hub has no storage for files of devices.",
+    "Run muster serve with --storage embedded, or with --storage-connection-string.",
+)
+UPLOAD_UNKNOWN = ErrorRow(
+    400015,
+    "InvalidFileUploadCorrelationId",
+    _ARGUMENT,
+    5,
+    "The device has no file upload with this correlation id.",
+    "Send the correlationId that POST /devices/<id>/files answered, once.",
+)
+UPLOAD_EXPIRED = ErrorRow(
+    400016,
+    "ExpiredFileUploadCorrelationId",
+    _ARGUMENT,
+    5,
+    "The file upload was not finished in time.",
+    "Begin anew with POST /devices/<id>/files.",
+)
+UPLOAD_STATUS = ErrorRow(
+    400019,
+    "InvalidFileUploadCompletionStatus",
+    _ARGUMENT,
+    5,
+    "The notice of a finished upload does not say how it ended.",
+    "Send isSuccess (true or false) and statusCode (a whole number).",
+)
+STORAGE_REFUSED = ErrorRow(
+    400020,
+    "InvalidStorageEndpointOrBlob",
+    _ARGUMENT,
+    5,
+    "The storage does not have the file, or does not let the hub look.",
+    "Upload the file before the notice; check the storage account's key and container.",
+)
 TAKEN_OVER = ErrorRow(
     400027,
     "ConnectionForcefullyClosedOnNewConnection",
@@ -160,6 +200,14 @@ TOO_MANY_TOKENS = ErrorRow(
     5,
     "Too many tokens for different audiences on one connection.",
     "Open another connection.",
+)
+TOO_MANY_UPLOADS = ErrorRow(
+    403006,
+    "DeviceMaximumActiveFileUploadLimitExceeded",
+    "amqp:resource-limit-exceeded",
+    5,
+    "The device has as many file uploads in progress as it may.",
+    "Report those that have ended, or wait until they lapse.",
 )
 TOO_MANY_READERS = ErrorRow(
     403013,

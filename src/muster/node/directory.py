@@ -59,6 +59,11 @@ class DataDirectory:
         return self.path / "telemetry.db"
 
     @property
+    def blobs(self) -> Path:
+        """Files that devices have uploaded, unless they go to a storage account."""
+        return self.path / "blobs"
+
+    @property
     def ca_file(self) -> Path:
         """Our CA's certificate, for clients to trust."""
         return self.path / "ca.pem"

@@ -44,6 +44,7 @@ from muster.messages.telemetry import Telemetry
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
+from muster.node.files import FileParts, file_operations
 from muster.node.material import Material, load_material
 from muster.node.messaging import make_messaging, make_queues
 from muster.node.settings import Settings
@@ -131,6 +132,10 @@ class Node:
         messaging, stop_queues = make_messaging(hub.name, queues, registry, ambient, settings)
         self._undo.append(stop_queues)
         self.ambient, self.registry = ambient, registry
+        files = await file_operations(
+            FileParts(settings, directory, hub, writer, reader, kept, ambient, authenticator, ports["https"]),
+            messaging.file_notifications, self._undo.append, durable=durable,
+        )  # fmt: skip
 
         method_operations = MethodOperations(methods, ambient)
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
@@ -145,6 +150,7 @@ class Node:
                 *method_operations.table(),
                 *DigitalTwinOperations(twins, methods, method_operations).table(),
                 *messaging.operations,
+                *files,
             ],
         )
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from muster.core.limits import Profile
@@ -21,7 +21,10 @@ class Settings:
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
     ``command_ttl_seconds`` is how long a cloud-to-device message waits that brings no expiry time,
     ``command_deliveries`` how often it may fail. ``events`` are the events that the built-in endpoint gets beside
-    telemetry. ``sync`` off gives up the promise that an acknowledged message survives a power cut.
+    telemetry. ``sync`` off gives up the promise that an acknowledged message survives a power cut. ``storage`` says
+    whether devices may upload files to the hub; ``storage_connection_string`` names an Azure Storage account (or
+    Azurite) in its place, and ``storage_container`` the container there. ``file_notifications`` is ``None`` for the
+    profile's own way.
     """
 
     data: Path | None
@@ -41,12 +44,23 @@ class Settings:
     command_deliveries: int = QUEUE_DELIVERIES.open
     events: frozenset[Source] = frozenset()
     sync: bool = True
+    storage: bool = True
+    storage_connection_string: str = field(default="", repr=False)
+    storage_container: str = "muster-uploads"
+    upload_bytes: int = 10 * 1024**3
+    upload_ttl_seconds: int = 3600
+    file_notifications: bool | None = None
     ready_file: Path | None = None
 
     @property
     def hub_host(self) -> str:
         """The name that connection strings carry."""
         return self.hostnames[0]
+
+    @property
+    def notify_of_files(self) -> bool:
+        """Whether services are told of files that have arrived; off in the cloud unless it is switched on."""
+        return self.profile is Profile.OPEN if self.file_notifications is None else self.file_notifications
 
     @property
     def loopback_only(self) -> bool:

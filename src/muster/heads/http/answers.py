@@ -36,7 +36,11 @@ def error_answer(error: HubError, tracking_id: str) -> Response:
     return answer
 
 
+def shown_id(request_id: str) -> str:
+    """``request_id``, 32 hex digits, as a UUID."""
+    return f"{request_id[:8]}-{request_id[8:12]}-{request_id[12:16]}-{request_id[16:20]}-{request_id[20:]}"
+
+
 def signature(request_id: str) -> Mapping[str, str]:
     """Headers that every answer has. ``x-ms-request-id`` is ``request_id``, 32 hex digits, as a UUID."""
-    shown = f"{request_id[:8]}-{request_id[8:12]}-{request_id[12:16]}-{request_id[16:20]}-{request_id[20:]}"
-    return {"Server": SERVER, "Vary": "Origin", "x-ms-request-id": shown}
+    return {"Server": SERVER, "Vary": "Origin", "x-ms-request-id": shown_id(request_id)}

@@ -7,13 +7,13 @@ The method may stand in a header (``X-HTTP-Method-Override``, which Java uses), 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from muster.core.ambient import Ambient
 from muster.core.errors import SERVER_ERROR, HubError
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import error_answer, signature
-from muster.heads.http.auth import ServiceGate, authorize
+from muster.heads.http.auth import Gate, authorize, authorize_device
 from muster.heads.http.connection import App
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
@@ -23,14 +23,17 @@ from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
 from muster.identity.mistakes import shown
 from muster.identity.registry import Registry
+from muster.identity.verdict import Right
 
 log = logging.getLogger("muster.http")
+
+_CLIENT_ID, _LONGEST_CLIENT_ID = "x-ms-client-request-id", 1024
 
 
 def build_app(
     *,
     registry: Registry,
-    gate: ServiceGate,
+    gate: Gate,
     ambient: Ambient,
     ready: Callable[[], bool],
     more: Iterable[Operation] = (),
@@ -39,7 +42,7 @@ def build_app(
 
     Args:
         registry: the hub's identities.
-        gate: judges callers; an ``identity.authenticator.Authenticator``.
+        gate: judges callers, services and devices; an ``identity.authenticator.Authenticator``.
         ready: whether every listener of the node serves, for ``/health/ready``.
         more: operations besides those of the registry and of health.
     """
@@ -56,7 +59,7 @@ def build_app(
 
 
 class _Dispatcher:
-    def __init__(self, operations: OperationTable, gate: ServiceGate, ambient: Ambient) -> None:
+    def __init__(self, operations: OperationTable, gate: Gate, ambient: Ambient) -> None:
         self._operations = operations
         self._gate = gate
         self._ambient = ambient
@@ -64,7 +67,7 @@ class _Dispatcher:
     async def answer(self, request: Request) -> Response | StreamResponse:
         """Every request comes here. An operation that fails in the midst of a stream can only break it off."""
         call = Call(request, self._ambient)
-        request.signature = signature(call.request_id)
+        request.signature = _signature(request, call.request_id)
         try:
             return await self._perform(call)
         except HubError as error:
@@ -78,7 +81,7 @@ class _Dispatcher:
         if request.answered:
             raise ConnectionAbortedError(f"an answer had begun when its operation failed ({call.tracking_id})")
         told = refusal.tracking_id or call.tracking_id
-        request.signature = signature(told[:32])
+        request.signature = _signature(request, told[:32])
         refuse = error_answer if call.operation is None or call.operation.refuse is None else call.operation.refuse
         return refuse(refusal, told)
 
@@ -86,9 +89,21 @@ class _Dispatcher:
         operation = call.find(self._operations, _method(call.request))
         if operation.right is not None:
             check_api_version(call.query("api-version"))
-            authorize(call, operation.right, self._gate)
+            if operation.right is Right.DEVICE_CONNECT:
+                await authorize_device(call, self._gate)
+            else:
+                authorize(call, operation.right, self._gate)
         call.request.cancel_when_lost = operation.waits
         return await operation.handler(call)
+
+
+def _signature(request: Request, request_id: str) -> Mapping[str, str]:
+    """Headers of every answer: ``x-ms-client-request-id`` too, where the client sent one that can be sent back."""
+    own = request.headers.get(_CLIENT_ID, "")
+    headers = signature(request_id)
+    if not own or len(own) > _LONGEST_CLIENT_ID or not own.isascii() or not own.isprintable():
+        return headers
+    return {**headers, _CLIENT_ID: own}
 
 
 def _method(request: Request) -> str:

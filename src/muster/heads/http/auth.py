@@ -1,14 +1,20 @@
-"""Who may call: the ``Authorization`` header judged against the right that an operation needs (service.md 1.1)."""
+"""Who may call: the ``Authorization`` header judged against the right that an operation needs (service.md 1.1).
+
+Where that right is ``DEVICE_CONNECT`` the device or module of the path itself is meant, or who may act for it.
+"""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from muster.core.errors import HubError
+from muster.core.errors import UNAUTHORIZED, HubError
+from muster.heads.http.messages import Request
 from muster.heads.http.operations import Call
 from muster.heads.tls import describe_peer
-from muster.identity.authenticator import ServiceAttempt
+from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
 from muster.identity.verdict import Right, Verdict
+
+_TRANSPORT = "https"
 
 
 class ServiceGate(Protocol):
@@ -20,6 +26,14 @@ class ServiceGate(Protocol):
 
     def service(self, attempt: ServiceAttempt) -> Verdict:
         """Judge an attempt."""
+        ...
+
+
+class Gate(ServiceGate, Protocol):
+    """The part of ``identity.authenticator.Authenticator`` that judges all callers."""
+
+    async def device(self, attempt: DeviceAttempt) -> Verdict:
+        """Judge a device or module."""
         ...
 
 
@@ -36,14 +50,41 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
         return
     verdict = gate.service(
         ServiceAttempt(
-            transport="https",
-            peer="unknown" if request.transport is None else describe_peer(request.transport),
+            transport=_TRANSPORT,
+            peer=_peer(request),
             host=request.headers.get("Host", ""),
             token=token,
             required=right,
             resource=call.path,
         )
     )
+    _settle(call, verdict)
+
+
+async def authorize_device(call: Call, gate: Gate) -> None:
+    """As ``authorize``, for the identity that ``device_id`` and ``module_id`` of the path name (device.md 6.1).
+
+    It may show its own token, or one of a policy with DeviceConnect. ``call.verdict`` tells more of it.
+    """
+    request = call.request
+    verdict = await gate.device(
+        DeviceAttempt(
+            transport=_TRANSPORT,
+            peer=_peer(request),
+            host=request.headers.get("Host", ""),
+            key=call.identity,
+            token=request.headers.get("Authorization", ""),
+        )
+    )
+    _settle(call, verdict)
+
+
+def _peer(request: Request) -> str:
+    return "unknown" if request.transport is None else describe_peer(request.transport)
+
+
+def _settle(call: Call, verdict: Verdict) -> None:
     if verdict.error is not None:
-        raise HubError(verdict.error, "Unauthorized", tracking_id=verdict.tracking_id)
-    call.caller = verdict.principal
+        message = "Unauthorized" if verdict.error.status == UNAUTHORIZED.status else ""
+        raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
+    call.verdict, call.caller = verdict, verdict.principal

@@ -13,7 +13,8 @@ from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
 from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.identity.changes import Match
-from muster.identity.verdict import Right
+from muster.identity.model import IdentityKey
+from muster.identity.verdict import Right, Verdict
 
 _CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 
@@ -22,10 +23,20 @@ class Call:
     """One request that is being answered.
 
     ``parameters`` are the path's and ``path`` is the whole of it, decoded once, both empty until the operation is
-    found; ``caller`` is who calls, once that is judged.
+    found; ``caller`` is who calls, once that is judged, and ``verdict`` on what ground a device may.
     """
 
-    __slots__ = ("_ambient", "_tracking_id", "caller", "operation", "parameters", "path", "request", "request_id")
+    __slots__ = (
+        "_ambient",
+        "_tracking_id",
+        "caller",
+        "operation",
+        "parameters",
+        "path",
+        "request",
+        "request_id",
+        "verdict",
+    )
 
     def __init__(self, request: Request, ambient: Ambient) -> None:
         self.request = request
@@ -33,6 +44,7 @@ class Call:
         self.operation: Operation | None = None
         self.parameters: Mapping[str, str] = {}
         self.path = self.caller = ""
+        self.verdict: Verdict | None = None
         self._ambient = ambient
         self._tracking_id = ""
 
@@ -47,6 +59,11 @@ class Call:
         """Find the operation. Raises ``HubError`` as ``OperationTable.find``."""
         self.operation, self.parameters, self.path = operations.find(method, self.request.raw_path)
         return self.operation
+
+    @property
+    def identity(self) -> IdentityKey:
+        """The device or module that the path names by ``device_id`` and ``module_id``."""
+        return IdentityKey(self.parameters["device_id"], self.parameters.get("module_id"))
 
     def query(self, name: str) -> str | None:
         """A parameter of the query, ``None`` when it is not there."""
@@ -87,9 +104,11 @@ Handler = Callable[[Call], Awaitable[Response | StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row. ``path`` is a template (``/devices/{device_id}``); the case of its fixed parts does not count.
+    """One row. ``path`` is a template (``/devices/{device_id}``); the case of its fixed parts does not count. A last
+    part like ``{blob...}`` takes the rest of the path, slashes included, one part at least.
 
-    ``right`` is what the caller must have; ``None`` opens the operation to everybody, without an api-version.
+    ``right`` is what the caller must have; ``DEVICE_CONNECT`` asks for the device or module that the path names, and
+    ``None`` opens the operation to everybody, without an api-version.
     ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
     done whole. ``refuse`` makes its refusals where they have not the usual shape.
     """
@@ -106,6 +125,7 @@ class Operation:
 class _Node:
     fixed: dict[str, _Node] = field(default_factory=dict)
     parameter: tuple[str, _Node] | None = None
+    rest: tuple[str, _Node] | None = None
     operations: dict[str, Operation] = field(default_factory=dict)
 
 
@@ -129,6 +149,8 @@ class OperationTable:
                 node = _descend(node, part)
             if operation.method in node.operations:
                 raise ValueError(f"{operation.method} {operation.path} stands twice in the table")
+            if operation.right is Right.DEVICE_CONNECT and "{device_id}" not in operation.path:
+                raise ValueError(f"{operation.method} {operation.path} asks for a device and names none")
             node.operations[operation.method] = operation
 
     def find(self, method: str, raw_path: str) -> tuple[Operation, dict[str, str], str]:
@@ -171,12 +193,14 @@ def decode_path(raw_path: str) -> list[str]:
 def _descend(node: _Node, part: str) -> _Node:
     if not part.startswith("{"):
         return node.fixed.setdefault(part.lower(), _Node())
-    if node.parameter is None:
-        node.parameter = (part.strip("{}"), _Node())
-    name, below = node.parameter
-    if name != part.strip("{}"):
-        raise ValueError(f"{part} and {{{name}}} stand at the same place in the table")
-    return below
+    name = part.strip("{}.")
+    if part.endswith("...}"):
+        there = node.rest = node.rest or (name, _Node())
+    else:
+        there = node.parameter = node.parameter or (name, _Node())
+    if there[0] != name:
+        raise ValueError(f"{part} and {{{there[0]}}} stand at the same place in the table")
+    return there[1]
 
 
 def _find(node: _Node, wanted: _Wanted, at: int) -> Operation | None:
@@ -191,10 +215,16 @@ def _find(node: _Node, wanted: _Wanted, at: int) -> Operation | None:
         found = _find(below, wanted, at + 1)
         if found is not None:
             return found
-    if node.parameter is None or not part:
+    if node.parameter is not None and part:
+        name, below = node.parameter
+        found = _find(below, wanted, at + 1)
+        if found is not None:
+            wanted.parameters[name] = part
+            return found
+    if node.rest is None:
         return None
-    name, below = node.parameter
-    found = _find(below, wanted, at + 1)
+    name, below = node.rest
+    found = _find(below, wanted, len(parts))
     if found is not None:
-        wanted.parameters[name] = part
+        wanted.parameters[name] = "/".join(parts[at:])
     return found

@@ -111,5 +111,42 @@ MIGRATIONS: tuple[str, ...] = (
         record BLOB NOT NULL
     ) STRICT
     """,
+    """
+    CREATE TABLE uploads (
+        hub TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        correlation_id TEXT NOT NULL,
+        blob_name TEXT NOT NULL,
+        expires_at REAL NOT NULL,
+        PRIMARY KEY (hub, device_id, correlation_id)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX uploads_by_end ON uploads (hub, expires_at);
+    CREATE TABLE blobs (
+        name TEXT PRIMARY KEY,
+        etag TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        created REAL NOT NULL,
+        modified REAL NOT NULL,
+        headers TEXT NOT NULL,
+        metadata TEXT NOT NULL
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE blob_blocks (
+        name TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        block_id TEXT NOT NULL,
+        file TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (name, position)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE blob_staged (
+        name TEXT NOT NULL,
+        block_id TEXT NOT NULL,
+        file TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        expires_at REAL NOT NULL,
+        PRIMARY KEY (name, block_id)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX blob_staged_by_end ON blob_staged (expires_at)
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -5,7 +5,7 @@ itself. Measured with 10^6 devices: a point read costs 11 to 13 microseconds wit
 the file is a sixth smaller, a listing reads pages in order, and a device stands beside its modules. Devices
 are counted as they are written: counting 10^6 rows at every call would not do. The row of an identity's twin comes
 and goes with it, in the same transaction; what stands in it is the affair of ``twins.py``. Its queue (``queues.py``)
-goes with it too.
+goes with it too, and a device's file uploads (``uploads.py``).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _DELETE_DEVICE = "DELETE FROM identities WHERE hub = ? AND device_id = ?"
 _PUT_TWIN = "INSERT INTO twins (hub, device_id, module_id) VALUES (?, ?, ?)"  # its columns' defaults are the empty twin
 _DELETE_TWIN = "DELETE FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
 _DELETE_TWINS = "DELETE FROM twins WHERE hub = ? AND device_id = ?"
+_DELETE_UPLOADS = "DELETE FROM uploads WHERE hub = ? AND device_id = ?"
 _COUNTS = "SELECT status, devices FROM identity_counts WHERE hub = ?"
 _ADD_COUNT = (
     "INSERT INTO identity_counts (hub, status, devices) VALUES (?, ?, ?) "
@@ -173,6 +174,7 @@ def _write(
     else:
         connection.execute(_DELETE_DEVICE, (hub, device_id))
         connection.execute(_DELETE_TWINS, (hub, device_id))
+        connection.execute(_DELETE_UPLOADS, (hub, device_id))
     if wanted is None:
         forget_queues(connection, hub, key)
     if module_id is None:

@@ -1,0 +1,1 @@
+"""Storages of uploaded files: a kind per file."""
