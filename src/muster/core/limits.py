@@ -441,4 +441,69 @@ METHOD_HISTORY = Limit(
     "`muster methods` shows them; the oldest go first.",
 )
 
+QUERY_CHARACTERS = Limit(
+    "query",
+    8192,
+    8192,
+    "characters",
+    "service.md 5.1",
+    "Matches the cloud; bounds what reading one costs.",
+)
+QUERY_DEPTH = Limit(
+    "nesting of a query",
+    64,
+    64,
+    "levels",
+    "own choice",
+    "Parentheses, operators and calls in one another; chains of AND and of OR count as one level.",
+)
+QUERY_GROUPS = Limit(
+    "paths of GROUP BY",
+    32,
+    32,
+    "paths",
+    "own choice",
+    "Each row's values of all of them are compared.",
+)
+QUERY_PAGE = Limit(
+    "rows in a page of a query",
+    1000,
+    1000,
+    "rows",
+    "docs iot-hub-devguide-query-language, of 2016",
+    "More that are asked for are given in pages of this size.",
+)
+QUERY_PAGE_DEFAULT = Limit(
+    "rows in a page of a query that asks for no size",
+    100,
+    100,
+    "rows",
+    "service.md 2.12",
+    "Matches the cloud.",
+)
+QUERY_PAGE_BYTES = Limit(
+    "page of a query",
+    4_194_304,
+    4_194_304,
+    "bytes",
+    "own choice",
+    "A page ends with the row that goes beyond; twins may have 72 KiB and their metadata.",
+)
+QUERIES_IN_PROGRESS = Limit(
+    "queries in progress",
+    64,
+    64,
+    "queries",
+    "own choice",
+    "Two run at a time and take turns; more are answered 429001.",
+)
+QUERY_INDEXES = Limit(
+    "indexed properties",
+    32,
+    32,
+    "properties",
+    "own choice",
+    "Each makes every change of a twin a little dearer.",
+)
+
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))
