@@ -56,6 +56,8 @@ KEYS_ARE_PUBLIC = (
               help="How much telemetry is kept.")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
+@click.option("--index", multiple=True, metavar="PROPERTY",
+              help="A property of twins that queries find fast, as tags.building. Repeatable.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
 @click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
@@ -94,6 +96,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         retention_seconds=int(options["retention_days"] * DAY_SECONDS),
         retention_bytes=options["retention_mib"] * 1024**2,
         sync=options["sync"] == "full",
+        indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
     )
     if ephemeral and settings.profile is Profile.AZURE and not settings.loopback_only:

@@ -23,6 +23,7 @@ from muster.heads.front import FrontProtocol
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app, make_runner
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -42,10 +43,12 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.queries import SqliteQueryStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.query.service import Queries
 from muster.twins.service import Twins
 
 log = logging.getLogger("muster.node")
@@ -110,6 +113,7 @@ class Node:
         authenticator = Authenticator(hub, identities, ambient, refusals)
         twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
         methods = Methods(registry, sessions, ambient)
+        queries = await self._queries(hub.name, writer, sessions)
         self.ambient, self.registry = ambient, registry
 
         admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
@@ -121,6 +125,7 @@ class Node:
             more=[
                 *admin.table(),
                 *TwinOperations(registry, twins).table(),
+                *QueryOperations(queries).table(),
                 *MethodOperations(methods, ambient).table(),
             ],
         )
@@ -159,6 +164,12 @@ class Node:
         telemetry.start()
         self._undo.append(telemetry.close)
         return telemetry
+
+    async def _queries(self, hub: str, writer: Writer, sessions: SessionTable) -> Queries:
+        store = SqliteQueryStore(writer, sessions, self.settings.indexes)
+        self._undo.append(store.close)
+        await store.prepare()
+        return Queries(hub, store)
 
     async def _http(self, app: web.Application) -> Callable[[], Any]:
         runner = make_runner(app)

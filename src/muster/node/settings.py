@@ -17,6 +17,7 @@ class Settings:
     """One node. ``data`` is ``None`` for an ephemeral one; a port of 0 takes any that is free.
 
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
+    ``indexes`` are properties of twins that queries find fast (``tags.building``).
     ``sync`` off gives up the promise that an acknowledged message survives a power cut.
     """
 
@@ -34,6 +35,7 @@ class Settings:
     retention_seconds: int = 7 * DAY_SECONDS
     retention_bytes: int = 10 * 1024**3
     sync: bool = True
+    indexes: tuple[str, ...] = ()
     ready_file: Path | None = None
 
     @property

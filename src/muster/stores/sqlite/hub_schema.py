@@ -64,5 +64,12 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID, STRICT;
     INSERT INTO twins (hub, device_id, module_id) SELECT hub, device_id, module_id FROM identities
     """,
+    """
+    CREATE INDEX identities_disabled ON identities (hub, device_id, module_id) WHERE status = 'disabled';
+    CREATE INDEX identities_edge ON identities (hub, device_id, module_id) WHERE iot_edge = 1;
+    CREATE INDEX identities_by_scope ON identities (hub, device_scope, device_id, module_id)
+        WHERE device_scope IS NOT NULL;
+    CREATE INDEX identities_by_module ON identities (hub, module_id, device_id) WHERE module_id > ''
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -18,10 +18,11 @@ from muster.stores.sqlite.database import Writer, told_as_refusal
 from muster.twins.contract import Change
 from muster.twins.document import Content, Properties, Twin
 
-_GET = (
-    "SELECT version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
-    "reported_version FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
+COLUMNS = (
+    "version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, reported_version"
 )
+"""The columns that ``twin_of`` takes, in their order."""
+_GET = f"SELECT {COLUMNS} FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"  # noqa: S608  constants
 _PUT = (
     "UPDATE twins SET version = ?, revision = ?, tags = ?, desired = ?, desired_metadata = ?, desired_version = ?, "
     "reported = ?, reported_metadata = ?, reported_version = ? WHERE hub = ? AND device_id = ? AND module_id = ?"
@@ -64,7 +65,7 @@ class SqliteTwinStore:
 
 def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin | None:
     row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
-    return None if row is None else _twin(row)
+    return None if row is None else twin_of(row)
 
 
 def _edit(connection: apsw.Connection, hub: str, key: IdentityKey, change: Change) -> Twin:
@@ -97,7 +98,8 @@ def _text(content: Content) -> str:
     return _encoder.encode(content)
 
 
-def _twin(row: tuple[Any, ...]) -> Twin:
+def twin_of(row: tuple[Any, ...]) -> Twin:
+    """The twin that a row of ``COLUMNS`` holds."""
     (
         version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata,
         reported_version,
