@@ -252,9 +252,10 @@ def _group_row(items: Sequence[Item], columns: Sequence[Any]) -> bytes:
 
 def _aggregate(item: Item, parts: Sequence[Any]) -> bytes | None:
     """An aggregate as JSON; whole numbers have no fraction. ``None`` when it is over nothing or too large."""
-    value = next((part for part in parts if part is not None), None)
-    if item.aggregate == "AVG" and value is not None:
-        value = value / parts[1]
+    if item.aggregate == "AVG":
+        value = None if parts[0] is None else parts[0] / parts[1]
+    else:
+        value = next((part for part in parts if part is not None), None)
     if isinstance(value, float):
         if not math.isfinite(value):
             return None

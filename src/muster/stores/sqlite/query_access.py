@@ -24,6 +24,8 @@ from muster.twins.query.syntax import (
     Undefined,
 )
 
+_CAPABILITIES = "capabilities"
+
 
 class Access(NamedTuple):
     """``outer`` is the table that is gone through first, ``i`` or ``t``, and ``by`` the index of it that must be used,
@@ -39,16 +41,22 @@ def access_of(query: Query, indexes: PropertyIndexes, bindings: Bindings) -> Acc
     """The best way to the rows of ``query``: the device's id, an indexed property, another field, everything."""
     ways = [Access(9)]
     for path, values in _equalities(query.condition):
-        if path in indexes:
+        if path in indexes and values:
             members = ", ".join(bindings.bind(indexed_constant(value)) for value in values)
             ways.append(Access(2, "t", index_of(path), f"{indexed_value(path)} IN ({members})"))
-        elif not path.steps or path.field == "capabilities":
+        elif not path.steps or path.field == _CAPABILITIES:
             ways += _by_field(path, values, query.source, bindings)
     return min(ways, key=lambda way: way.rank)
 
 
 def _by_field(path: Path, values: Sequence[Scalar], source: Source, bindings: Bindings) -> Iterator[Access]:
+    if path.field == _CAPABILITIES:
+        if path.steps == ("iotEdge",) and list(values) == [True]:
+            yield Access(5, "i", "identities_edge", "i.iot_edge = 1")
+        return
     texts = [value for value in values if isinstance(value, str)]
+    if not texts:
+        return
     members = ", ".join(bindings.bind(text) for text in texts)
     match path.field:
         case "deviceId":
@@ -57,8 +65,6 @@ def _by_field(path: Path, values: Sequence[Scalar], source: Source, bindings: Bi
             yield Access(3, "i", "identities_by_scope", f"i.device_scope IN ({members})")
         case "moduleId" if source is Source.MODULES:
             yield Access(4, "i", "identities_by_module", f"i.module_id IN ({members}) AND i.module_id > ''")
-        case "capabilities" if path.steps == ("iotEdge",) and list(values) == [True]:
-            yield Access(5, "i", "identities_edge", "i.iot_edge = 1")
         case "status" if texts == ["disabled"]:
             yield Access(6, "i", "identities_disabled", "i.status = 'disabled'")
 

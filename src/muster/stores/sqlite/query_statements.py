@@ -43,6 +43,7 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     expressions = Expressions(query.source, bindings)
     where = "1" if query.condition is None else expressions.condition(query.condition)
     columns = _columns(query, expressions)
+    name = _group_name(query, expressions)
     o = access.outer
     indexed = f" INDEXED BY {access.by}" if access.by else ""
     outer = f"{_TABLES[o]} AS {o}{indexed}"
@@ -52,7 +53,7 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     order = f"ORDER BY {o}.device_id, {o}.module_id"
     source = outer
     other = "t" if o == "i" else "i"
-    if o == "t" or _OF_TWINS.search(" ".join((where, *columns))):
+    if o == "t" or _OF_TWINS.search(" ".join((where, name, *columns))):
         source += (
             f" CROSS JOIN {_TABLES[other]} AS {other} ON {other}.hub = :hub AND {other}.device_id = {o}.device_id "
             f"AND {other}.module_id = {o}.module_id"
@@ -62,7 +63,7 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     # only fragments that were made here go into these texts; every value is bound
     if query.aggregates:
         rows = (
-            f"SELECT {_group_key(query, expressions)} AS name, {selected} FROM {source} "  # noqa: S608
+            f"SELECT {name} AS name, {selected} FROM {source} "  # noqa: S608
             f"WHERE {within} AND {upto} AND ({where})"
         )
         if query.groups:
@@ -102,7 +103,7 @@ def _item(item: Item, expressions: Expressions) -> list[str]:
             return [f"{aggregate.lower()}({number})", f"{aggregate.lower()}({operand.text or NULL})"]
 
 
-def _group_key(query: Query, expressions: Expressions) -> str:
+def _group_name(query: Query, expressions: Expressions) -> str:
     """One text for the values of all paths, never empty when there are any."""
     if not query.groups:
         return "''"
