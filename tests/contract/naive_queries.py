@@ -52,12 +52,10 @@ def number(value: float) -> Any:
 def path_value(path: Path, twin: dict[str, Any]) -> Any:
     here: Any = twin
     for step in (path.field, *path.steps):
-        if isinstance(step, str) and isinstance(here, dict) and step in here:
-            here = here[step]
-        elif isinstance(step, int) and isinstance(here, list) and step < len(here):
-            here = here[step]
-        else:
+        members = here if isinstance(here, dict) else dict(enumerate(here)) if isinstance(here, list) else {}
+        if step not in members:
             return UNDEFINED
+        here = members[step]
     return here
 
 

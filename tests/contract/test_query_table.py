@@ -285,68 +285,157 @@ CONDITIONS: list[tuple[str, str]] = [
 FIRST_ETAG = "AAAAAAAAAAE="
 
 QUERIES: list[tuple[str, list[dict[str, Any]]]] = [
-    ("SELECT deviceId, tags.floor FROM devices WHERE tags.floor > 0", [{"deviceId": "a", "floor": 1}, {"deviceId": "b", "floor": 2}]),
-    ("select DeviceId, LastActivityTime from devices where DeviceId = 'd'", [{"deviceId": "d", "lastActivityTime": "0001-01-01T00:00:00Z"}]),
-    ("SELECT tags.floor AS level, deviceId AS id FROM devices WHERE deviceId IN ['c','d']", [{"level": "2", "id": "c"}, {"id": "d"}]),
+    (
+        "SELECT deviceId, tags.floor FROM devices WHERE tags.floor > 0",
+        [{"deviceId": "a", "floor": 1}, {"deviceId": "b", "floor": 2}],
+    ),
+    (
+        "select DeviceId, LastActivityTime from devices where DeviceId = 'd'",
+        [{"deviceId": "d", "lastActivityTime": "0001-01-01T00:00:00Z"}],
+    ),
+    (
+        "SELECT tags.floor AS level, deviceId AS id FROM devices WHERE deviceId IN ['c','d']",
+        [{"level": "2", "id": "c"}, {"id": "d"}],
+    ),
     ("SELECT tags.nothing FROM devices WHERE deviceId = 'a'", [{}]),
-    ("SELECT tags.owner.[[first-name]] AS [[first name]] FROM devices WHERE IS_DEFINED(tags.owner)", [{"first name": "Ann"}]),
+    (
+        "SELECT tags.owner.[[first-name]] AS [[first name]] FROM devices WHERE IS_DEFINED(tags.owner)",
+        [{"first name": "Ann"}],
+    ),
     ("SELECT properties.desired.limits FROM devices WHERE deviceId = 'a'", [{"limits": {"low": -5, "high": 99.5}}]),
     ("SELECT properties.reported.list FROM devices WHERE deviceId = 'a'", [{"list": [1, "two", True, {"x": "y"}]}]),
-    ("SELECT properties.reported.list[1], properties.reported.list[3] AS o FROM devices WHERE deviceId = 'a'", [{"$1": "two", "o": {"x": "y"}}]),
-    ("SELECT tags FROM devices WHERE deviceId IN ['d', 'g']", [{}, {"tags": {"floor": -1.5, "building": "43'; DROP TABLE twins; --"}}]),
-    ("SELECT properties.desired.$version, properties.reported.$version AS r FROM devices WHERE deviceId = 'b'", [{"$version": 2, "r": 2}]),
-    ("SELECT capabilities, x509Thumbprint FROM devices WHERE deviceId = 'f'",
-     [{"capabilities": {"iotEdge": False}, "x509Thumbprint": {"primaryThumbprint": "AB" * 20, "secondaryThumbprint": None}}]),
-    ("SELECT capabilities.iotEdge, statusReason, parentScopes, deviceScope, modelId FROM devices WHERE deviceId IN ['d', 'f']",
-     [{"iotEdge": False, "statusReason": "lost", "parentScopes": []},
-      {"iotEdge": False, "statusReason": None, "parentScopes": [SCOPE], "deviceScope": SCOPE}]),
-    ("SELECT etag, deviceEtag, version, status, authenticationType, connectionState FROM devices WHERE deviceId = 'g'",
-     [{"etag": "AAAAAAAAAAI=", "deviceEtag": "MQ==", "version": 3, "status": "enabled", "authenticationType": "sas", "connectionState": "Disconnected"}]),
+    (
+        "SELECT properties.reported.list[1], properties.reported.list[3] AS o FROM devices WHERE deviceId = 'a'",
+        [{"$1": "two", "o": {"x": "y"}}],
+    ),
+    (
+        "SELECT tags FROM devices WHERE deviceId IN ['d', 'g']",
+        [{}, {"tags": {"floor": -1.5, "building": "43'; DROP TABLE twins; --"}}],
+    ),
+    (
+        "SELECT properties.desired.$version, properties.reported.$version AS r FROM devices WHERE deviceId = 'b'",
+        [{"$version": 2, "r": 2}],
+    ),
+    (
+        "SELECT capabilities, x509Thumbprint FROM devices WHERE deviceId = 'f'",
+        [
+            {
+                "capabilities": {"iotEdge": False},
+                "x509Thumbprint": {"primaryThumbprint": "AB" * 20, "secondaryThumbprint": None},
+            }
+        ],
+    ),
+    (
+        "SELECT capabilities.iotEdge, statusReason, parentScopes, deviceScope, modelId FROM "
+        "devices WHERE deviceId IN ['d', 'f']",
+        [
+            {"iotEdge": False, "statusReason": "lost", "parentScopes": []},
+            {"iotEdge": False, "statusReason": None, "parentScopes": [SCOPE], "deviceScope": SCOPE},
+        ],
+    ),
+    (
+        "SELECT etag, deviceEtag, version, status, authenticationType, connectionState FROM "
+        "devices WHERE deviceId = 'g'",
+        [
+            {
+                "etag": "AAAAAAAAAAI=",
+                "deviceEtag": "MQ==",
+                "version": 3,
+                "status": "enabled",
+                "authenticationType": "sas",
+                "connectionState": "Disconnected",
+            }
+        ],
+    ),
     ("SELECT d.deviceId FROM devices d WHERE d.tags.floor = 1", [{"deviceId": "a"}]),
     ("SELECT x.deviceId FROM devices AS x WHERE x.tags.floor = 1", [{"deviceId": "a"}]),
     ("SELECT TOP 2 deviceId FROM devices", [{"deviceId": "a"}, {"deviceId": "b"}]),
     ("SELECT TOP 0 deviceId FROM devices", []),
     ("SELECT TOP 1 deviceId FROM devices WHERE tags.floor = 2", [{"deviceId": "b"}]),
     # --- modules
-    ("SELECT deviceId, moduleId FROM devices.modules",
-     [{"deviceId": "a", "moduleId": "m1"}, {"deviceId": "e", "moduleId": "$edgeAgent"}, {"deviceId": "e", "moduleId": "$edgeHub"}]),
-    ("SELECT deviceId FROM devices.modules WHERE moduleId = '$edgeAgent' AND properties.reported.lastDesiredStatus.code = 200", [{"deviceId": "e"}]),
-    ("SELECT moduleId FROM devices.modules WHERE devices.modules.properties.reported.state = 'on'", [{"moduleId": "m1"}]),
-    ("SELECT moduleId FROM devices.modules WHERE deviceId = 'e' AND connectionState = 'Connected'", [{"moduleId": "$edgeAgent"}]),
-    ("SELECT moduleId FROM devices.modules WHERE properties.desired.$version = properties.reported.lastDesiredVersion", [{"moduleId": "$edgeAgent"}]),
+    (
+        "SELECT deviceId, moduleId FROM devices.modules",
+        [
+            {"deviceId": "a", "moduleId": "m1"},
+            {"deviceId": "e", "moduleId": "$edgeAgent"},
+            {"deviceId": "e", "moduleId": "$edgeHub"},
+        ],
+    ),
+    (
+        "SELECT deviceId FROM devices.modules WHERE moduleId = '$edgeAgent' AND "
+        "properties.reported.lastDesiredStatus.code = 200",
+        [{"deviceId": "e"}],
+    ),
+    (
+        "SELECT moduleId FROM devices.modules WHERE devices.modules.properties.reported.state = 'on'",
+        [{"moduleId": "m1"}],
+    ),
+    (
+        "SELECT moduleId FROM devices.modules WHERE deviceId = 'e' AND connectionState = 'Connected'",
+        [{"moduleId": "$edgeAgent"}],
+    ),
+    (
+        "SELECT moduleId FROM devices.modules WHERE properties.desired.$version = "
+        "properties.reported.lastDesiredVersion",
+        [{"moduleId": "$edgeAgent"}],
+    ),
     ("SELECT moduleId, capabilities FROM devices.modules WHERE tags.building = '43'", [{"moduleId": "m1"}]),
     ("SELECT COUNT() AS n FROM devices.modules", [{"n": 3}]),
-    ("SELECT COUNT() AS n, properties.reported.state FROM devices.modules GROUP BY properties.reported.state",
-     [{"n": 1}, {"n": 1, "state": "off"}, {"n": 1, "state": "on"}]),
+    (
+        "SELECT COUNT() AS n, properties.reported.state FROM devices.modules GROUP BY properties.reported.state",
+        [{"n": 1}, {"n": 1, "state": "off"}, {"n": 1, "state": "on"}],
+    ),
     # --- aggregates and groups
     ("SELECT COUNT() AS n FROM devices", [{"n": 7}]),
     ("SELECT COUNT() FROM devices WHERE tags.building = '43'", [{"$1": 2}]),
     ("SELECT COUNT(), MAX(tags.floor) FROM devices", [{"$1": 7, "$2": 2}]),
     ("SELECT COUNT() AS n, SUM(tags.floor) AS s FROM devices WHERE false", [{"n": 0}]),
-    ("SELECT SUM(tags.floor) AS s, AVG(tags.floor) AS a, MIN(tags.floor) AS lo, MAX(tags.floor) AS hi FROM devices",
-     [{"s": 1.5, "a": 0.375, "lo": -1.5, "hi": 2}]),
+    (
+        "SELECT SUM(tags.floor) AS s, AVG(tags.floor) AS a, MIN(tags.floor) AS lo, MAX(tags.floor) AS hi FROM devices",
+        [{"s": 1.5, "a": 0.375, "lo": -1.5, "hi": 2}],
+    ),
     ("SELECT MIN(tags.building) AS lo, MAX(tags.building) AS hi FROM devices", [{"lo": "43", "hi": "Öst"}]),
     ("SELECT MAX(lastActivityTime) AS t FROM devices", [{"t": "2023-11-14T22:13:20.0000000Z"}]),
     ("SELECT AVG(properties.desired.interval) AS a FROM devices", [{"a": 40 / 3}]),
     ("SELECT SUM(tags.active) AS s FROM devices", [{}]),
-    ("SELECT status, COUNT() AS n FROM devices GROUP BY status", [{"status": "disabled", "n": 1}, {"status": "enabled", "n": 6}]),
-    ("SELECT tags.building, COUNT() AS n FROM devices WHERE NOT deviceId = 'g' GROUP BY tags.building",
-     [{"n": 2}, {"building": "43", "n": 2}, {"building": "44", "n": 1}, {"building": "Öst", "n": 1}]),
-    ("SELECT tags.mixed AS m, COUNT() AS n FROM devices GROUP BY tags.mixed",
-     [{"n": 4}, {"m": 1, "n": 1}, {"m": "1", "n": 1}, {"m": True, "n": 1}]),
+    (
+        "SELECT status, COUNT() AS n FROM devices GROUP BY status",
+        [{"status": "disabled", "n": 1}, {"status": "enabled", "n": 6}],
+    ),
+    (
+        "SELECT tags.building, COUNT() AS n FROM devices WHERE NOT deviceId = 'g' GROUP BY tags.building",
+        [{"n": 2}, {"building": "43", "n": 2}, {"building": "44", "n": 1}, {"building": "Öst", "n": 1}],
+    ),
+    (
+        "SELECT tags.mixed AS m, COUNT() AS n FROM devices GROUP BY tags.mixed",
+        [{"n": 4}, {"m": 1, "n": 1}, {"m": "1", "n": 1}, {"m": True, "n": 1}],
+    ),
     ("SELECT COUNT() AS n FROM devices GROUP BY properties.desired.interval", [{"n": 4}, {"n": 1}, {"n": 2}]),
-    ("SELECT tags.building, capabilities.iotEdge, COUNT() AS n FROM devices WHERE tags.floor > 0 OR capabilities.iotEdge GROUP BY tags.building, capabilities.iotEdge",
-     [{"building": "43", "iotEdge": False, "n": 2}, {"building": "Öst", "iotEdge": True, "n": 1}]),
+    (
+        "SELECT tags.building, capabilities.iotEdge, COUNT() AS n FROM devices WHERE tags.floor > "
+        "0 OR capabilities.iotEdge GROUP BY tags.building, capabilities.iotEdge",
+        [{"building": "43", "iotEdge": False, "n": 2}, {"building": "Öst", "iotEdge": True, "n": 1}],
+    ),
     ("SELECT statusReason FROM devices GROUP BY statusReason", [{"statusReason": None}, {"statusReason": "lost"}]),
-    ("SELECT properties.desired.limits, COUNT() AS n FROM devices GROUP BY properties.desired.limits", [{"n": 6}, {"limits": {"low": -5, "high": 99.5}, "n": 1}]),
+    (
+        "SELECT properties.desired.limits, COUNT() AS n FROM devices GROUP BY properties.desired.limits",
+        [{"n": 6}, {"limits": {"low": -5, "high": 99.5}, "n": 1}],
+    ),
     ("SELECT TOP 1 COUNT() AS n FROM devices WHERE status = 'enabled' GROUP BY status", [{"n": 6}]),
     # --- what tools send
-    ("SELECT deviceId, deviceScope FROM devices WHERE capabilities.iotEdge = true", [{"deviceId": "e", "deviceScope": SCOPE}]),
+    (
+        "SELECT deviceId, deviceScope FROM devices WHERE capabilities.iotEdge = true",
+        [{"deviceId": "e", "deviceScope": SCOPE}],
+    ),
     ("select deviceId from devices where configurations.[[id-1]].status = 'Applied'", []),
-    ("select deviceId from devices.modules where moduleId = '$edgeAgent' and configurations.[[x]].status = 'Applied'"
-     " and properties.desired.$version = properties.reported.lastDesiredVersion and properties.reported.lastDesiredStatus.code = 200", []),
+    (
+        "select deviceId from devices.modules where moduleId = '$edgeAgent' and configurations.[[x]].status = 'Applied'"
+        " and properties.desired.$version = properties.reported.lastDesiredVersion and "
+        "properties.reported.lastDesiredStatus.code = 200",
+        [],
+    ),
     ("SELECT * FROM devices.jobs WHERE devices.jobs.jobId = 'j' AND devices.jobs.status = 'completed'", []),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

@@ -45,6 +45,16 @@ def shape(node: Any) -> str:
     raise AssertionError(node)
 
 
+OPERAND = "a path, a constant, a function, NOT, '-' or '('"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(HubError) as caught:
+        parse_query(text)
+    assert caught.value.row is ARGUMENT_INVALID
+    return caught.value.message
+
+
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
@@ -73,64 +83,126 @@ def test_how_operators_bind_and_words_are_read(condition: str, expected: str) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "place", "why"),
     [
-        ("SELECT * FROM", "has a syntax error at character 14: expected devices, devices.modules or devices.jobs, found the end of the query."),
-        ("SELECT * FROM WHERE", "has a syntax error at character 15: expected devices, devices.modules or devices.jobs, found 'WHERE'."),
-        ("SELECT * FROM devices WHERE", "has a syntax error at character 28: expected a path, a constant, a function, NOT, '-' or '(', found the end of the query."),
-        ("SELECT * FROM devices WHERE WHERE", "has a syntax error at character 29: expected a path, a constant, a function, NOT, '-' or '(', found 'WHERE'."),
-        ("SELECT * FROM device", "has a syntax error at character 15: expected devices, devices.modules or devices.jobs, found 'device'."),
-        ("SELEC * FROM devices", "has a syntax error at character 1: expected SELECT, found 'SELEC'."),
-        ("SELECT FROM devices", "has a syntax error at character 8: expected '*', a path or an aggregate, found 'FROM'."),
-        ("SELECT deviceId status FROM devices", "has a syntax error at character 17: expected ',' or FROM, found 'status'."),
-        ("SELECT deviceId, FROM devices", "has a syntax error at character 18: expected '*', a path or an aggregate, found 'FROM'."),
-        ("SELECT deviceId AS 'x' FROM devices", "has a syntax error at character 20: expected a name for the column, found 'x'."),
-        ("SELECT COUNT(deviceId) FROM devices", "has a syntax error at character 14: expected ')', as COUNT takes no argument, found 'deviceId'."),
-        ("SELECT TOP x * FROM devices", "has a syntax error at character 8: expected '*', a path or an aggregate, found 'TOP'."),
-        ("SELECT TOP 1.5 * FROM devices", "has a syntax error at character 12: expected a whole number, found '1.5'."),
-        ("SELECT * FROM devices WHERE tags.a =", "has a syntax error at character 37: expected a path, a constant, a function, NOT, '-' or '(', found the end of the query."),
-        ("SELECT * FROM devices WHERE tags.a == 1", "has a syntax error at character 37: expected a path, a constant, a function, NOT, '-' or '(', found '='; values are compared with a single =."),
-        ("SELECT * FROM devices WHERE tags.a = 1 tags.b = 2", "has a syntax error at character 40: expected an operator, GROUP BY or the end of the query, found 'tags'."),
-        ("SELECT * FROM devices WHERE (tags.a = 1", "has a syntax error at character 40: expected an operator or ')', found the end of the query."),
-        ("SELECT * FROM devices WHERE tags.a IN 'x'", "has a syntax error at character 39: expected an array: '[' and constants, found 'x'."),
-        ("SELECT * FROM devices WHERE tags.a IN []", "has a syntax error at character 40: expected a constant, found ']'."),
-        ("SELECT * FROM devices WHERE tags.a IN [tags.b]", "has a syntax error at character 40: expected a constant, found 'tags'."),
-        ("SELECT * FROM devices WHERE tags.a IN [1 2]", "has a syntax error at character 42: expected ',' or ']', found '2'."),
-        ("SELECT * FROM devices WHERE deviceId NOT IN ['a']", "has a syntax error at character 38: expected an operator, GROUP BY or the end of the query, found 'NOT'; write NIN for NOT IN."),
-        ("SELECT * FROM devices WHERE tags.a LIKE 'x%'", "has a syntax error at character 36: expected an operator, GROUP BY or the end of the query, found 'LIKE'; this language has no LIKE."),
-        ("SELECT * FROM devices ORDER BY deviceId", "has a syntax error at character 23: expected WHERE, GROUP BY or the end of the query, found 'ORDER'; this language has no ORDER."),
-        ("SELECT * FROM devices JOIN x", "has a syntax error at character 23: expected WHERE, GROUP BY or the end of the query, found 'JOIN'; this language has no JOIN."),
-        ("SELECT status FROM devices GROUP status", "has a syntax error at character 34: expected BY, found 'status'."),
-        ("SELECT status FROM devices GROUP BY status version", "has a syntax error at character 44: expected ',' or the end of the query, found 'version'."),
-        ("SELECT * FROM devices WHERE tags.a = 'x", "has a syntax error at character 38: a string begins here and does not end, close it with '."),
-        (r"SELECT * FROM devices WHERE tags.a = 'C:\dir'", r"has a syntax error at character 41: '\d' is no escape; a backslash is written twice, a character by its code as \u00e4."),
-        (r"SELECT * FROM devices WHERE tags.a = '\ud800'", "has a syntax error at character 38: the string holds half of a surrogate pair."),
-        ("SELECT * FROM devices WHERE tags.[[a = 1", "has a syntax error at character 34: a name begins here and does not end, write ]]."),
-        ("SELECT * FROM devices /* WHERE", "has a syntax error at character 23: a comment begins here and does not end, write */."),
-        ("SELECT * FROM devices WHERE tags.a = 12ab", "has a syntax error at character 40: the number 12 runs into a word, put a blank between them."),
-        ("SELECT * FROM devices WHERE tags.a = 1e999", "has a syntax error at character 38: the number is too large for a 64-bit floating-point number."),
-        ("SELECT * FROM devices;", "has a syntax error at character 22: the character ';' means nothing here."),
-        ("SELECT * FROM devices WHERE tags.a[-1] = 1", "has a syntax error at character 36: expected a position, which is a whole number, found '-'."),
-        ("SELECT *\nFROM devices\nWHERE tags.a =\n", "has a syntax error at character 38 (line 4, column 1): expected a path, a constant, a function, NOT, '-' or '(', found the end of the query."),
-        ("SELECT * FROM devices WHERE tags.a = [1]", "is wrong at character 38: an array cannot be compared, use IN or ARRAY_CONTAINS."),
-        ("SELECT * FROM devices WHERE reported.a = 1", "is wrong at character 29: there is no field 'reported', write properties.reported."),
-        ("SELECT * FROM devices WHERE properties.a = 1", "is wrong at character 29: properties holds desired and reported, not 'a'."),
-        ("SELECT * FROM devices WHERE COUNT() = 1", "is wrong at character 29: COUNT is an aggregate, it stands only between SELECT and FROM."),
-        ("SELECT LOWER(deviceId) FROM devices", "is wrong at character 8: LOWER is no aggregate, a column is a path or one of COUNT, AVG, SUM, MIN, MAX."),
-        ("SELECT * FROM devices WHERE ABS() = 1", "is wrong at character 29: ABS takes 1 argument, not 0."),
-        ("SELECT * FROM devices WHERE SUBSTRING(deviceId) = 'a'", "is wrong at character 29: SUBSTRING takes 2 to 3 arguments, not 1."),
-        ("SELECT * FROM devices WHERE CONCAT('a') = 'a'", "is wrong at character 29: CONCAT takes 2 or more arguments, not 1."),
-        ("SELECT deviceId, COUNT() FROM devices", "is wrong at character 8: the column 'deviceId' is neither an aggregate nor named in GROUP BY."),
-        ("SELECT * FROM devices GROUP BY status", "is wrong at character 8: with GROUP BY name the columns, '*' cannot be grouped."),
-        ("SELECT tags.a.x, tags.b.x FROM devices", "is wrong at character 18: two columns are called 'x', give one of them another name with AS."),
-        ("SELECT COUNT() FROM devices.jobs", "is wrong at character 8: devices.jobs takes SELECT * only."),
+        ("SELECT * FROM", "14", "expected devices, devices.modules or devices.jobs, found the end of the query"),
+        ("SELECT * FROM WHERE", "15", "expected devices, devices.modules or devices.jobs, found 'WHERE'"),
+        ("SELECT * FROM devices WHERE", "28", f"expected {OPERAND}, found the end of the query"),
+        ("SELECT * FROM devices WHERE WHERE", "29", f"expected {OPERAND}, found 'WHERE'"),
+        ("SELECT * FROM device", "15", "expected devices, devices.modules or devices.jobs, found 'device'"),
+        ("SELEC * FROM devices", "1", "expected SELECT, found 'SELEC'"),
+        ("SELECT FROM devices", "8", "expected '*', a path or an aggregate, found 'FROM'"),
+        ("SELECT deviceId status FROM devices", "17", "expected ',' or FROM, found 'status'"),
+        ("SELECT deviceId, FROM devices", "18", "expected '*', a path or an aggregate, found 'FROM'"),
+        ("SELECT deviceId AS 'x' FROM devices", "20", "expected a name for the column, found 'x'"),
+        ("SELECT COUNT(deviceId) FROM devices", "14", "expected ')', as COUNT takes no argument, found 'deviceId'"),
+        ("SELECT TOP x * FROM devices", "8", "expected '*', a path or an aggregate, found 'TOP'"),
+        ("SELECT TOP 1.5 * FROM devices", "12", "expected a whole number, found '1.5'"),
+        ("SELECT * FROM devices WHERE tags.a =", "37", f"expected {OPERAND}, found the end of the query"),
+        (
+            "SELECT * FROM devices WHERE tags.a == 1",
+            "37",
+            f"expected {OPERAND}, found '='; values are compared with a single =",
+        ),
+        (
+            "SELECT * FROM devices WHERE tags.a = 1 tags.b = 2",
+            "40",
+            "expected an operator, GROUP BY or the end of the query, found 'tags'",
+        ),
+        ("SELECT * FROM devices WHERE (tags.a = 1", "40", "expected an operator or ')', found the end of the query"),
+        ("SELECT * FROM devices WHERE tags.a IN 'x'", "39", "expected an array: '[' and constants, found 'x'"),
+        ("SELECT * FROM devices WHERE tags.a IN []", "40", "expected a constant, found ']'"),
+        ("SELECT * FROM devices WHERE tags.a IN [tags.b]", "40", "expected a constant, found 'tags'"),
+        ("SELECT * FROM devices WHERE tags.a IN [1 2]", "42", "expected ',' or ']', found '2'"),
+        (
+            "SELECT * FROM devices WHERE deviceId NOT IN ['a']",
+            "38",
+            "expected an operator, GROUP BY or the end of the query, found 'NOT'; write NIN for NOT IN",
+        ),
+        (
+            "SELECT * FROM devices WHERE tags.a LIKE 'x%'",
+            "36",
+            "expected an operator, GROUP BY or the end of the query, found 'LIKE'; this language has no LIKE",
+        ),
+        (
+            "SELECT * FROM devices ORDER BY deviceId",
+            "23",
+            "expected WHERE, GROUP BY or the end of the query, found 'ORDER'; this language has no ORDER",
+        ),
+        (
+            "SELECT * FROM devices JOIN x",
+            "23",
+            "expected WHERE, GROUP BY or the end of the query, found 'JOIN'; this language has no JOIN",
+        ),
+        ("SELECT status FROM devices GROUP status", "34", "expected BY, found 'status'"),
+        (
+            "SELECT status FROM devices GROUP BY status version",
+            "44",
+            "expected ',' or the end of the query, found 'version'",
+        ),
+        ("SELECT * FROM devices WHERE tags.a = 'x", "38", "a string begins here and does not end, close it with '"),
+        (
+            r"SELECT * FROM devices WHERE tags.a = 'C:\dir'",
+            "41",
+            r"'\d' is no escape; a backslash is written twice, a character by its code as \u00e4",
+        ),
+        (r"SELECT * FROM devices WHERE tags.a = '\ud800'", "38", "the string holds half of a surrogate pair"),
+        ("SELECT * FROM devices WHERE tags.[[a = 1", "34", "a name begins here and does not end, write ]]"),
+        ("SELECT * FROM devices /* WHERE", "23", "a comment begins here and does not end, write */"),
+        ("SELECT * FROM devices WHERE tags.a = 12ab", "40", "the number 12 runs into a word, put a blank between them"),
+        (
+            "SELECT * FROM devices WHERE tags.a = 1e999",
+            "38",
+            "the number is too large for a 64-bit floating-point number",
+        ),
+        ("SELECT * FROM devices;", "22", "the character ';' means nothing here"),
+        ("SELECT * FROM devices WHERE tags.a[-1] = 1", "36", "expected a position, which is a whole number, found '-'"),
+        (
+            "SELECT *\nFROM devices\nWHERE tags.a =\n",
+            "38 (line 4, column 1)",
+            f"expected {OPERAND}, found the end of the query",
+        ),
     ],
-)  # fmt: skip
-def test_a_mistake_is_told_with_its_place(text: str, message: str) -> None:
-    with pytest.raises(HubError) as caught:
-        parse_query(text)
-    assert caught.value.row is ARGUMENT_INVALID
-    assert caught.value.message == f"Query {message}"
+)
+def test_a_syntax_error_is_told_with_its_place(text: str, place: str, why: str) -> None:
+    assert refusal(text) == f"Query has a syntax error at character {place}: {why}."
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        ("SELECT * FROM devices WHERE tags.a = [1]", "38", "an array cannot be compared, use IN or ARRAY_CONTAINS"),
+        ("SELECT * FROM devices WHERE reported.a = 1", "29", "there is no field 'reported', write properties.reported"),
+        ("SELECT * FROM devices WHERE properties.a = 1", "29", "properties holds desired and reported, not 'a'"),
+        (
+            "SELECT * FROM devices WHERE COUNT() = 1",
+            "29",
+            "COUNT is an aggregate, it stands only between SELECT and FROM",
+        ),
+        (
+            "SELECT LOWER(deviceId) FROM devices",
+            "8",
+            "LOWER is no aggregate, a column is a path or one of COUNT, AVG, SUM, MIN, MAX",
+        ),
+        ("SELECT * FROM devices WHERE ABS() = 1", "29", "ABS takes 1 argument, not 0"),
+        ("SELECT * FROM devices WHERE SUBSTRING(deviceId) = 'a'", "29", "SUBSTRING takes 2 to 3 arguments, not 1"),
+        ("SELECT * FROM devices WHERE CONCAT('a') = 'a'", "29", "CONCAT takes 2 or more arguments, not 1"),
+        (
+            "SELECT deviceId, COUNT() FROM devices",
+            "8",
+            "the column 'deviceId' is neither an aggregate nor named in GROUP BY",
+        ),
+        ("SELECT * FROM devices GROUP BY status", "8", "with GROUP BY name the columns, '*' cannot be grouped"),
+        (
+            "SELECT tags.a.x, tags.b.x FROM devices",
+            "18",
+            "two columns are called 'x', give one of them another name with AS",
+        ),
+        ("SELECT COUNT() FROM devices.jobs", "8", "devices.jobs takes SELECT * only"),
+    ],
+)
+def test_what_makes_no_sense_is_told_with_its_place(text: str, place: str, why: str) -> None:
+    assert refusal(text) == f"Query is wrong at character {place}: {why}."
 
 
 @pytest.mark.parametrize("name", ["foo", "tag", "device", "jobs", "select1", "d"])
@@ -214,14 +286,17 @@ def test_whatever_is_sent_is_a_query_or_refused_with_a_place(words: list[str], b
     try:
         parse_query(text)
     except HubError as error:
-        if error.row is ARGUMENT_NULL:
-            assert not text.strip()
-        else:
-            place = PLACE.match(error.message)
-            assert place is not None, error.message
-            assert 1 <= int(place[1]) <= len(text) + 1
-            assert len(error.message) < 1500
-            error.message.encode()
+        refused = error
+    else:
+        return
+    if refused.row is ARGUMENT_NULL:
+        assert not text.strip()
+        return
+    place = PLACE.match(refused.message)
+    assert place is not None, refused.message
+    assert 1 <= int(place[1]) <= len(text) + 1
+    assert len(refused.message) < 1500
+    refused.message.encode()
 
 
 @pytest.mark.parametrize(
