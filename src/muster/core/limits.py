@@ -457,6 +457,14 @@ QUERY_DEPTH = Limit(
     "own choice",
     "Parentheses, operators and calls in one another; chains of AND and of OR count as one level.",
 )
+QUERY_COLUMNS = Limit(
+    "columns of a query",
+    100,
+    100,
+    "columns",
+    "own choice",
+    "Each may be a whole part of a twin; bounds what a row may cost.",
+)
 QUERY_GROUPS = Limit(
     "paths of GROUP BY",
     32,

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +42,9 @@ _IDENTITY_WIDTH = len(IDENTITY_COLUMNS.split(", "))
 _EXACT = 2**53
 
 Key = tuple[str, str]
+_Compiled = Callable[[], Statements]
+_Groups = dict[str, list[Any]]
+"""Columns of groups by the groups' names."""
 
 
 class _Reader(NamedTuple):
@@ -96,37 +99,31 @@ class SqliteQueryStore:
             raise HubError(ARGUMENT_INVALID, "x-ms-continuation is not one that this query gave.")
         self._running += 1
         try:
-            statements = statements_of(query, hub, self._indexes)
+            compiled = cache(partial(statements_of, query, hub, self._indexes))  # by the first reader, off the loop
             if query.aggregates:
-                return await self._groups(statements, after, most)
-            return await self._rows(statements, after, most)
+                return await self._groups(query.items, compiled, after, most)
+            return await self._rows(compiled, after, most)
         finally:
             self._running -= 1
 
     # --- rows
 
-    async def _rows(self, statements: Statements, after: Position | None, most: int) -> Page:
+    async def _rows(self, compiled: _Compiled, after: Position | None, most: int) -> Page:
         found: list[tuple[Key, bytes]] = []
         at: Key | None = _BEGINNING if after is None else (after[0], after[1])
         full = False
         while at is not None and len(found) <= most and not full:
             room = QUERY_PAGE_BYTES.open - sum(len(row) for _, row in found)
-            part = await self._in_reader(partial(self._row_slice, statements, at, most + 1 - len(found), room))
+            part = await self._in_reader(partial(self._row_slice, compiled, at, most + 1 - len(found), room))
             found += part.rows
             at, full = part.end, part.full
         page = found[:most]
         more = len(found) > most or full
         return Page([row for _, row in page], page[-1][0] if more else None)
 
-    def _row_slice(
-        self,
-        statements: Statements,
-        at: Key,
-        limit: int,
-        room: int,
-        reader: _Reader,
-    ) -> _Slice:
-        end = self._end(statements, at, reader.connection)
+    def _row_slice(self, compiled: _Compiled, at: Key, limit: int, room: int, reader: _Reader) -> _Slice:
+        statements = compiled()
+        end = self._end(statements, at, reader)
         rows: list[tuple[Key, bytes]] = []
         render = _columns_row if statements.query.items else partial(_twin_row, reader.activities)
         names = [compact(item.name) + b":" for item in statements.query.items]
@@ -142,36 +139,47 @@ class SqliteQueryStore:
 
     # --- groups
 
-    async def _groups(self, statements: Statements, after: Position | None, most: int) -> Page:
+    async def _groups(self, items: Sequence[Item], compiled: _Compiled, after: Position | None, most: int) -> Page:
         """Every slice gives its first groups; together they hold the first groups of all."""
-        groups: dict[str, list[Any]] = {}
+        groups: _Groups = {}
         at: Key | None = _BEGINNING
-        first = "" if after is None else after[0]
+        first, last = "" if after is None else after[0], None
         while at is not None:
-            part, at = await self._in_reader(partial(self._group_slice, statements, at, first, most + 1))
-            for name, *columns in part:
-                known = groups.get(name)
-                groups[name] = columns if known is None else _joined(statements.query.items, known, columns)
-            if len(groups) > most + 1:
-                groups = {name: groups[name] for name in sorted(groups)[: most + 1]}
+            part, at, bound = await self._in_reader(partial(self._group_slice, compiled, at, first, most + 1))
+            for name, columns in part.items():
+                groups[name] = _joined(items, groups[name], columns) if name in groups else columns
+            last = min(filter(None, (last, bound, _bound(groups))), default=None)
+            kept = sorted(groups)[: most + 1]
+            groups = {name: groups[name] for name in kept if last is None or name <= last}
         names = sorted(groups)
-        rows = [_group_row(statements.query.items, groups[name]) for name in names[:most]]
-        return Page(rows, (names[most - 1],) if len(names) > most else None)
+        page = names[:most]
+        more = len(names) > most or last is not None
+        return Page([_group_row(items, groups[name]) for name in page], (page[-1],) if more else None)
 
     def _group_slice(
-        self, statements: Statements, at: Key, name: str, limit: int, reader: _Reader
-    ) -> tuple[list[tuple[Any, ...]], Key | None]:
-        end = self._end(statements, at, reader.connection)
-        values = self._values(statements, at, end, limit) | {"name": name}
-        return list(reader.connection.execute(statements.rows, values)), end
+        self, compiled: _Compiled, at: Key, first: str, limit: int, reader: _Reader
+    ) -> tuple[_Groups, Key | None, str | None]:
+        """The slice's first groups, its end, and the last of them where more would be too large for a page."""
+        statements = compiled()
+        end = self._end(statements, at, reader)
+        cursor = reader.connection.execute(statements.rows, self._values(statements, at, end, limit) | {"name": first})
+        groups: _Groups = {}
+        room = QUERY_PAGE_BYTES.open
+        for name, *columns in cursor:
+            groups[name] = columns
+            room -= _size(columns)
+            if room <= 0:
+                cursor.close()
+                return groups, end, name
+        return groups, end, None
 
     # --- slices
 
-    def _end(self, statements: Statements, at: Key, connection: apsw.Connection) -> Key | None:
+    def _end(self, statements: Statements, at: Key, reader: _Reader) -> Key | None:
         if statements.bound is None:
             return None
         values = {**statements.bindings, "device": at[0], "module": at[1], "slice": self._slice_size - 1}
-        return next(connection.execute(statements.bound, values), None)
+        return next(reader.connection.execute(statements.bound, values), None)
 
     def _values(self, statements: Statements, at: Key, end: Key | None, limit: int) -> dict[str, Any]:
         last_device, last_module = end or _BEYOND
@@ -219,6 +227,20 @@ def _twin_row(activities: Activities, _: Sequence[bytes], columns: Sequence[Any]
     identity = identity_of(tuple(columns[:_IDENTITY_WIDTH]))
     twin = twin_of(tuple(columns[_IDENTITY_WIDTH:]))
     return compact(twin_body(identity, twin, activities.of(identity.device_id, identity.module_id or "")))
+
+
+def _size(columns: Sequence[Any]) -> int:
+    return sum(len(column) for column in columns if isinstance(column, str))
+
+
+def _bound(groups: _Groups) -> str | None:
+    """The name of the group that makes ``groups`` too large for a page, ``None`` while they are not."""
+    room = QUERY_PAGE_BYTES.open
+    for name in sorted(groups):
+        room -= _size(groups[name])
+        if room <= 0:
+            return name
+    return None
 
 
 _WIDTHS = {None: 1, "COUNT": 1, "SUM": 1, "AVG": 2, "MIN": 2, "MAX": 2}

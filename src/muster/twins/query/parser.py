@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
-from muster.core.limits import QUERY_CHARACTERS, QUERY_DEPTH, QUERY_GROUPS
+from muster.core.limits import QUERY_CHARACTERS, QUERY_COLUMNS, QUERY_DEPTH, QUERY_GROUPS
 from muster.twins.query.fields import UnknownFieldError, resolve
 from muster.twins.query.functions import AGGREGATES, FUNCTIONS, function_named
 from muster.twins.query.lexer import Kind, Token, tokens_of, wrong
@@ -171,6 +171,8 @@ class _Parser:
             if any(item.name == name for item in items):
                 self._wrong(token, f"two columns are called {name!r}, give one of them another name with AS")
             items.append(Item(name, path, aggregate))
+            if len(items) > QUERY_COLUMNS.open:
+                self._wrong(token, f"a query has {QUERY_COLUMNS.open} columns at most")
             if self._here.text != ",":
                 return tuple(items)
             self._next += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -15,6 +16,8 @@ from muster.twins.query.parser import parse_query
 from muster.twins.query.syntax import ItemType, Source
 
 _DIGEST_CHARACTERS = 16
+_LONG = 1000
+"""Texts from so many characters on are read in a thread: the longest take some tens of milliseconds."""
 
 
 class Answer(NamedTuple):
@@ -42,7 +45,7 @@ class Queries:
         Raises ``HubError``: 400005 and 400004 as ``parse_query``, 400004 for a continuation of another query, and as
         ``QueryStore.page``.
         """
-        query = parse_query(text)
+        query = parse_query(text) if len(text) < _LONG else await asyncio.to_thread(parse_query, text)
         after, left = (None, query.top) if continuation is None else self._read(text, continuation)
         most = min(size or QUERY_PAGE_DEFAULT.open, QUERY_PAGE.open)
         if left is not None:
