@@ -280,6 +280,16 @@ CONDITIONS: list[tuple[str, str]] = [
     ("array_contains(['a', 'b'], deviceId)", "a b"),
     ("NOT ARRAY_CONTAINS(['a', 1], deviceId)", "b c d e f g"),
     ("ARRAY_CONTAINS(properties.reported.list, tags.floor)", "a"),
+    ("ARRAY_CONTAINS(['lost', null], statusReason)", ALL),
+    ("NOT ARRAY_CONTAINS(['x', null], statusReason)", "d"),
+    ("ARRAY_CONTAINS([1, [2]], [2])", ""),
+    ("ARRAY_CONTAINS([null], null)", ALL),
+    ("IS_ARRAY([1]) AND IS_DEFINED([1])", ALL),
+    ("[1]", ""),
+    ("NOT [true]", ""),
+    ("[true] OR true", ALL),
+    ("LENGTH(['a']) = 1", ""),
+    ("-[1] = 1", ""),
 ]
 
 FIRST_ETAG = "AAAAAAAAAAE="

@@ -50,7 +50,7 @@ FUNCTIONS: dict[str, Function] = {
 
 OTHER_SPELLINGS = {"STARTSWITH": "STARTS_WITH", "ENDSWITH": "ENDS_WITH"}
 
-AGGREGATES = frozenset(("COUNT", "AVG", "SUM", "MIN", "MAX"))
+AGGREGATES = ("COUNT", "AVG", "SUM", "MIN", "MAX")
 
 
 def function_named(name: str) -> Function | None:

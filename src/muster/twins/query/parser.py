@@ -8,7 +8,7 @@ from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
 from muster.core.limits import QUERY_CHARACTERS, QUERY_COLUMNS, QUERY_DEPTH, QUERY_GROUPS
 from muster.twins.query.fields import UnknownFieldError, resolve
 from muster.twins.query.functions import AGGREGATES, FUNCTIONS, function_named
-from muster.twins.query.lexer import Kind, Token, tokens_of, wrong
+from muster.twins.query.lexer import Kind, Token, shown, tokens_of, wrong
 from muster.twins.query.syntax import (
     COMPARISONS,
     UNDEFINED,
@@ -41,7 +41,6 @@ _BINDING = {
     "OR": _OR, "AND": _AND, "IN": _COMPARE, "NIN": _COMPARE, "+": _ADD, "-": _ADD, "*": _MULTIPLY, "/": _MULTIPLY,
     "%": _MULTIPLY, "<>": _COMPARE, **dict.fromkeys(COMPARISONS, _COMPARE),
 }  # fmt: skip
-_SHOWN = 60
 _OPERAND = "a path, a constant, a function, NOT, '-' or '('"
 
 
@@ -133,8 +132,7 @@ class _Parser:
         try:
             self._source = Source(".".join(names))
         except ValueError:
-            what = ".".join(names)[:_SHOWN]
-            why = f"expected devices, devices.modules or devices.jobs, found '{what}'"
+            why = f"expected devices, devices.modules or devices.jobs, found '{shown('.'.join(names))}'"
             raise wrong(self._text, first.at, why) from None
         if self._here.keyword == "AS":
             self._next += 1
@@ -169,7 +167,7 @@ class _Parser:
                 unnamed += 1
                 name = f"${unnamed}"
             if any(item.name == name for item in items):
-                self._wrong(token, f"two columns are called {name!r}, give one of them another name with AS")
+                self._wrong(token, f"two columns are called '{shown(name)}', give one of them another name with AS")
             items.append(Item(name, path, aggregate))
             if len(items) > QUERY_COLUMNS.open:
                 self._wrong(token, f"a query has {QUERY_COLUMNS.open} columns at most")
@@ -185,7 +183,9 @@ class _Parser:
             return self._path(), None
         name = token.keyword
         if name not in AGGREGATES:
-            self._wrong(token, f"{token.text} is no aggregate, a column is a path or one of COUNT, AVG, SUM, MIN, MAX")
+            self._wrong(
+                token, f"{shown(token.text)} is no aggregate, a column is a path or one of {', '.join(AGGREGATES)}"
+            )
         self._next += 2
         path = None if name == "COUNT" else self._path()
         self._mark(")", "')', as COUNT takes no argument" if name == "COUNT" else "')'")
@@ -216,7 +216,7 @@ class _Parser:
         grouped = {(group.field, group.steps) for group in query.groups}
         for item in query.items:
             if item.aggregate is None and item.path is not None and (item.path.field, item.path.steps) not in grouped:
-                self._wrong(item.path, f"the column {item.name!r} is neither an aggregate nor named in GROUP BY")
+                self._wrong(item.path, f"the column '{shown(item.name)}' is neither an aggregate nor named in GROUP BY")
 
     # --- expressions
 
@@ -280,7 +280,7 @@ class _Parser:
         if function is None:
             if token.keyword in AGGREGATES:
                 self._wrong(token, f"{token.keyword} is an aggregate, it stands only between SELECT and FROM")
-            self._wrong(token, f"there is no function {token.text}; there are {', '.join(FUNCTIONS)}")
+            self._wrong(token, f"there is no function {shown(token.text)}; there are {', '.join(FUNCTIONS)}")
         self._next += 1
         arguments: list[Expression] = []
         while self._here.text != ")" or arguments:
