@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -20,6 +21,7 @@ from muster.identity.model import IdentityKey, Status
 from muster.twins.document import EMPTY, Twin, patch_twin, report
 from muster.twins.query.functions import FUNCTIONS
 from muster.twins.query.parser import parse_query
+from muster.twins.query.syntax import UNDEFINED
 
 DEVICES = ("p", "q", "r", "s", "t")
 INDEXED = ("tags.a", "properties.reported.b")
@@ -190,3 +192,53 @@ def test_projections_groups_and_aggregates(
     grouped = f" GROUP BY {', '.join(paths)}" if aggregates and paths else ""
     top = "" if grouped else top  # which groups come first is not said
     world.check(seed, f"SELECT {top}{', '.join(columns)} FROM devices{grouped}")
+
+
+ARGUMENTS = {
+    "text": st.sampled_from(
+        ("", "a", "b", "ab", "abab", "ba", "A", "é😀é", "😀", "x\0y", "12", " -1.5e1 ", "1e", "ß", "İ")
+    ),
+    "number": st.sampled_from((0, 1, 2, 3, -1, 2.5, -2.5, 0.1, 1e308, 700, 2**52)),
+    "array": st.lists(st.sampled_from(("a", "ab", 1, 0, 2.5, True, False, None)), min_size=1, max_size=3),
+    "any": st.sampled_from(("a", "ab", 1, 0, 2.5, True, False, None)),
+}
+NUMERIC = {"ABS", "CEILING", "EXP", "FLOOR", "POWER", "SIGN", "SQRT", "SQUARE"}
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[str, list[Any]]:
+    """A function and arguments that it is for."""
+    function = draw(st.sampled_from(sorted(FUNCTIONS)))
+    _, least, most = FUNCTIONS[function]
+    kinds = ["number" if function in NUMERIC else "text"] * draw(st.integers(least, most or 4))
+    if function == "SUBSTRING":
+        kinds[1:] = ["number"] * (len(kinds) - 1)
+    elif function == "ARRAY_CONTAINS":
+        kinds = ["array", "any"]
+    elif function.startswith(("IS_", "AS_")):
+        kinds = [draw(st.sampled_from(sorted(ARGUMENTS)))]
+    return function, [draw(ARGUMENTS[kind]) for kind in kinds]
+
+
+@settings(max_examples=400, deadline=None)
+@given(calls(), st.booleans())
+def test_every_function_yields_what_its_definition_says(
+    world: World, call: tuple[str, list[Any]], stored: bool
+) -> None:
+    """With constants, and with the same values read from a twin."""
+    function, arguments = call
+    value = naive_queries.call(function, arguments)
+    places = [f"tags.p{number}" for number in range(len(arguments))]
+    written = [place if stored and argument is not None and not isinstance(argument, list) else json.dumps(argument)
+               for place, argument in zip(places, arguments, strict=True)]  # fmt: skip
+    text = f"{function}({', '.join(written)})"
+    tags = {f"p{number}": argument for number, argument in enumerate(arguments) if argument is not None}
+    world.runner.run(world.hub.change(IdentityKey("p"), tags=tags))
+    found = world.runner.run(world.hub.ids(f"deviceId = 'p' AND ({_yields(text, value)})"))
+    assert found == "p", (text, value)
+
+
+def _yields(text: str, value: Any) -> str:
+    if value is UNDEFINED:
+        return f"NOT IS_DEFINED({text})"
+    return f"{text} > 1e308" if value == math.inf else f"{text} = {json.dumps(value)}"

@@ -248,6 +248,8 @@ CONDITIONS: list[tuple[str, str]] = [
     # --- functions of strings
     ("STARTSWITH(tags.building, '4')", "a b c g"),
     ("STARTS_WITH(tags.building, '43')", "a b g"),
+    ("STARTS_WITH(tags.building, '3')", ""),
+    ("ENDS_WITH(tags.building, '4')", "c"),
     ("ENDSWITH(tags.building, 't')", "e"),
     ("ENDS_WITH(tags.building, '')", "a b c e g"),
     ("CONTAINS(tags.building, 'TABLE')", "g"),
