@@ -135,7 +135,7 @@ def _substring(text: str | None, start: float | None, *rest: float | None) -> st
 
 
 def _group_key(*parts: Any) -> str:
-    """A text that is the same for rows of one group only. ``parts``: kind and value of each path, in turn."""
+    """A text for a group, not that of any other; empty for no paths. ``parts``: kind and value of each, in turn."""
     texts = []
     for kind, value in zip(parts[::2], parts[1::2], strict=True):
         shown = repr(float(value) + 0.0) if kind == "number" else str(value)

@@ -38,7 +38,8 @@ class Operand:
     """An operand. ``None`` says that its value never has that type.
 
     ``column`` is set where NULL in that column means JSON's null, ``array`` yields an array as JSON text,
-    ``fixed_kind`` the kind where it does not follow from the fragments; ``null`` is the constant.
+    ``fixed_kind`` the kind where it does not follow from the fragments, ``value`` the value of whatever type where one
+    fragment yields that; ``null`` is the constant.
     """
 
     number: str | None = None
@@ -48,6 +49,7 @@ class Operand:
     column: str | None = None
     fixed_kind: str | None = None
     json: str | None = None
+    value: str | None = None
     null: bool = False
 
     @property
@@ -71,7 +73,9 @@ class Operand:
 
     @property
     def any(self) -> str:
-        """The value of whatever type; only for paths."""
+        """The value of whatever type, which ``kind`` tells; only for paths."""
+        if self.value is not None:
+            return self.value
         return coalesce([*(fragment for _, fragment in self.slots), *filter(None, (self.json,))])
 
     @property
@@ -142,6 +146,7 @@ def json_operand(column: str, steps: Steps, bindings: Bindings) -> Operand:
             f"WHEN 'false' THEN 'boolean' ELSE {kind} END"
         ),
         json=f"({column} -> {path})",
+        value=value,
     )
 
 

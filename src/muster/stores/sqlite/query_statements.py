@@ -13,7 +13,7 @@ from muster.stores.sqlite.identities import COLUMNS as IDENTITY_COLUMNS
 from muster.stores.sqlite.property_indexes import PropertyIndexes
 from muster.stores.sqlite.query_access import access_of
 from muster.stores.sqlite.query_expressions import Expressions
-from muster.stores.sqlite.query_operands import NULL, Bindings, Operand
+from muster.stores.sqlite.query_operands import NULL, Bindings
 from muster.stores.sqlite.twins import COLUMNS as TWIN_COLUMNS
 from muster.twins.query.syntax import Item, Query, Source
 
@@ -43,7 +43,7 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     expressions = Expressions(query.source, bindings)
     where = "1" if query.condition is None else expressions.condition(query.condition)
     columns = _columns(query, expressions)
-    name = _group_name(query, expressions)
+    values = _group_values(query, expressions)
     o = access.outer
     indexed = f" INDEXED BY {access.by}" if access.by else ""
     outer = f"{_TABLES[o]} AS {o}{indexed}"
@@ -53,7 +53,7 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     order = f"ORDER BY {o}.device_id, {o}.module_id"
     source = outer
     other = "t" if o == "i" else "i"
-    if o == "t" or _OF_TWINS.search(" ".join((where, name, *columns))):
+    if o == "t" or _OF_TWINS.search(" ".join((where, values, *columns))):
         source += (
             f" CROSS JOIN {_TABLES[other]} AS {other} ON {other}.hub = :hub AND {other}.device_id = {o}.device_id "
             f"AND {other}.module_id = {o}.module_id"
@@ -63,11 +63,11 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     # only fragments that were made here go into these texts; every value is bound
     if query.aggregates:
         rows = (
-            f"SELECT {name} AS name, {selected} FROM {source} "  # noqa: S608
+            f"SELECT q_group_key({values}) AS name, {selected} FROM {source} "  # noqa: S608
             f"WHERE {within} AND {upto} AND ({where})"
         )
         if query.groups:
-            rows += " GROUP BY name HAVING name > :name ORDER BY name LIMIT :limit"
+            rows += f" GROUP BY {values} HAVING name > :name ORDER BY name LIMIT :limit"
     else:
         rows = (
             f"SELECT {o}.device_id, {o}.module_id, {selected} FROM {source} "  # noqa: S608
@@ -103,12 +103,7 @@ def _item(item: Item, expressions: Expressions) -> list[str]:
             return [f"{aggregate.lower()}({number})", f"{aggregate.lower()}({operand.text or NULL})"]
 
 
-def _group_name(query: Query, expressions: Expressions) -> str:
-    """One text for the values of all paths, never empty when there are any."""
-    if not query.groups:
-        return "''"
-    parts: list[str] = []
-    for path in query.groups:
-        operand: Operand = expressions.operand(path)
-        parts += [operand.kind, operand.any]
-    return f"q_group_key({', '.join(parts)})"
+def _group_values(query: Query, expressions: Expressions) -> str:
+    """What makes a group: kind and value of each path. Equal numbers are one group, whole or not."""
+    operands = [expressions.operand(path) for path in query.groups]
+    return ", ".join(f"{operand.kind}, {operand.any}" for operand in operands)
