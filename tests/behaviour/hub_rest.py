@@ -21,6 +21,7 @@ from muster.core.bus import LocalBus
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.operations import Operation
+from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
@@ -31,7 +32,9 @@ from muster.sessions.table import SessionTable
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.queries import SqliteQueryStore
 from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.query.service import Queries
 from muster.twins.service import Twins
 
 API = "api-version=2021-04-12"
@@ -134,13 +137,16 @@ async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds
     sessions = SessionTable("localhost", store, bus, ambient)
     registry = Registry("localhost", store, sessions, bus, ambient)
     twins = Twins("localhost", SqliteTwinStore(writer, reader), sessions, ambient)
+    searched = SqliteQueryStore(writer, sessions)
+    queries = Queries("localhost", searched)
     refusals = Refusals(ambient)
     gate = Authenticator(make_hub(["localhost"], development_policies()), store, ambient, refusals)
     running: list[RestHub] = []
-    operations = [*TwinOperations(registry, twins).table(), *more]
+    operations = [*TwinOperations(registry, twins).table(), *QueryOperations(queries).table(), *more]
     app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
     async with serving(app, ambient, idle_seconds) as port, aiohttp.ClientSession() as session:
         running.append(RestHub(port, session, registry, refusals))
         yield running[0]
+    await searched.close()
     reader.close()
     await writer.close()

@@ -290,6 +290,25 @@ async def test_methods_lists_the_calls_that_were_made_and_a_waiting_call_does_no
     assert (await waiting)[0] == 503
 
 
+def test_query_prints_the_rows_of_all_pages(make_hub: Callable[..., HubProcess]) -> None:
+    cli = Cli(make_hub(*PORTS, "--index", "tags.kind", "--index", "properties.reported.[[a-b]]").start())
+    for hundred in range(2):
+        many = [{"id": f"d{number}", "importMode": "create"} for number in range(hundred * 100, hundred * 100 + 100)]
+        assert cli.hub.request("POST", "/devices", many)[0] == 200
+    cli.hub.request("PATCH", "/twins/d7", {"tags": {"kind": "é\x9b"}})
+    rows = cli("query", "SELECT deviceId FROM devices").splitlines()
+    assert len({json.loads(row)["deviceId"] for row in rows}) == len(rows) == 200
+    assert cli("query", "SELECT tags.kind FROM devices WHERE tags.kind = 'é\x9b'") == '{"kind": "é\\u009b"}'
+    assert "Query has a syntax error at character 8: expected" in cli.fail("query", "SELECT FROM devices")
+    cli.hub.stop()
+    assert "no hub runs" in cli.fail("query", "SELECT * FROM devices")
+
+
+def test_only_properties_can_be_indexed(make_hub: Callable[..., HubProcess]) -> None:
+    with pytest.raises(RuntimeError, match="deviceId cannot be indexed, name a property"):
+        make_hub(*PORTS, "--index", "deviceId").start()
+
+
 @pytest.mark.parametrize("path", ["why?count=0", "why?count=x", "monitor?partition=99", "monitor?from=then"])
 def test_a_wrong_question_is_answered_400_naming_the_parameter(hub: HubProcess, path: str) -> None:
     status, body = hub.request("GET", f"/$muster/{path}")

@@ -28,6 +28,7 @@ COMMANDS = {
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),
     "methods": ("muster.cli.methods:methods", "List the direct methods that were called."),
+    "query": ("muster.cli.query:query", "Ask for twins in the device query language."),
     "limits": ("muster.cli.limits:limits", "List every limit and its value."),
 }
 """Name to where the command is, and what the list of commands says of it."""

@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from muster.identity.sas import host_name
 
 API_VERSION = "2021-04-12"
 _TIMEOUT_SECONDS = 30.0
+_CONTINUATION = "x-ms-continuation"
 _TOKEN_SECONDS = 3600
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from the hub's announcement, not bound
 
@@ -64,13 +65,34 @@ class HubClient:
         finally:
             connection.close()
 
+    def pages(self, path: str, body: Any) -> Iterator[Any]:
+        """The decoded pages of an answer that is given in several (``x-ms-continuation``)."""
+        continuation: str | None = None
+        while True:
+            more = {} if continuation is None else {_CONTINUATION: continuation}
+            connection, response = self._request("POST", path, body, more=more)
+            try:
+                content = response.read()
+            finally:
+                connection.close()
+            yield json.loads(content)
+            continuation = response.getheader(_CONTINUATION)
+            if continuation is None:
+                return
+
     def _request(
-        self, method: str, path: str, body: Any, wait: float | None = _TIMEOUT_SECONDS
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        wait: float | None = _TIMEOUT_SECONDS,
+        *,
+        more: Mapping[str, str] | None = None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()
         try:
             separator = "&" if "?" in path else "?"
-            headers = {"Authorization": self._token(), "Accept": "application/json"}
+            headers = {"Authorization": self._token(), "Accept": "application/json", **(more or {})}
             content = None
             if body is not None:
                 content, headers["Content-Type"] = json.dumps(body).encode(), "application/json; charset=utf-8"

@@ -87,6 +87,8 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="Tell services of files that have arrived.  [default: on with --profile open]")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
+@click.option("--index", multiple=True, metavar="PROPERTY",
+              help="A property of twins that queries find fast, as tags.building. Repeatable.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
 @click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
@@ -138,6 +140,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         upload_bytes=options["upload_mib"] * 1024**2,
         upload_ttl_seconds=options["upload_ttl_minutes"] * 60,
         file_notifications=None if (told := options["file_notifications"]) is None else told == "on",
+        indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
     )
     if ephemeral and settings.profile is Profile.AZURE and not settings.loopback_only:

@@ -73,7 +73,10 @@ class IdentityStore(Protocol):
 
 
 class Presence(Protocol):
-    """Who is connected; answered by the session table."""
+    """Who is connected; answered by the session table.
+
+    What is asked of one identity may be asked from any thread, as queries do while they go through the rows.
+    """
 
     def is_connected(self, key: IdentityKey) -> bool:
         """Whether a live session of this identity exists."""

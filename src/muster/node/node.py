@@ -30,6 +30,7 @@ from muster.heads.http.app import build_app
 from muster.heads.http.connection import HttpServer
 from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
@@ -54,11 +55,13 @@ from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.outbox import SqliteOutbox
+from muster.stores.sqlite.queries import SqliteQueryStore
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.query.service import Queries
 from muster.twins.service import Twins
 
 log = logging.getLogger("muster.node")
@@ -131,6 +134,7 @@ class Node:
         methods = Methods(registry, sessions, ambient)
         messaging, stop_queues = make_messaging(hub.name, queues, registry, ambient, settings)
         self._undo.append(stop_queues)
+        queries = await self._queries(hub.name, writer, sessions)
         self.ambient, self.registry = ambient, registry
         files = await file_operations(
             FileParts(settings, directory, hub, writer, reader, kept, ambient, authenticator, ports["https"]),
@@ -151,6 +155,7 @@ class Node:
                 *DigitalTwinOperations(twins, methods, method_operations).table(),
                 *messaging.operations,
                 *files,
+                *QueryOperations(queries).table(),
             ],
         )
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
@@ -220,6 +225,12 @@ class Node:
         self._undo.append(relay.close)
         sources = self.settings.events
         return EventRecorder(sources, partial(event_record, hub), ambient) if sources else None
+
+    async def _queries(self, hub: str, writer: Writer, sessions: SessionTable) -> Queries:
+        store = SqliteQueryStore(writer, sessions, self.settings.indexes)
+        self._undo.append(store.close)
+        await store.prepare()
+        return Queries(hub, store)
 
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Sockets for every listener, by name, so that ports are known before anything is built."""

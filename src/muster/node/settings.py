@@ -24,7 +24,7 @@ class Settings:
     telemetry. ``sync`` off gives up the promise that an acknowledged message survives a power cut. ``storage`` says
     whether devices may upload files to the hub; ``storage_connection_string`` names an Azure Storage account (or
     Azurite) in its place, and ``storage_container`` the container there. ``file_notifications`` is ``None`` for the
-    profile's own way.
+    profile's own way. ``indexes`` are properties of twins that queries find fast (``tags.building``).
     """
 
     data: Path | None
@@ -50,6 +50,7 @@ class Settings:
     upload_bytes: int = 10 * 1024**3
     upload_ttl_seconds: int = 3600
     file_notifications: bool | None = None
+    indexes: tuple[str, ...] = ()
     ready_file: Path | None = None
 
     @property

@@ -148,5 +148,12 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID, STRICT;
     CREATE INDEX blob_staged_by_end ON blob_staged (expires_at)
     """,
+    """
+    CREATE INDEX identities_disabled ON identities (hub, device_id, module_id) WHERE status = 'disabled';
+    CREATE INDEX identities_edge ON identities (hub, device_id, module_id) WHERE iot_edge = 1;
+    CREATE INDEX identities_by_scope ON identities (hub, device_scope, device_id, module_id)
+        WHERE device_scope IS NOT NULL;
+    CREATE INDEX identities_by_module ON identities (hub, module_id, device_id) WHERE module_id > ''
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -28,22 +28,23 @@ from muster.stores.sqlite.twins import read_twin
 from muster.twins.contract import LifecycleRecorder
 from muster.twins.document import EMPTY
 
-_COLUMNS = (
+COLUMNS = (
     "device_id, module_id, generation_id, version, authentication, primary_key, secondary_key, primary_thumbprint, "
     "secondary_thumbprint, status, status_reason, status_updated, iot_edge, device_scope, parent_scopes, managed_by"
 )
+"""The columns that ``identity_of`` takes, in their order."""
 # Only the fixed list of columns goes into these texts; every value is bound.
-_GET = f"SELECT {_COLUMNS} FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"  # noqa: S608
+_GET = f"SELECT {COLUMNS} FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"  # noqa: S608
 _DEVICES = (
-    f"SELECT {_COLUMNS} FROM identities WHERE hub = ? AND device_id > ? AND module_id = '' "  # noqa: S608
+    f"SELECT {COLUMNS} FROM identities WHERE hub = ? AND device_id > ? AND module_id = '' "  # noqa: S608
     "ORDER BY device_id LIMIT ?"
 )
 _MODULES = (
-    f"SELECT {_COLUMNS} FROM identities WHERE hub = ? AND device_id = ? AND module_id > '' "  # noqa: S608
+    f"SELECT {COLUMNS} FROM identities WHERE hub = ? AND device_id = ? AND module_id > '' "  # noqa: S608
     "ORDER BY module_id"
 )
 _COUNT_MODULES = "SELECT count(*) FROM identities WHERE hub = ? AND device_id = ? AND module_id > ''"
-_PUT = f"INSERT OR REPLACE INTO identities (hub, {_COLUMNS}) VALUES (?{', ?' * 16})"  # noqa: S608
+_PUT = f"INSERT OR REPLACE INTO identities (hub, {COLUMNS}) VALUES (?{', ?' * 16})"  # noqa: S608
 _DELETE = "DELETE FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"
 _DELETE_DEVICE = "DELETE FROM identities WHERE hub = ? AND device_id = ?"
 _PUT_TWIN = "INSERT INTO twins (hub, device_id, module_id) VALUES (?, ?, ?)"  # its columns' defaults are the empty twin
@@ -132,14 +133,14 @@ class SqliteIdentityStore:
 
     def _read(self, query: str, bindings: tuple[Any, ...]) -> list[Identity]:
         try:
-            return [_identity(row) for row in self._reader.execute(query, bindings)]
+            return [identity_of(row) for row in self._reader.execute(query, bindings)]
         except apsw.Error as error:
             raise store_error(self._writer.path, error) from error
 
 
 def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Identity | None:
     row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
-    return None if row is None else _identity(row)
+    return None if row is None else identity_of(row)
 
 
 def _recorded(
@@ -152,7 +153,7 @@ def _recorded(
     going = [before]
     if before.module_id is None:
         modules = connection.execute(_MODULES, (hub, before.device_id))
-        going = [*(_identity(row) for row in modules), before]
+        going = [*(identity_of(row) for row in modules), before]
     entries: list[Entry] = []
     for identity in going:
         twin = read_twin(connection, hub, identity.key)
@@ -225,7 +226,8 @@ def _row(hub: str, identity: Identity) -> tuple[Any, ...]:
     )
 
 
-def _identity(row: tuple[Any, ...]) -> Identity:
+def identity_of(row: tuple[Any, ...]) -> Identity:
+    """The identity that a row of ``COLUMNS`` holds."""
     (
         device_id, module_id, generation_id, version, kind, primary_key, secondary_key, primary_thumbprint,
         secondary_thumbprint, status, reason, updated, iot_edge, device_scope, parent_scopes, managed_by,

@@ -19,10 +19,12 @@ from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.twins.contract import Change, Record
 from muster.twins.document import Content, Properties, Twin
 
-_GET = (
-    "SELECT version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
-    "reported_version, model_id FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
+COLUMNS = (
+    "version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
+    "reported_version, model_id"
 )
+"""The columns that ``twin_of`` takes, in their order."""
+_GET = f"SELECT {COLUMNS} FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"  # noqa: S608  constants
 _MODEL_ID = "SELECT model_id FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
 _PUT = (
     "UPDATE twins SET version = ?, revision = ?, tags = ?, desired = ?, desired_metadata = ?, desired_version = ?, "
@@ -97,7 +99,7 @@ class SqliteTwinStore:
 def read_twin(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin | None:
     """The twin as ``connection`` sees it at this moment."""
     row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
-    return None if row is None else _twin(row)
+    return None if row is None else twin_of(row)
 
 
 def _row(twin: Twin) -> tuple[Any, ...]:
@@ -120,7 +122,8 @@ def _text(content: Content) -> str:
     return _encoder.encode(content)
 
 
-def _twin(row: tuple[Any, ...]) -> Twin:
+def twin_of(row: tuple[Any, ...]) -> Twin:
+    """The twin that a row of ``COLUMNS`` holds."""
     (
         version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata,
         reported_version, model_id,

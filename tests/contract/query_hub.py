@@ -1,0 +1,173 @@
+"""A store with twins to be queried, and what it answers as plain Python."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muster.dialect.twin_bodies import twin_body
+from muster.identity.contract import Edit
+from muster.identity.model import NEVER, Authentication, AuthenticationType, Identity, IdentityKey, Status
+from muster.identity.registry import Activity
+from muster.stores.sqlite.database import Writer, open_connection
+from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.queries import SqliteQueryStore
+from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.document import Content, Twin, patch_twin, report
+from muster.twins.query.service import Queries
+
+HUB = "hub"
+NOW = 1_700_000_000.0
+
+
+@dataclass
+class Connected:
+    """A ``Presence`` that is told who is connected."""
+
+    keys: set[IdentityKey] = field(default_factory=set)
+
+    def is_connected(self, key: IdentityKey) -> bool:
+        return key in self.keys
+
+    def connection_changed(self, key: IdentityKey) -> float:
+        return NEVER
+
+    def last_activity(self, key: IdentityKey) -> float:
+        return NOW if key in self.keys else NEVER
+
+    def connected_count(self) -> int:
+        return len(self.keys)
+
+
+@dataclass
+class QueryHub:
+    writer: Writer
+    identities: SqliteIdentityStore
+    twins: SqliteTwinStore
+    store: SqliteQueryStore
+    queries: Queries
+    presence: Connected
+
+    async def add(
+        self, device_id: str, module_id: str | None = None, *, tags: Content | None = None,
+        desired: Content | None = None, reported: Content | None = None, **identity: Any,
+    ) -> None:  # fmt: skip
+        """Register an identity and give its twin content."""
+        key = IdentityKey(device_id, module_id)
+        await self.put(Identity(key=key, **({"generation_id": "1", "version": 1, "authentication": SAS} | identity)))
+        await self.change(key, tags=tags, desired=desired, reported=reported)
+
+    async def put(self, identity: Identity) -> None:
+        (outcome,) = await self.identities.edit(HUB, [Edit(identity.key, lambda _: identity)])
+        assert isinstance(outcome, Identity), outcome
+
+    async def change(
+        self, key: IdentityKey, *, tags: Content | None = None, desired: Content | None = None,
+        reported: Content | None = None,
+    ) -> None:  # fmt: skip
+        def changed(twin: Twin) -> Twin:
+            return report(patch_twin(twin, tags or {}, desired or {}, NOW), reported or {}, NOW)
+
+        await self.twins.edit(HUB, key, changed, lambda _: None)
+
+    async def drop(self, device_id: str) -> None:
+        assert await self.identities.edit(HUB, [Edit(IdentityKey(device_id), lambda _: None)]) == [None]
+
+    async def bodies(self, modules: bool = False) -> list[dict[str, Any]]:
+        """The twins of all devices, or of all their modules, as REST answers them, by id."""
+        devices = await self.identities.devices(HUB, 1000)
+        found = [m for d in devices for m in await self.identities.modules(HUB, d.device_id)] if modules else devices
+        bodies = []
+        for identity in found:
+            twin = await self.twins.get(HUB, identity.key)
+            assert twin is not None
+            presence, key = self.presence, identity.key
+            activity = Activity(
+                presence.is_connected(key), presence.connection_changed(key), presence.last_activity(key)
+            )
+            bodies.append(json.loads(json.dumps(twin_body(identity, twin, activity))))
+        return bodies
+
+    async def rows(self, text: str, size: int | None = None) -> list[Any]:
+        """The whole result, page by page."""
+        return [row for page in await self.pages(text, size) for row in page]
+
+    async def pages(self, text: str, size: int | None = None) -> list[list[Any]]:
+        pages: list[list[Any]] = []
+        continuation: str | None = None
+        while True:
+            answer = await self.queries.page(text, size, continuation)
+            pages.append([json.loads(row) for row in answer.rows])
+            continuation = answer.continuation
+            if continuation is None:
+                return pages
+
+    async def ids(self, condition: str, size: int | None = None) -> str:
+        """The devices that a condition selects."""
+        rows = await self.rows(f"SELECT deviceId FROM devices WHERE {condition}", size)
+        return " ".join(row["deviceId"] for row in rows)
+
+
+SAS = Authentication()
+X509 = Authentication(AuthenticationType.SELF_SIGNED, primary_thumbprint="AB" * 20)
+SCOPE = "ms-azure-iot-edge://e-1"
+
+
+@contextlib.asynccontextmanager
+async def query_hub(directory: Path, indexed: Sequence[str] = (), slice_size: int = 3) -> AsyncIterator[QueryHub]:
+    """An empty hub; slices are so small that results span several."""
+    path = directory / "hub.db"
+    writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=False)
+    reader = open_connection(path, readonly=True)
+    presence = Connected()
+    store = SqliteQueryStore(writer, presence, indexed, slice_size=slice_size)
+    await store.prepare()
+    identities, twins = SqliteIdentityStore(writer, reader), SqliteTwinStore(writer, reader)
+    try:
+        yield QueryHub(writer, identities, twins, store, Queries(HUB, store), presence)
+    finally:
+        await store.close()
+        reader.close()
+        await writer.close()
+
+
+async def populate(hub: QueryHub) -> None:
+    """The twins that the table of queries is about: devices ``a`` to ``g``, and modules of ``a`` and ``e``."""
+    await hub.add(
+        "a",
+        tags={"building": "43", "floor": 1, "active": True, "owner": {"name": "ann", "first-name": "Ann"}, "mixed": 1},
+        desired={"interval": 10, "mode": "fast", "limits": {"low": -5, "high": 99.5}},
+        reported={
+            "battery": 80,
+            "firmware": {"version": "1.2.0"},
+            "list": [1, "two", True, {"x": "y"}],
+            "mode": "fast",
+        },
+    )
+    await hub.add(
+        "b",
+        tags={"building": "43", "floor": 2, "active": False, "mixed": "1"},
+        desired={"interval": 20, "mode": "slow"},
+        reported={"battery": 15, "firmware": {"version": "1.10.0"}, "lastDesiredVersion": 2, "mode": "fast"},
+    )
+    await hub.add("c", tags={"building": "44", "floor": "2", "group": {"name": "g"}, "mixed": True},
+                  reported={"battery": "low", "list": []})  # fmt: skip
+    await hub.add("d", status=Status.DISABLED, status_reason="lost", status_updated=NOW,
+                  desired={"interval": 10.0})  # fmt: skip
+    await hub.add(
+        "e", iot_edge=True, device_scope=SCOPE, version=7,
+        tags={"building": "Öst", "quoted": "it's \"x\\y\"", "odd'key": 5, 'odd"key': 6, "emoji": "a😀b", "nul": "x\0y"},
+    )  # fmt: skip
+    await hub.add("f", device_scope=SCOPE, parent_scopes=(SCOPE,), authentication=X509,
+                  tags={"floor": 0, "empty": "", "word": "NaN", "numeric": " 1e2 ", "big": 2**52 - 1})  # fmt: skip
+    await hub.add("g", tags={"floor": -1.5, "building": "43'; DROP TABLE twins; --"})
+    await hub.add("a", "m1", tags={"building": "43"}, reported={"state": "on"})
+    await hub.add("e", "$edgeAgent", reported={"lastDesiredVersion": 1, "lastDesiredStatus": {"code": 200}})
+    await hub.add("e", "$edgeHub", managed_by="IotEdge", reported={"state": "off"})
+    hub.presence.keys |= {IdentityKey("a"), IdentityKey("e", "$edgeAgent")}
