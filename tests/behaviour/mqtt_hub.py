@@ -22,7 +22,8 @@ from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead
 from muster.heads.front import FrontProtocol
 from muster.heads.listener import TlsListener
-from muster.heads.mqtt import MqttConnection, MqttServices
+from muster.heads.mqtt import MqttConnection
+from muster.heads.mqtt_connect import MqttServices
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
 from muster.identity.changes import Draft

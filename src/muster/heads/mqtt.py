@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, Literal
 
-from muster.core.ambient import Ambient, Timer
+from muster.core.ambient import Timer
 from muster.core.errors import (
     ARGUMENT_INVALID,
     CONNACK_IDENTIFIER,
@@ -43,19 +42,17 @@ from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads import mqtt_methods
 from muster.heads.mqtt_commands import COMMANDS, CommandDelivery
+from muster.heads.mqtt_connect import MqttServices, judge
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
-from muster.identity.authenticator import Authenticator, DeviceAttempt
 from muster.identity.breaches import breach
-from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
-from muster.messages.commands import Commands, Received
-from muster.messages.methods import MethodRequest, Methods
-from muster.messages.telemetry import Batch, Telemetry
-from muster.sessions.table import Session, SessionTable
+from muster.messages.commands import Received
+from muster.messages.methods import MethodRequest
+from muster.messages.telemetry import Batch
+from muster.sessions.table import Session
 from muster.twins.document import Content
-from muster.twins.service import Twins
 from muster.wire.mqtt import encoder
 from muster.wire.mqtt.decoder import Decoder
 from muster.wire.mqtt.packets import (
@@ -78,29 +75,14 @@ UNAUTHENTICATED_BYTES = 65_536
 before it is judged."""
 
 
-@dataclass(frozen=True, slots=True)
-class MqttServices:
-    """What a connection needs of the rest of the hub."""
-
-    authenticator: Authenticator
-    sessions: SessionTable
-    telemetry: Telemetry
-    refusals: Refusals
-    ambient: Ambient
-    twins: Twins
-    methods: Methods
-    commands: Commands
-
-
 class MqttConnection:
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
         "_acks", "_active", "_annotate", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early",
-        "_expiry",
-        "_head", "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen", "_sender",
-        "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name", "_twins",
-        "_unread", "_will",
+        "_expiry", "_head", "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen",
+        "_sender", "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name",
+        "_twins", "_unread", "_will",
     )  # fmt: skip
 
     def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
@@ -221,9 +203,7 @@ class MqttConnection:
         try:
             login = parse_username(packet.username or "")
             part = ""
-            verdict = await self._judge(packet, login)
-            if verdict.error is None and await self._services.twins.announce(login.key, login.model_id):
-                verdict = await self._judge(packet, login)  # meanwhile it may have lost its ground
+            verdict = await judge(self._services, packet, login, self._transport_name, self._peer)
             if self._transport is None or self._transport.is_closing():
                 return
             if verdict.error is not None:
@@ -243,18 +223,6 @@ class MqttConnection:
             self._transport.close()
         finally:
             self._task = None
-
-    async def _judge(self, packet: Connect, login: Login) -> Verdict:
-        attempt = DeviceAttempt(
-            transport=self._transport_name,
-            peer=self._peer,
-            host=login.host,
-            key=login.key,
-            token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
-            api_version=login.api_version,
-            client_id=packet.client_id,
-        )
-        return await self._services.authenticator.device(attempt)
 
     def _refuse(self, error: ErrorRow) -> None:
         self._transport.write(encoder.connack(False, error.mqtt))

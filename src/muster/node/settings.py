@@ -54,6 +54,11 @@ class Settings:
     ready_file: Path | None = None
 
     @property
+    def durable(self) -> bool:
+        """Whether what is acknowledged is kept, also when the power is cut."""
+        return self.sync and self.data is not None
+
+    @property
     def hub_host(self) -> str:
         """The name that connection strings carry."""
         return self.hostnames[0]

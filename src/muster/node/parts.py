@@ -1,0 +1,108 @@
+"""One hub's domain put together: everything between the stores and the heads."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import NamedTuple
+
+from muster.core.bus import LocalBus
+from muster.core.outbox import Outbox
+from muster.dialect.event_bodies import event_record
+from muster.events.model import Source
+from muster.events.recorder import EventRecorder, next_epoch
+from muster.events.relay import EventRelay
+from muster.identity.authenticator import Authenticator
+from muster.identity.refusals import Refusals
+from muster.identity.registry import Registry
+from muster.messages.methods import Methods
+from muster.messages.telemetry import Telemetry
+from muster.node.foundation import Foundation
+from muster.node.messaging import Messaging, make_messaging, make_queues
+from muster.sessions.table import SessionTable
+from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.outbox import SqliteOutbox
+from muster.stores.sqlite.queries import SqliteQueryStore
+from muster.stores.sqlite.queues import SqliteQueueStore
+from muster.stores.sqlite.refusals import SqliteRefusalStore
+from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.query.service import Queries
+from muster.twins.service import Twins
+
+
+class Parts(NamedTuple):
+    """What heads need of a hub."""
+
+    telemetry: Telemetry
+    refusals: Refusals
+    sessions: SessionTable
+    registry: Registry
+    authenticator: Authenticator
+    twins: Twins
+    methods: Methods
+    messaging: Messaging
+    queries: Queries
+
+
+async def make_parts(base: Foundation) -> Parts:
+    """Put the hub together and let its time run. Raises ``HubError`` when a store fails."""
+    settings, ambient, writer, reader, name = base.settings, base.ambient, base.writer, base.reader, base.hub.name
+    telemetry = _telemetry(base)
+    outbox = SqliteOutbox(writer)
+    recorder = _recorder(base, outbox, telemetry)
+    identities = SqliteIdentityStore(writer, reader, outbox, recorder)
+    bus = LocalBus()
+    refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
+    sessions = SessionTable(name, identities, bus, ambient)
+    if recorder is not None and Source.CONNECTION in recorder.sources:
+        recorder.watch(sessions, outbox, await next_epoch(base.kept, ambient))
+    queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
+    registry = Registry(name, identities, sessions, bus, ambient, depth=queues.depth)
+    methods = Methods(registry, sessions, ambient)
+    messaging, stop_queues = make_messaging(name, queues, registry, ambient, settings)
+    base.undo.append(stop_queues)
+    return Parts(
+        telemetry=telemetry,
+        refusals=refusals,
+        sessions=sessions,
+        registry=registry,
+        authenticator=Authenticator(base.hub, identities, ambient, refusals),
+        twins=Twins(name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder),
+        methods=methods,
+        messaging=messaging,
+        queries=await _queries(base, sessions),
+    )
+
+
+def _telemetry(base: Foundation) -> Telemetry:
+    settings, ambient = base.settings, base.ambient
+    log = SqliteTelemetryLog(
+        base.directory.telemetry_database,
+        settings.partitions,
+        asyncio.get_running_loop(),
+        created_at=ambient.now(),
+        durable=base.durable,
+    )
+    telemetry = Telemetry(
+        log, ambient, retention_seconds=settings.retention_seconds, retention_bytes=settings.retention_bytes
+    )
+    telemetry.start()
+    base.undo.append(telemetry.close)
+    return telemetry
+
+
+def _recorder(base: Foundation, outbox: Outbox, telemetry: Telemetry) -> EventRecorder | None:
+    """Begin to relay events; what records them, if any are wanted. An earlier run may have left some anyway."""
+    relay = EventRelay(outbox, telemetry, base.ambient)
+    relay.start()
+    base.undo.append(relay.close)
+    sources = base.settings.events
+    return EventRecorder(sources, partial(event_record, base.hub.name), base.ambient) if sources else None
+
+
+async def _queries(base: Foundation, sessions: SessionTable) -> Queries:
+    store = SqliteQueryStore(base.writer, sessions, base.settings.indexes)
+    base.undo.append(store.close)
+    await store.prepare()
+    return Queries(base.hub.name, store)
