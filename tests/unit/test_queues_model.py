@@ -71,15 +71,16 @@ class Model:
 
 OPERATIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("put"), st.sampled_from([1.0, 45.0, 100.0, 500.0])),
-        st.tuples(st.just("take"), st.integers(1, 3), st.sampled_from(["", "a", "b"])),
+        *[st.tuples(st.just("put"), st.sampled_from([1.0, 45.0, 100.0, 500.0]))] * 3,
+        *[st.tuples(st.just("take"), st.integers(1, 3), st.sampled_from(["", "a", "b"]))] * 3,
         st.tuples(st.sampled_from(list(Settlement)), st.integers(0, 5)),
         st.tuples(st.just("release"), st.sampled_from(["a", "b", None]), st.booleans()),
         st.tuples(st.just("pass"), st.sampled_from([1.0, 30.0, 60.0, 200.0])),
         st.tuples(st.just("purge")),
         st.tuples(st.just("restart")),
     ),
-    max_size=30,
+    min_size=12,
+    max_size=40,
 )
 
 
