@@ -22,7 +22,7 @@ from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.testing.clock import VirtualAmbient
 
-QUEUE, LOCK, MOST = "/q", 60, 3
+QUEUE, LOCK, MOST = "/q", 60, 2
 
 
 @dataclass
@@ -139,7 +139,7 @@ async def play(real: Real, model: Model, operations: list[tuple[object, ...]]) -
                 mine.token, mine.until, mine.holder = one.token, now + LOCK, args[1]  # type: ignore[assignment]
                 tokens.append(one.token)
         elif isinstance(what, Settlement) and tokens:
-            token = tokens[args[0] % len(tokens)]  # type: ignore[operator]
+            token = tokens[-1 - args[0] % len(tokens)]  # type: ignore[operator]
             held = next((one for one in model.waiting if one.token == token), None)
             if held is None:
                 with pytest.raises(HubError, match=LOCK_LOST.name):
