@@ -202,6 +202,27 @@ async def got_and_acknowledged(client: MqttClient) -> Got:
     return one
 
 
+async def complete(hub: CommandHub, *ids: str, device: str = "d") -> None:
+    """Commands with these message ids that a device has completed, with full feedback."""
+    for name in ids:
+        await hub.send(b"", device=device, message_id=name, application={"iothub-ack": "full"})
+        await settle(hub, Settlement.COMPLETE, device)
+
+
+async def settle(hub: CommandHub, how: Settlement, device: str = "d") -> None:
+    """Take the oldest command as a device that is not on MQTT would, and settle it."""
+    (one,) = await hub.queues.take(device, 1)
+    assert one.after.lock is not None  # type: ignore[union-attr]
+    await hub.queues.settle(device, one.after.lock.token, how)  # type: ignore[union-attr]
+
+
+async def gathered(hub: CommandHub, *ids: str) -> None:
+    """A feedback message for each id."""
+    for name in ids:
+        await complete(hub, name)
+        await hub.advance(GATHER)
+
+
 @contextlib.asynccontextmanager
 async def command_hub(directory: Path) -> AsyncIterator[CommandHub]:
     async with mqtt_hub(directory) as mqtt, aiohttp.ClientSession() as session:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import ssl
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from command_hub import FEEDBACK, GATHER, LOCK, TTL, CommandHub, aside, command_hub, got_and_acknowledged
-from hub_rest import POLICIES, token
+from command_hub import (
+    FEEDBACK,
+    GATHER,
+    LOCK,
+    TTL,
+    CommandHub,
+    aside,
+    command_hub,
+    complete,
+    gathered,
+    got_and_acknowledged,
+    settle,
+)
+from hub_rest import POLICIES
 
-from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, LOCK_LOST, UNAUTHORIZED
+from muster.core.errors import INVALID_OPERATION, LOCK_LOST, UNAUTHORIZED
 from muster.identity.model import IdentityKey
 from muster.identity.sas import make
 from muster.messages.queue import Settlement
@@ -40,8 +51,6 @@ from muster.wire.amqp.performatives import (
     encode_performative,
 )
 
-PATH = "/messages/serviceBound/feedback"
-
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[CommandHub]:
@@ -49,20 +58,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[CommandHub]:
         await made.mqtt.key("d")
         await made.mqtt.key("d", "m")
         yield made
-
-
-async def complete(hub: CommandHub, *ids: str, device: str = "d") -> None:
-    """Commands with these message ids that a device has completed, with full feedback."""
-    for name in ids:
-        await hub.send(b"", device=device, message_id=name, application={"iothub-ack": "full"})
-        await settle(hub, Settlement.COMPLETE, device)
-
-
-async def settle(hub: CommandHub, how: Settlement, device: str = "d") -> None:
-    """Take the oldest command as a device that is not on MQTT would, and settle it."""
-    (one,) = await hub.queues.take(device, 1)
-    assert one.after.lock is not None  # type: ignore[union-attr]
-    await hub.queues.settle(device, one.after.lock.token, how)  # type: ignore[union-attr]
 
 
 # --- 1. Which outcomes are told
@@ -159,13 +154,6 @@ async def test_2_4_feedback_that_nobody_reads_expires_after_an_hour(hub: Command
 
 
 # --- 3. Receiving over AMQP
-
-
-async def gathered(hub: CommandHub, *ids: str) -> None:
-    """A feedback message for each id."""
-    for name in ids:
-        await complete(hub, name)
-        await hub.advance(GATHER)
 
 
 def said(message: Message) -> list[str]:
@@ -416,96 +404,3 @@ class _Peer:
             performative, _ = decode_performative(data, start, end)
             if isinstance(performative, kind):
                 return performative
-
-
-# --- 4. REST
-
-
-async def test_4_1_feedback_is_received_and_completed(hub: CommandHub) -> None:
-    await gathered(hub, "a")
-    answer = await hub.call("GET", PATH)
-    assert (answer.status, [record["originalMessageId"] for record in answer.json]) == (200, ["a"])
-    assert answer.headers["Content-Type"] == "application/vnd.microsoft.iothub.feedback.json"
-    lock = answer.headers["ETag"]
-    assert lock == f'"{uuid.UUID(lock[1:-1])}"'
-    assert answer.headers["iothub-enqueuedtime"] == "2027-01-15T08:00:15.0000000Z"
-    assert answer.headers["iothub-sequencenumber"] == "1"
-    assert (answer.headers["iothub-deliverycount"], answer.headers["iothub-userid"]) == ("0", "localhost")
-    assert (await hub.call("GET", PATH.lower())).status == 204, "it is locked"
-    done = await hub.call("DELETE", f"{PATH}/{lock[1:-1]}")
-    assert (done.status, done.body, hub.depth("/feedback")) == (204, b"", 0)
-
-
-async def test_4_2_abandoned_it_is_there_again_and_was_counted(hub: CommandHub) -> None:
-    await gathered(hub, "a")
-    lock = (await hub.call("GET", PATH)).headers["ETag"][1:-1]
-    assert (await hub.call("POST", f"{PATH}/{lock}/abandon", data=b"")).status == 204
-    again = await hub.call("GET", PATH)
-    assert (again.headers["iothub-deliverycount"], again.headers["ETag"][1:-1] != lock) == ("1", True)
-
-
-async def test_4_3_a_lost_lock_is_412(hub: CommandHub) -> None:
-    await gathered(hub, "a")
-    lock = (await hub.call("GET", PATH)).headers["ETag"][1:-1]
-    await hub.advance(LOCK)
-    for method, path in (("DELETE", f"{PATH}/{lock}"), ("POST", f"{PATH}/{lock}/abandon")):
-        answer = await hub.call(method, path)
-        assert (answer.status, answer.error) == (412, LOCK_LOST.name)
-    assert hub.depth("/feedback") == 1
-
-
-async def test_4_4_what_is_no_token_is_400(hub: CommandHub) -> None:
-    answer = await hub.call("DELETE", f"{PATH}/x")
-    assert (answer.status, answer.error) == (400, ARGUMENT_INVALID.name)
-
-
-async def test_4_5_purge_empties_the_queue_and_says_how_many_there_were(hub: CommandHub) -> None:
-    await hub.send(*[b""] * 3)
-    await hub.send(b"", device="d/m")
-    await hub.queues.take("d", 1)
-    answer = await hub.call("DELETE", "/devices/d/commands")
-    assert (answer.status, answer.json) == (200, {"totalMessagesPurged": 3, "deviceId": "d", "moduleId": None})
-    answer = await hub.call("DELETE", "/devices/d/modules/m/commands")
-    assert answer.json == {"totalMessagesPurged": 1, "deviceId": "d", "moduleId": "m"}
-    assert (await hub.call("DELETE", "/devices/d/commands")).json["totalMessagesPurged"] == 0
-
-
-@pytest.mark.parametrize(
-    ("path", "code"),
-    [
-        ("/devices/n/commands", 404001),
-        ("/devices/d/modules/n/commands", 404010),
-        ("/devices/n/modules/m/commands", 404001),
-    ],
-)
-async def test_4_6_purging_nobodys_queue_is_404(hub: CommandHub, path: str, code: int) -> None:
-    answer = await hub.call("DELETE", path)
-    assert (answer.status, answer.error) == (404, "DeviceNotFound" if code == 404001 else "ModuleNotFound")
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("DELETE", "/devices/d/commands"), ("GET", PATH), ("DELETE", f"{PATH}/{uuid.UUID(int=1)}"),
-     ("POST", f"{PATH}/{uuid.UUID(int=1)}/abandon")],
-)  # fmt: skip
-async def test_4_7_each_operation_needs_service_connect(hub: CommandHub, method: str, path: str) -> None:
-    for policy in ("registryReadWrite", "device"):
-        answer = await hub.call(method, path, Authorization=token(policy))
-        assert (answer.status, answer.error) == (401, "IotHubUnauthorizedAccess")
-    assert (await hub.call(method, path, Authorization=token("service"))).status != 401
-
-
-async def test_4_8_identities_and_twins_tell_how_many_messages_wait(hub: CommandHub) -> None:
-    await hub.send(b"", b"")
-    await hub.send(b"", device="d/m")
-    await hub.queues.take("d", 1)
-    counts = {}
-    for path in ("/devices/d", "/twins/d", "/devices/d/modules/m", "/twins/d/modules/m"):
-        counts[path] = (await hub.call("GET", path)).json["cloudToDeviceMessageCount"]
-    assert list(counts.values()) == [2, 2, 1, 1], "those in somebody's hands too"
-    listed = (await hub.call("GET", "/devices")).json
-    assert [one["cloudToDeviceMessageCount"] for one in listed] == [2]
-    modules = (await hub.call("GET", "/devices/d/modules")).json
-    assert [one["cloudToDeviceMessageCount"] for one in modules] == [1]
-    await hub.call("DELETE", "/devices/d/commands")
-    assert (await hub.call("GET", "/devices/d")).json["cloudToDeviceMessageCount"] == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from muster.core.bus import LocalBus
+from muster.core.errors import SERVER_ERROR, HubError
 from muster.core.limit import Profile
 from muster.identity.contract import Edit
 from muster.identity.model import Authentication, Identity, IdentityKey
@@ -193,6 +194,25 @@ async def test_one_that_could_not_be_sent_goes_back_uncounted(bench: Bench) -> N
     await bench.send(b"1")
     made = flow(bench, Refusing())
     assert await bench.deliveries() == [0]
+
+
+async def test_a_store_that_fails_is_asked_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.send(b"1")
+    sink = Sink()
+    with monkeypatch.context() as patch:
+
+        def broken(*_: object) -> asyncio.Future[object]:
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            future.set_exception(HubError(SERVER_ERROR))
+            return future
+
+        patch.setattr(bench.store, "edit", broken)
+        flow(bench, sink)
+        await bench.settled()
+    assert sink.got == []
+    bench.ambient.advance(5)
+    await bench.settled()
+    assert sink.bodies == [b"1"]
 
 
 async def test_feedback_of_an_earlier_run_is_gathered_after_the_start(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from muster.identity.model import IdentityKey
 from muster.messages.commands import Received, received
 from muster.messages.queue import Settlement
 from muster.messages.queue_contract import Edited
+from muster.messages.queues import RETRY_SECONDS
 
 log = logging.getLogger("muster.sessions")
 
@@ -135,6 +136,7 @@ class CommandFlow:
         error = future.exception()
         if error is not None:
             log.error("%s: its messages cannot be taken: %s", self._key, error)
+            self._ambient.at(self._ambient.now() + RETRY_SECONDS, self.pull)
             return
         found: Sequence[Received] = received(future.result())
         for command in found:

@@ -98,7 +98,8 @@ MIGRATIONS: tuple[str, ...] = (
         made REAL NOT NULL,
         text TEXT NOT NULL
     ) STRICT;
-    CREATE INDEX queue_records_by_queue ON queue_records (hub, queue)
+    CREATE INDEX queue_records_by_queue ON queue_records (hub, queue);
+    CREATE INDEX queue_records_by_hub ON queue_records (hub)
     """,
     """
     CREATE TABLE uploads (

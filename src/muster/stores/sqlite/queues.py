@@ -69,8 +69,7 @@ _RECORDS = "SELECT id, queue, made, text FROM queue_records WHERE hub = ? ORDER 
 _DELETE_RECORDS = "DELETE FROM queue_records WHERE hub = ? AND id <= ?"
 _LEFT = "SELECT count(*), min(made) FROM queue_records WHERE hub = ?"
 
-_OF_DEVICE = "WHERE hub = ?1 AND (queue = ?2 OR (queue > ?2 || '/' AND queue < ?2 || '0'))"  # "0" comes after "/"
-_TABLES = ("queues", "queue_messages", "queue_records")
+_FORGET = tuple(f"DELETE FROM {table} WHERE hub = ?" for table in ("queues", "queue_messages", "queue_records"))  # noqa: S608
 
 
 class SqliteQueueStore:
@@ -146,9 +145,11 @@ class SqliteQueueStore:
 
 def forget_queues(connection: apsw.Connection, hub: str, key: IdentityKey) -> None:
     """Delete the queue and the records of an identity, of a device with its modules', within a transaction."""
-    where = _OF_DEVICE if key.module_id is None else "WHERE hub = ?1 AND queue = ?2"
-    for table in _TABLES:
-        connection.execute(f"DELETE FROM {table} {where}", (hub, str(key)))  # noqa: S608
+    queue = str(key)
+    for forget in _FORGET:
+        connection.execute(f"{forget} AND queue = ?", (hub, queue))
+        if key.module_id is None:  # "0" comes after "/". One statement for both would read all queues there are
+            connection.execute(f"{forget} AND queue > ? AND queue < ?", (hub, f"{queue}/", f"{queue}0"))
 
 
 def _selected(which: Selection) -> tuple[str, tuple[Any, ...]]:
