@@ -100,16 +100,21 @@ async def test_42_the_quota_is_told_before_the_body_and_counts_what_is_under_way
     assert (await hub.put(place, b"x")).status == 201
 
 
-async def test_43_only_so_many_bodies_at_once(hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs_room, "BLOB_BODIES", blobs_room.BLOB_BODIES._replace(open=2))
+@pytest.mark.parametrize("limit", ["BLOB_BODIES", "BLOB_BODIES_EACH"])
+async def test_43_only_so_many_bodies_at_once(
+    hub: FileHub, place: Place, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(blobs_room, limit, getattr(blobs_room, limit)._replace(open=2))
     writers = [(await hub.raw())[1] for _ in range(2)]
     for writer in writers:
         writer.write(head_of(place, 10) + b"x")
     await hub.settled(lambda: hub.blobs.used == 20)
     assert storage_error(await hub.put(place, b"x")) == (503, "ServerBusy")
+    other = await hub.put(await hub.begin(device_id="other"), b"x")
+    assert other.status == (503 if limit == "BLOB_BODIES" else 201), "one device does not keep the others out"
     for writer in writers:
         writer.transport.abort()
-    await hub.settled(lambda: hub.blobs.used == 0)
+    await hub.settled(lambda: hub.blobs.used == (0 if limit == "BLOB_BODIES" else 1))
     assert (await hub.put(place, b"x")).status == 201
 
 

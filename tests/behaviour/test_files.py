@@ -11,13 +11,14 @@ import pytest
 from file_hub import FileHub, file_hub, storage_error
 from hub_rest import token
 
-from muster.core.errors import UNAVAILABLE, HubError
+from muster.core.errors import SERVER_ERROR, UNAVAILABLE, HubError
 from muster.core.limits import Profile
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.changes import ANY, Draft
 from muster.identity.model import IdentityKey, Status
 from muster.identity.verdict import Right
+from muster.stores.sqlite.uploads import SqliteUploadStore
 from muster.testing.clock import VirtualAmbient
 
 
@@ -70,6 +71,23 @@ async def test_5_success_without_a_file_is_refused_and_can_be_mended(hub: FileHu
     assert (await hub.report(place.correlation_id)).status == 503, "and nothing is lost"
     assert (await hub.report(place.correlation_id)).status == 204
     assert len(hub.notices.kept) == 1
+
+
+async def test_5_1_a_slot_that_could_not_be_given_up_lets_the_device_report_again(
+    hub: FileHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the file is announced twice, but never not at all."""
+
+    async def fail(*_: object) -> bool:
+        raise HubError(SERVER_ERROR)
+
+    place = await hub.begin()
+    await hub.put(place, b"hello")
+    monkeypatch.setattr(SqliteUploadStore, "end", fail)
+    assert (await hub.report(place.correlation_id)).status == 500
+    monkeypatch.undo()
+    assert (await hub.report(place.correlation_id)).status == 204
+    assert len(hub.notices.kept) == 2
 
 
 @pytest.mark.parametrize(

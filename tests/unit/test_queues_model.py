@@ -22,7 +22,7 @@ from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.testing.clock import VirtualAmbient
 
-QUEUE, LOCK, MOST = "/q", 60, 3
+QUEUE, LOCK, MOST = "/q", 60, 2
 
 
 @dataclass
@@ -71,15 +71,16 @@ class Model:
 
 OPERATIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("put"), st.sampled_from([1.0, 45.0, 100.0, 500.0])),
-        st.tuples(st.just("take"), st.integers(1, 3), st.sampled_from(["", "a", "b"])),
+        *[st.tuples(st.just("put"), st.sampled_from([1.0, 45.0, 100.0, 500.0]))] * 3,
+        *[st.tuples(st.just("take"), st.integers(1, 3), st.sampled_from(["", "a", "b"]))] * 3,
         st.tuples(st.sampled_from(list(Settlement)), st.integers(0, 5)),
         st.tuples(st.just("release"), st.sampled_from(["a", "b", None]), st.booleans()),
         st.tuples(st.just("pass"), st.sampled_from([1.0, 30.0, 60.0, 200.0])),
         st.tuples(st.just("purge")),
         st.tuples(st.just("restart")),
     ),
-    max_size=30,
+    min_size=12,
+    max_size=40,
 )
 
 
@@ -138,7 +139,7 @@ async def play(real: Real, model: Model, operations: list[tuple[object, ...]]) -
                 mine.token, mine.until, mine.holder = one.token, now + LOCK, args[1]  # type: ignore[assignment]
                 tokens.append(one.token)
         elif isinstance(what, Settlement) and tokens:
-            token = tokens[args[0] % len(tokens)]  # type: ignore[operator]
+            token = tokens[-1 - args[0] % len(tokens)]  # type: ignore[operator]
             held = next((one for one in model.waiting if one.token == token), None)
             if held is None:
                 with pytest.raises(HubError, match=LOCK_LOST.name):

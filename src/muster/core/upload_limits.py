@@ -24,6 +24,10 @@ BLOB_BODIES = Limit(
     "files received at once", 256, 256, "requests", "own choice",
     "Each holds up to 512 KiB; more are answered ServerBusy, and clients try again.",
 )  # fmt: skip
+BLOB_BODIES_EACH = Limit(
+    "files received at once from one device", 64, 64, "requests", "own choice",
+    "SDKs send up to 20 blocks of a file at a time; one device that is slow must not keep the others out.",
+)  # fmt: skip
 BLOB_METADATA_BYTES = Limit(
     "metadata and content headers of a file", 8192, 8192, "bytes", _BLOB,
     "x-ms-meta-* and x-ms-blob-content-*, names and values together.",

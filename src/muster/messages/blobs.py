@@ -27,7 +27,7 @@ from muster.core.storage_errors import (
     SERVER_BUSY,
     STORAGE_FULL,
 )
-from muster.core.upload_limits import BLOB_BLOCKS, BLOB_BODIES
+from muster.core.upload_limits import BLOB_BLOCKS, BLOB_BODIES, BLOB_BODIES_EACH
 from muster.messages.blob_contract import Blob, BlobChange, BlobFiles, BlobIndex, Block, Content, Freed, Standing
 
 READ_BYTES = 262_144
@@ -100,7 +100,7 @@ class Blobs:
         self._ambient = ambient
         self._quota = quota
         self._used = 0
-        self._bodies = 0
+        self._bodies: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._doomed: dict[str, int] = {}
         self._timer: Timer | None = None
@@ -138,7 +138,7 @@ class Blobs:
         """
         found = self._index.get(name)
         condition(None if found is None else found.blob)
-        block, md5 = await self._receive(body, "")
+        block, md5 = await self._receive(name, body, "")
         given, stamp = {"Content-MD5": md5, **properties.headers}, self._stamp()
 
         def change(standing: Standing) -> Content:
@@ -154,7 +154,7 @@ class Blobs:
 
         Raises as ``put``, and ``InvalidBlobOrBlock`` or ``BlockCountExceedsLimit``.
         """
-        block, md5 = await self._receive(body, block_id)
+        block, md5 = await self._receive(name, body, block_id)
         try:
             freed = await asyncio.shield(self._index.stage(name, block, expires_at, BLOB_BLOCKS.open))
         except HubError:
@@ -205,9 +205,9 @@ class Blobs:
         await self._free(freed)
         return content
 
-    async def _receive(self, body: Body, block_id: str) -> tuple[Block, str]:
+    async def _receive(self, name: str, body: Body, block_id: str) -> tuple[Block, str]:
         """The body as a file on the disk, and its MD5 in base64."""
-        with self._reserved(body.size):
+        with self._reserved(name.partition("/")[0], body.size):
             draft = await self._files.create()
             try:
                 async for chunk in body.chunks:
@@ -220,9 +220,9 @@ class Blobs:
         return Block(block_id, file, body.size), base64.b64encode(draft.md5).decode()
 
     @contextmanager
-    def _reserved(self, size: int) -> Iterator[None]:
+    def _reserved(self, device_id: str, size: int) -> Iterator[None]:
         """Room for ``size`` bytes, which are taken unless something is raised."""
-        if self._bodies >= BLOB_BODIES.open:
+        if self._bodies.total() >= BLOB_BODIES.open or self._bodies[device_id] >= BLOB_BODIES_EACH.open:
             raise HubError(SERVER_BUSY)
         if self._used + size > self._quota:
             raise HubError(
@@ -230,14 +230,15 @@ class Blobs:
                 f"The hub keeps {self._quota // 1024**2} MiB of files at most, delete some or raise --upload-mib.",
             )
         self._used += size
-        self._bodies += 1
+        self._bodies[device_id] += 1
         try:
             yield
         except BaseException:
             self._used -= size
             raise
         finally:
-            self._bodies -= 1
+            self._bodies[device_id] -= 1
+            self._bodies += Counter()  # drops those that have none
 
     # --- reading
 
