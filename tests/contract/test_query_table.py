@@ -500,3 +500,17 @@ async def test_every_field_is_projected_as_the_twin_shows_it(hub: QueryHub) -> N
         assert (row.pop("d"), row.pop("r")) == (body["properties"]["desired"], body["properties"]["reported"])
         del body["modelId"]
         assert row == body
+
+
+async def test_every_field_can_be_grouped_and_compared(hub: QueryHub) -> None:
+    names = [name for body in await hub.bodies() for name in body]
+    fields = sorted(
+        {*names, "moduleId", "configurations", "generationId", "properties.desired", "capabilities.iotEdge"}
+    )
+    for name in fields:
+        rows = await hub.rows(f"SELECT COUNT() AS n, MAX({name}) AS m FROM devices GROUP BY {name}")
+        assert sum(row["n"] for row in rows) == 7, name
+        for condition in (f"{name} = {name}", f"{name} IN ['x', 1, true, null]", f"{name}", f"IS_DEFINED({name})"):
+            await hub.ids(condition)
+    together = await hub.rows(f"SELECT COUNT() AS n FROM devices GROUP BY {', '.join(fields)}")
+    assert together == [{"n": 1}] * 7
