@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
-from query_hub import HUB, SAS, SCOPE, QueryHub, query_hub
+from query_hub import HUB, NOW, SAS, SCOPE, QueryHub, query_hub
 
 from muster.core import query_limits as limits
 from muster.core.errors import ARGUMENT_INVALID, THROTTLED, UNAVAILABLE, HubError
 from muster.identity.model import Identity, IdentityKey
+from muster.messages.queue_contract import New
 from muster.stores.sqlite.database import open_connection
 from muster.stores.sqlite.property_indexes import PropertyIndexes
 from muster.stores.sqlite.query_functions import Activities, register
 from muster.stores.sqlite.query_statements import statements_of
+from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.twins.query.parser import parse_query
 
 COUNT = 23
@@ -383,3 +386,27 @@ async def test_keys_are_not_among_the_fields(hub: QueryHub) -> None:
     with pytest.raises(HubError, match="no field 'primary_key'"):
         await hub.rows("SELECT primary_key FROM devices")
     assert await hub.rows("SELECT authentication FROM devices WHERE deviceId = 'k'") == [{}]
+
+
+async def test_the_model_that_a_device_announced_is_found(hub: QueryHub) -> None:
+    model = "dtmi:com:example:Thermostat;1"
+    await hub.twins.edit(HUB, IdentityKey("d001"), lambda twin: replace(twin, model_id=model), lambda _: None)
+    assert names(await hub.rows(f"SELECT deviceId FROM devices WHERE modelId = '{model}'")) == ["d001"]
+    (row,) = await hub.rows("SELECT * FROM devices WHERE modelId != ''")
+    assert row["modelId"] == model
+
+
+async def test_messages_that_wait_are_counted_for_devices_and_modules(hub: QueryHub) -> None:
+    await hub.add("d001", "m")
+    reader = open_connection(hub.writer.path, readonly=True)
+    queues = SqliteQueueStore(hub.writer, reader)
+    for queue, count in (("d001", 2), ("d001/m", 1), ("d002", 1)):
+        for _ in range(count):
+            await queues.put(HUB, queue, New(NOW, NOW + 60, "", b""), lambda _: None)
+    rows = await hub.rows("SELECT * FROM devices WHERE cloudToDeviceMessageCount > 1")
+    assert [(row["deviceId"], row["cloudToDeviceMessageCount"]) for row in rows] == [("d001", 2)]
+    assert await hub.rows("SELECT SUM(cloudToDeviceMessageCount) AS n FROM devices") == [{"n": 3}]
+    assert await hub.rows("SELECT moduleId, cloudToDeviceMessageCount AS n FROM devices.modules") == [
+        {"moduleId": "m", "n": 1}
+    ]
+    reader.close()

@@ -169,9 +169,7 @@ def _object(json_text: str) -> Operand:
 
 def _properties(part: str) -> str:
     """Desired or reported properties as a twin shows them."""
-    return (
-        f"json_set(t.{part}, '$.\"$metadata\"', json(t.{part}_metadata), '$.\"$version\"', t.{part}_version)"
-    )  # fmt: skip
+    return f"json_set(t.{part}, '$.\"$metadata\"', json(t.{part}_metadata), '$.\"$version\"', t.{part}_version)"
 
 
 _THUMBPRINTS = {"primaryThumbprint": "i.primary_thumbprint", "secondaryThumbprint": "i.secondary_thumbprint"}
@@ -194,7 +192,7 @@ _FIELDS: dict[str, Operand] = {
     "lastActivityTime": Operand(text="q_last_activity(i.device_id, i.module_id)"),
     "cloudToDeviceMessageCount": Operand(number=WAITING),
     "authenticationType": Operand(text="i.authentication"),
-    "modelId": Operand(text="t.model_id"),
+    "modelId": Operand(text="coalesce(t.model_id, '')"),
     "version": Operand(number="t.version"),
     "deviceScope": Operand(text="i.device_scope"),
 }
@@ -208,23 +206,19 @@ def operand_of(path: Path, source: Source, bindings: Bindings) -> Operand:
     if place is not None:
         return json_operand(*place, bindings)
     if field == TAGS:
-        return Operand(
-            fixed_kind="CASE WHEN t.tags <> '{}' THEN 'object' END", json="nullif(t.tags, '{}')"
-        )  # fmt: skip
+        return Operand(fixed_kind="CASE WHEN t.tags <> '{}' THEN 'object' END", json="nullif(t.tags, '{}')")
     if field == PROPERTIES:
         return _properties_operand(steps, bindings)
     if field == "parentScopes":
-        return _parent_scopes(steps, bindings)
+        return json_operand("coalesce(i.parent_scopes, '[]')", steps, bindings)
     if field == "capabilities" and source is Source.DEVICES:
         if not steps:
             return _object("json_object('iotEdge', json(CASE i.iot_edge WHEN 1 THEN 'true' ELSE 'false' END))")
         return Operand(boolean="i.iot_edge") if steps == ("iotEdge",) else NOTHING
     if field == "x509Thumbprint":
         if not steps:
-            return _object(
-                "json_object('primaryThumbprint', i.primary_thumbprint, "
-                "'secondaryThumbprint', i.secondary_thumbprint)"
-            )  # fmt: skip
+            members = [f"'{name}', {column}" for name, column in _THUMBPRINTS.items()]
+            return _object(f"json_object({', '.join(members)})")
         column = _THUMBPRINTS.get(str(steps[0])) if len(steps) == 1 else None
         return NOTHING if column is None else Operand(text=column, column=column)
     return NOTHING if steps else _FIELDS.get(field, NOTHING)
@@ -239,7 +233,3 @@ def _properties_operand(steps: Steps, bindings: Bindings) -> Operand:
     if below[0] == "$version":
         return Operand(number=f"t.{part}_version") if len(below) == 1 else NOTHING
     return json_operand(f"t.{part}_metadata", tuple(below[1:]), bindings)
-
-
-def _parent_scopes(steps: Steps, bindings: Bindings) -> Operand:
-    return json_operand("coalesce(i.parent_scopes, '[]')", steps, bindings)
