@@ -108,13 +108,14 @@ class Real:
 
     async def settled(self) -> None:
         """Once nothing is due any more."""
-        while True:
+        for _ in range(20):
             await self.writer.submit(lambda _: None)
             await asyncio.sleep(0)
             due = self.queues._store.next_due("hub")
             if due is None or due > self.ambient.now():
                 return
             self.ambient.advance(0)
+        raise AssertionError("what is due is not dealt with")
 
     def endings(self) -> list[str]:
         return [text for (text,) in self.reader.execute("SELECT text FROM queue_records ORDER BY id")]
