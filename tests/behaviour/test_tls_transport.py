@@ -46,6 +46,17 @@ async def test_both_tls_versions_are_spoken(server: Server, version: ssl.TLSVers
     writer.close()
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_gets_no_ticket_to_come_back_with(server: Server, version: ssl.TLSVersion) -> None:
+    server.client.minimum_version = server.client.maximum_version = version
+    reader, writer = await server.connect()
+    writer.write(b"x")
+    await reader.readexactly(1)  # behind the tickets, if there were any
+    session = writer.get_extra_info("ssl_object").session
+    assert session is None or not session.has_ticket
+    writer.close()
+
+
 async def test_tls_1_1_is_refused(server: Server) -> None:
     server.client.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
@@ -59,7 +70,11 @@ async def test_tls_1_1_is_refused(server: Server) -> None:
     assert not server.made
 
 
-async def test_a_self_signed_client_certificate_is_taken_and_shown(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_self_signed_client_certificate_is_taken_and_shown(
+    server: Server, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    server.client.minimum_version = server.client.maximum_version = version
     stranger = make_authority(SystemAmbient(asyncio.get_running_loop()))
     (tmp_path / "client.pem").write_bytes(stranger.certificate + stranger.key)
     server.client.load_cert_chain(tmp_path / "client.pem")

@@ -88,6 +88,10 @@ def test_any_change_breaks_the_signature(change: str) -> None:
     [
         ("", "token-malformed"),
         ("Bearer eyJ0eXAi", "token-malformed"),
+        ("SharedAccessSignature", "token-malformed"),
+        ("SharedAccessSignature ", "token-malformed"),
+        (f"SharedAccessSignature sr=a\tb&sig={ZEROS}&se=1", "token-malformed"),
+        (f"SharedAccessSignature sr=a\x7f&sig={ZEROS}&se=1", "token-malformed"),
         (f"sharedaccesssignature sr=a&sig={ZEROS}&se=1", "token-malformed"),
         (f"SharedAccessSignature  sr=a&sig={ZEROS}&se=1", "token-malformed"),
         (f"SharedAccessSignature sr=a&sig={ZEROS}&se=1 ", "token-malformed"),
