@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from OpenSSL import SSL
 
 from muster.core.ambient import SystemAmbient
+from muster.heads.secure import SecureConnection
 from muster.heads.tls import TlsTransport
 from muster.issuing.authority import make_authority
 from tests.behaviour.tls_server import Echo, Server, echo_server, until
@@ -234,9 +234,9 @@ async def test_who_waits_for_a_handshake_in_a_storm_costs_nothing(
 async def test_a_protocol_that_closes_when_it_may_write_again_says_goodbye_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    goodbyes: list[SSL.Connection] = []
-    shutdown = SSL.Connection.shutdown
-    monkeypatch.setattr(SSL.Connection, "shutdown", lambda one: goodbyes.append(one) or shutdown(one))
+    goodbyes: list[SecureConnection] = []
+    shut_down = SecureConnection.shut_down
+    monkeypatch.setattr(SecureConnection, "shut_down", lambda one: goodbyes.append(one) or shut_down(one))
     reader, writer = await server.connect()
     await until(lambda: bool(server.made) and server.made[0].transport is not None)
     echo = server.made[0]

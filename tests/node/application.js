@@ -99,9 +99,11 @@ async function main() {
   await Promise.all(peers.map((peer) => peer.open()));
   await service.open();
   const confirmed = new Set(), sent = new Map();
-  const feedback = await service.getFeedbackReceiver();
+  const feedback = await new Promise((resolve, reject) => {  // with a promise it would be one that hides its events
+    service.getFeedbackReceiver((error, receiver) => { if (error) reject(error); else resolve(receiver); });
+  });
   feedback.on('message', (batch) => {
-    for (const record of JSON.parse(batch.data.toString())) {
+    for (const record of JSON.parse(batch.getData().toString())) {
       if (record.statusCode !== 'Success') wrong('feedback', JSON.stringify(record));
       confirmed.add(record.originalMessageId);
     }
