@@ -14,6 +14,9 @@ IDENTITY_CHANGED = "identity.changed"
 """Payload ``device`` or ``device/module``: that identity was changed or deleted; sessions must look again.
 A device's concerns its modules too."""
 
+AUTHORITIES_CHANGED = "authorities.changed"
+"""Payload: an authority's name. It, or what it has revoked, was changed: what hangs on it must be looked at again."""
+
 
 class Bus(Protocol):
     """Fire-and-forget notices."""

@@ -177,6 +177,14 @@ DEVICE_DISABLED = ErrorRow(
     "The device is disabled.",
     "Enable it in the registry.",
 )
+TOO_MANY_AUTHORITIES = ErrorRow(
+    403000,
+    "GenericForbidden",
+    "amqp:resource-limit-exceeded",
+    5,
+    "The hub has all the certificate authorities it may have.",
+    "Delete one that is not used.",
+)
 METHODS_IN_FLIGHT_FULL = ErrorRow(
     403800,
     "DeviceMaximumInflightMethodExceeded",
@@ -209,6 +217,14 @@ MODULE_NOT_FOUND = ErrorRow(
     5,
     "No such module is registered.",
     "Run: muster device add <device> --module <module>",
+)
+CERTIFICATE_NOT_FOUND = ErrorRow(
+    404008,
+    "CertificateNotFound",
+    "amqp:not-found",
+    5,
+    "No such certificate authority is registered.",
+    "Run: muster ca list",
 )
 DEVICE_NOT_ONLINE = ErrorRow(
     404103,

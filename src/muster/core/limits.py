@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import NamedTuple
-
-
-class Profile(StrEnum):
-    """``azure`` copies every limit of the cloud service; ``open`` lifts the ones users hate."""
-
-    AZURE = "azure"
-    OPEN = "open"
-
-
-class Limit(NamedTuple):
-    """One row. ``azure`` and ``open`` are the values in force under that profile, in ``unit``."""
-
-    name: str
-    azure: int
-    open: int
-    unit: str
-    source: str
-    reason: str
-
-    def under(self, profile: Profile) -> int:
-        """The value in force under ``profile``."""
-        return self.azure if profile is Profile.AZURE else self.open
-
+from muster.core import certificate_limits
+from muster.core.limit import Limit as Limit  # noqa: PLC0414 - everybody has them from here
+from muster.core.limit import Profile as Profile  # noqa: PLC0414
 
 _QUOTAS = "docs iot-hub-devguide-quotas-throttling"
 _TWINS = "docs iot-hub-devguide-device-twins"
@@ -465,4 +443,7 @@ METHOD_HISTORY = Limit(
     "`muster methods` shows them; the oldest go first.",
 )
 
-ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))
+ALL: tuple[Limit, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Limit)),
+    *certificate_limits.ALL,
+)

@@ -41,6 +41,7 @@ from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads import mqtt_methods
+from muster.heads.client_certificates import client_certificates
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
@@ -207,6 +208,7 @@ class MqttConnection:
         try:
             login = parse_username(packet.username or "")
             part = ""
+            by_certificate = () if packet.password else client_certificates(self._transport)
             verdict = await self._services.authenticator.device(
                 DeviceAttempt(
                     transport=self._transport_name,
@@ -216,6 +218,7 @@ class MqttConnection:
                     token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
                     api_version=login.api_version,
                     client_id=packet.client_id,
+                    certificates=by_certificate,
                 )
             )
             if self._transport is None or self._transport.is_closing():
@@ -261,7 +264,8 @@ class MqttConnection:
             self._will_record(self._will)
         self._session = services.sessions.open(verdict, self)
         if verdict.expires_at is not None:
-            self._expiry = services.ambient.at(verdict.expires_at, self._expired)
+            expired = partial(self._expired, by_token=bool(packet.password))
+            self._expiry = services.ambient.at(verdict.expires_at, expired)
         self._interval = float(min(packet.keep_alive * 1.5 or MQTT_KEEP_ALIVE.open, MQTT_KEEP_ALIVE.open))
         self._timer.cancel()
         self._timer = self._loop.call_later(self._interval, self._idle)
@@ -448,9 +452,10 @@ class MqttConnection:
         """See ``sessions.table.Sink``."""
         return self._time() - self._active
 
-    def _expired(self) -> None:
+    def _expired(self, *, by_token: bool) -> None:
         self._expiry = None
-        self._breach("token-expiry", "a token renewed in time", "the token has expired", DEVICE_UNAUTHORIZED)
+        name, what = ("token-expiry", "token") if by_token else ("certificate-end", "certificate")
+        self._breach(name, f"a {what} renewed in time", f"the {what} has expired", DEVICE_UNAUTHORIZED)
 
     def _idle(self) -> None:
         left = self._interval if self._held else self._seen + self._interval - self._time()

@@ -26,14 +26,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from muster.core.limits import CONNECT_WAIT
 from muster.heads.poller import READ, WRITE
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
     from muster.heads.listener import TlsListener
 
 RECORD_BYTES = 16_384
@@ -348,8 +346,8 @@ class TlsTransport:
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """One of ``peername``, ``sockname``, ``socket``, ``tls_version``, ``server_name``, ``peer_certificate``, and
-        ``peer_chain`` (what the client sent besides its certificate); ``default`` for what is not there.
+        """One of ``peername``, ``sockname``, ``socket``, ``tls_version``, ``server_name``, ``peer_certificates``
+        (DER, the client's own first, then what it sent besides); ``default`` for what is not there.
         """
         if name == "peername":
             return self._peer
@@ -364,11 +362,12 @@ class TlsTransport:
             return connection.get_protocol_version_name()
         if name == "server_name":
             return connection.get_servername()
-        if name == "peer_certificate":
-            return connection.get_peer_certificate(as_cryptography=True)
-        if name == "peer_chain":
-            chain: list[x509.Certificate] | None = connection.get_peer_cert_chain(as_cryptography=True)
-            return chain or []
+        if name == "peer_certificates":
+            leaf = connection.get_peer_certificate()  # the chain does not hold it on this side
+            if leaf is None:
+                return default
+            sent = (leaf, *(connection.get_peer_cert_chain() or ()))
+            return tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in sent)
         return default
 
 

@@ -12,6 +12,9 @@ from muster.identity.verdict import Right
 
 KEY_BYTES = 32
 OWNER, SERVICE = "iothubowner", "service"
+LOCAL = "muster-local"
+"""The policy of commands on the hub's own data directory where ``disableLocalAuth`` keeps all others out: made anew
+at each start, its key stands in ``run.json`` only."""
 PROVISIONING_OWNER = "provisioningserviceowner"
 """The built-in policy of a provisioning service; it has no rights at a hub (provisioning.md section 7)."""
 

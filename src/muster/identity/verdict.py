@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Flag, StrEnum, auto
+from typing import TYPE_CHECKING
 
 from muster.core.errors import ErrorRow
 from muster.identity.model import Identity
+
+if TYPE_CHECKING:
+    from muster.identity.trust import ChainProof
 
 
 class Outcome(StrEnum):
@@ -48,7 +52,8 @@ class Verdict:
     ``cause`` names the first failed check more closely (``key-of-other-device``), empty when allowed;
     ``error`` is the catalogue's row that decides the wire answer, ``None`` when allowed. ``expires_at``
     (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
-    ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7).
+    ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7). ``proof`` is the chain
+    of a certificate that an authority has issued: what was allowed ends when it is lost.
     """
 
     tracking_id: str
@@ -64,6 +69,7 @@ class Verdict:
     rights: Right = Right.NONE
     expires_at: float | None = None
     auth_method: str = ""
+    proof: ChainProof | None = None
 
     @property
     def allowed(self) -> bool:

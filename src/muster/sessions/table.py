@@ -57,16 +57,17 @@ class Session:
     """One authenticated connection of the identity ``key``, over ``transport`` from ``peer``.
 
     There may be very many, so it keeps of the identity only what tells whether the session may go on: of its
-    credentials the hash.
+    credentials the hash, and of a certificate's chain the proof, whose issuers sessions share.
     """
 
-    __slots__ = ("credentials", "ended", "generation_id", "key", "peer", "sink", "takes", "transport")
+    __slots__ = ("credentials", "ended", "generation_id", "key", "peer", "proof", "sink", "takes", "transport")
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
         self.key = identity.key
         self.generation_id = identity.generation_id
         self.credentials = hash(identity.authentication)
         self.transport, self.peer = verdict.transport, verdict.peer
+        self.proof = verdict.proof
         self.sink = sink
         self.ended = False
         self.takes: Callable[[str], bool] | None = None
@@ -152,6 +153,15 @@ class SessionTable:
     def _end(self, session: Session, error: ErrorRow) -> None:
         self.close(session)
         session.sink.end(error)
+
+    def all(self) -> list[Session]:
+        """The live sessions."""
+        return list(self._sessions.values())
+
+    def end(self, session: Session, error: ErrorRow) -> None:
+        """End a session that has lost its ground; harmless when it has ended already."""
+        if not session.ended:
+            self._end(session, error)
 
     def end_all(self, error: ErrorRow) -> None:
         """End every session, as when the hub stops."""

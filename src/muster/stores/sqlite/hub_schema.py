@@ -64,5 +64,28 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID, STRICT;
     INSERT INTO twins (hub, device_id, module_id) SELECT hub, device_id, module_id FROM identities
     """,
+    """
+    CREATE TABLE authorities (
+        hub TEXT NOT NULL,
+        name TEXT NOT NULL COLLATE NOCASE,
+        certificate BLOB NOT NULL,
+        verified INTEGER NOT NULL,
+        created REAL NOT NULL,
+        updated REAL NOT NULL,
+        version INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        fail_closed INTEGER NOT NULL,
+        list_url TEXT NOT NULL,
+        responder_url TEXT NOT NULL,
+        PRIMARY KEY (hub, name)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE revocation_lists (
+        hub TEXT NOT NULL,
+        authority TEXT NOT NULL COLLATE NOCASE,
+        issuer BLOB NOT NULL,
+        der BLOB NOT NULL,
+        PRIMARY KEY (hub, authority, issuer)
+    ) STRICT
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""
