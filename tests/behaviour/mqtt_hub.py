@@ -14,24 +14,32 @@ from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
+from muster.core.limits import Profile
 from muster.dialect.record import describe
 from muster.heads.front import FrontProtocol
+from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
+from muster.identity.authorities import Authorities
 from muster.identity.changes import Draft
 from muster.identity.hub import make_hub
 from muster.identity.model import IdentityKey
 from muster.identity.policies import development_policies
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
+from muster.identity.revocation_news import RevocationNews
 from muster.identity.sas import make
+from muster.identity.trust import Trust
 from muster.issuing.authority import issue_server_certificate, make_authority
 from muster.messages.contract import PartitionState, Slice, Write
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
+from muster.node.fetch import fetch
+from muster.sessions.grounds import CertificateGrounds
 from muster.sessions.table import SessionTable
+from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -79,9 +87,10 @@ class HeldLog:
 class MqttHub:
     """A hub that speaks MQTT. Devices are registered on first use."""
 
-    def __init__(self, ambient: VirtualAmbient, trust: ssl.SSLContext) -> None:
+    def __init__(self, ambient: VirtualAmbient, ca_file: Path) -> None:
         self.ambient = ambient
-        self.trust = trust
+        self.ca_file = ca_file
+        self.client_trust = ssl.create_default_context(cafile=str(ca_file))
         self.registry: Registry
         self.sessions: SessionTable
         self.refusals: Refusals
@@ -89,6 +98,10 @@ class MqttHub:
         self.twins: Twins
         self.authenticator: Authenticator
         self.methods: Methods
+        self.trust: Trust
+        self.grounds: CertificateGrounds
+        self.authorities: Authorities
+        self.news: RevocationNews
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
@@ -97,9 +110,9 @@ class MqttHub:
 
     # --- clients
 
-    async def open(self) -> MqttClient:
+    async def open(self, context: ssl.SSLContext | None = None) -> MqttClient:
         """A connected socket on which nothing was sent."""
-        client = await MqttClient.open("localhost", self.port, self.trust)
+        client = await MqttClient.open("localhost", self.port, context or self.client_trust)
         self._clients.append(client)
         return client
 
@@ -176,7 +189,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     issued = issue_server_certificate(authority, ["localhost"], system)
     for name, content in (("ca", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
         (directory / name).write_bytes(content)
-    hub = MqttHub(ambient, ssl.create_default_context(cafile=str(directory / "ca")))
+    hub = MqttHub(ambient, directory / "ca")
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
@@ -192,7 +205,13 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
     )
     hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
-    hub.authenticator = Authenticator(facts, store, ambient, hub.refusals)
+    hub.trust = Trust(facts.name, SqliteAuthorityStore(writer, reader), bus, ambient)
+    hub.grounds = CertificateGrounds(hub.sessions, hub.trust, hub.refusals, ambient)
+    hub.authorities = Authorities(
+        facts.name, SqliteAuthorityStore(writer, reader), hub.trust, bus, ambient, profile=Profile.OPEN
+    )
+    hub.news = RevocationNews(hub.trust, hub.authorities, fetch, ambient, hub.grounds.proofs)
+    hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trust, ask=hub.news.ask)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
     services = MqttServices(
         hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins, hub.methods
@@ -208,7 +227,8 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
     for make_protocol in (make_mqtt, make_front):
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
-        listener = TlsListener(loop, lambda: context, make_protocol)
+        explain = HandshakeRefusals(hub.refusals, ambient, facts.hosts)
+        listener = TlsListener(loop, lambda: context, make_protocol, explain)
         listener.listen([sock])
         listeners.append((listener, sock.getsockname()[1]))
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
@@ -216,6 +236,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         yield hub
     finally:
         hub.log.release()
+        await hub.news.stop()
         hub.close_clients()
         for listener, _ in listeners:
             listener.stop_accepting()

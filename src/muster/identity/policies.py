@@ -50,6 +50,11 @@ def make_policies(ambient: Ambient) -> tuple[SharedAccessPolicy, ...]:
     return tuple(_random(name, rights, ambient) for name, rights in BUILT_IN.items())
 
 
+def make_local_policy(ambient: Ambient) -> SharedAccessPolicy:
+    """``LOCAL``, which may do all, with fresh random keys."""
+    return _random(LOCAL, BUILT_IN[OWNER], ambient)
+
+
 def make_provisioning_policy(ambient: Ambient) -> SharedAccessPolicy:
     """The provisioning service's owner with fresh random keys."""
     return _random(PROVISIONING_OWNER, Right.NONE, ambient)

@@ -18,26 +18,28 @@ from muster.core.errors import UNAVAILABLE
 from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
+from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app
+from muster.heads.http.authorities import AuthorityOperations
 from muster.heads.http.connection import HttpServer
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
-from muster.heads.tls import WireProtocol, server_context
-from muster.identity.authenticator import Authenticator
-from muster.identity.hub import make_hub
+from muster.heads.tls import server_context
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
+from muster.node.certificates import open_certificates
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.material import Material, load_material
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
 from muster.sessions.table import SessionTable
+from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -99,30 +101,29 @@ class Node:
         kept = SqliteHubSettingsStore(writer, reader)
         material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
         _write_certificates(directory, material)
-        hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
+        hub = settings.hub(material.name, material.policies, ambient)
         telemetry = self._telemetry(directory, ambient, durable=durable)
 
         bus = LocalBus()
         refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
         sessions = SessionTable(hub.name, identities, bus, ambient)
         registry = Registry(hub.name, identities, sessions, bus, ambient)
-        authenticator = Authenticator(hub, identities, ambient, refusals)
+        certificates = await open_certificates(
+            hub, SqliteAuthorityStore(writer, reader), sessions=sessions, refusals=refusals, bus=bus, ambient=ambient
+        )
+        self._undo.append(certificates.news.stop)
+        authenticator = certificates.authenticator(identities)
         twins = Twins(hub.name, SqliteTwinStore(writer, reader), sessions, ambient)
         methods = Methods(registry, sessions, ambient)
         self.ambient, self.registry = ambient, registry
 
-        admin = AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready)
-        app = build_app(
-            registry=registry,
-            gate=authenticator,
-            ambient=ambient,
-            ready=lambda: self._ready,
-            more=[
-                *admin.table(),
-                *TwinOperations(registry, twins).table(),
-                *MethodOperations(methods, ambient).table(),
-            ],
-        )
+        more = [
+            *AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready).table(),
+            *TwinOperations(registry, twins).table(),
+            *MethodOperations(methods, ambient).table(),
+            *AuthorityOperations(certificates.authorities, certificates.trust, hub).table(),
+        ]
+        app = build_app(registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready, more=more)
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
         make_amqp = AmqpHead(authenticator, refusals, ambient, [events], loop)
         services = MqttServices(authenticator, sessions, telemetry, refusals, ambient, twins, methods)
@@ -130,7 +131,8 @@ class Node:
         make_http = HttpServer(app, ambient.now)
         self._undo.append(make_http.close)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, make_http)
-        self._listen(directory, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
+        heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}
+        self._listen(directory, sockets, heads, HandshakeRefusals(refusals, ambient, hub.hosts))
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         self._undo.append(lambda: make_amqp.end_all(UNAVAILABLE))
@@ -184,14 +186,15 @@ class Node:
         self,
         directory: DataDirectory,
         sockets: Mapping[str, list[socket.socket]],
-        protocols: Mapping[str, Callable[[], WireProtocol]],
+        protocols: Mapping[str, Callable[[], Any]],
+        when_failed: HandshakeRefusals,
     ) -> None:
         """Accept TLS connections for each of ``protocols`` on its sockets."""
         context = server_context(str(directory.chain_file), str(directory.key_file))
         listeners: list[TlsListener] = []
         self._undo.append(partial(_close_listeners, listeners))
         for name, make_protocol in protocols.items():
-            listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol)
+            listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol, when_failed)
             listeners.append(listener)
             listener.listen(sockets[name])
 

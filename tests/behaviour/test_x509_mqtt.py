@@ -1,0 +1,299 @@
+"""Devices with client certificates over real TLS: the whole certificate zoo, and what ends their sessions."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from muster.identity.authority_contract import RevocationRules
+from muster.identity.changes import ANY, Draft
+from muster.identity.keys import Credentials
+from muster.identity.model import Authentication, AuthenticationType, IdentityKey, Status
+from muster.testing.mqtt import MqttClient, publish
+from tests import certificate_zoo_bad
+from tests.behaviour.mqtt_hub import MqttHub, ends_silently, mqtt_hub
+from tests.certificate_maker import Maker, Pair
+from tests.certificate_zoo import ZOO, Specimen
+
+assert certificate_zoo_bad
+NOT_ACCEPTED_BY_TLS: dict[str, str] = {}
+"""Specimens whose handshake already fails, with the named cause of that."""
+RETRY = {"revocation-unknown": 3}
+AUTHENTICATION = AuthenticationType.CERTIFICATE_AUTHORITY
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[MqttHub]:
+    async with mqtt_hub(tmp_path) as hub:
+        yield hub
+
+
+class Bench:
+    """Ways to stand before ``hub`` with a certificate."""
+
+    def __init__(self, hub: MqttHub, directory: Path) -> None:
+        self.hub, self.directory = hub, directory
+        self.make = Maker(hub.ambient.now())
+
+    async def register(self, key: IdentityKey, held: Authentication, *, enabled: bool = True) -> None:
+        if key.module_id is not None:
+            await self.hub.registry.create(Draft(key=IdentityKey(key.device_id)))
+        credentials = Credentials(
+            held.type, held.primary_key, held.secondary_key, held.primary_thumbprint, held.secondary_thumbprint
+        )
+        status = Status.ENABLED if enabled else Status.DISABLED
+        await self.hub.registry.create(Draft(key=key, credentials=credentials, status=status))
+
+    async def trust(self, name: str, pair: Pair, *, verified: bool = True) -> None:
+        await self.hub.authorities.put(name, pair.pem, ANY, verified=verified)
+
+    async def prepare(self, specimen: Specimen) -> None:
+        for number, one in enumerate(specimen.authorities):
+            await self.trust(f"ca{number}", one.pair, verified=one.verified)
+            await self.hub.authorities.set_rules(f"ca{number}", one.rules)
+            for der in one.lists:
+                await self.hub.authorities.put_list(f"ca{number}", der)
+        for name, held in specimen.others.items():
+            await self.register(IdentityKey(name), held)
+        if specimen.registered:
+            await self.register(specimen.key, specimen.authentication, enabled=specimen.enabled)
+
+    def context(self, leaf: Pair | None, *sent: Pair) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.hub.ca_file))
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        if leaf is not None:
+            path = self.directory / "client.pem"
+            path.write_bytes(b"".join(one.pem for one in (leaf, *sent)) + leaf.key_pem)
+            context.load_cert_chain(path)
+        return context
+
+    async def connect(
+        self, key: IdentityKey, leaf: Pair | None, *sent: Pair, token: str | None = None
+    ) -> tuple[MqttClient, int]:
+        client = await self.hub.open(self.context(leaf, *sent))
+        name = str(key)
+        _, code = await client.connect(name, f"localhost/{name}/?api-version=2021-04-12", token)
+        return client, code
+
+    async def chain(self) -> tuple[Pair, Pair, Pair]:
+        """A verified root, an intermediate, and the certificate of the registered device ``dev``."""
+        root = self.make.root()
+        middle = self.make.intermediate("Middle", root)
+        await self.trust("root", root)
+        await self.register(IdentityKey("dev"), Authentication(AUTHENTICATION))
+        return root, middle, self.make.issue("dev", middle)
+
+
+@pytest.fixture
+def bench(hub: MqttHub, tmp_path: Path) -> Bench:
+    return Bench(hub, tmp_path)
+
+
+@pytest.mark.parametrize("name", ZOO)
+async def test_a_specimen_at_the_door(bench: Bench, name: str) -> None:
+    cause, recipe = ZOO[name]
+    specimen = recipe(bench.make)
+    await bench.prepare(specimen)
+    token = "SharedAccessSignature sr=a&sig=b&se=1" if specimen.with_token else None
+    if name in NOT_ACCEPTED_BY_TLS:
+        with pytest.raises((OSError, EOFError)):
+            await bench.connect(specimen.key, specimen.leaf, *specimen.sent, token=token)
+        assert await bench.hub.last_cause() == NOT_ACCEPTED_BY_TLS[name]
+        return
+    client, code = await bench.connect(specimen.key, specimen.leaf, *specimen.sent, token=token)
+    assert code == (RETRY.get(cause, 5) if cause else 0)
+    assert await bench.hub.last_cause() == cause
+    if not cause:
+        module = "" if specimen.key.module_id is None else f"modules/{specimen.key.module_id}/"
+        await client.send(publish(f"devices/dev/{module}messages/events/", b"hello"))
+        await client.expect("PUBACK")
+        (message,) = await bench.hub.messages("dev")
+        assert '"type":"x509Certificate"' in str(message)
+
+
+# --- what ends a session
+
+
+async def test_a_revoked_certificate_ends_its_session_and_no_other(bench: Bench) -> None:
+    root, middle, leaf = await bench.chain()
+    await bench.register(IdentityKey("other"), Authentication(AUTHENTICATION))
+    client, code = await bench.connect(IdentityKey("dev"), leaf, middle)
+    other, other_code = await bench.connect(IdentityKey("other"), bench.make.issue("other", middle), middle)
+    assert (code, other_code) == (0, 0)
+    await bench.hub.authorities.put_list("root", bench.make.revoked(middle, leaf))
+    await ends_silently(client)
+    assert await bench.hub.last_cause() == "certificate-revoked"
+    await other.send(publish("devices/other/messages/events/", b"x"))
+    await other.expect("PUBACK")
+    _, code = await bench.connect(IdentityKey("dev"), leaf, middle)
+    assert code == 5
+
+
+async def test_a_revoked_intermediate_ends_the_sessions_below_it(bench: Bench) -> None:
+    root, middle, leaf = await bench.chain()
+    client, _ = await bench.connect(IdentityKey("dev"), leaf, middle)
+    await bench.hub.authorities.put_list("root", bench.make.revoked(root, middle))
+    await ends_silently(client)
+
+
+async def test_a_deleted_authority_ends_the_sessions_below_it(bench: Bench) -> None:
+    _, middle, leaf = await bench.chain()
+    client, code = await bench.connect(IdentityKey("dev"), leaf, middle)
+    assert code == 0
+    await bench.hub.authorities.delete("root", ANY)
+    await ends_silently(client)
+    assert await bench.hub.last_cause() == "authority-not-verified"
+
+
+async def test_an_authority_that_is_not_verified_any_more_ends_the_sessions_below_it(bench: Bench) -> None:
+    root, middle, leaf = await bench.chain()
+    client, _ = await bench.connect(IdentityKey("dev"), leaf, middle)
+    await bench.trust("root", root, verified=False)
+    await ends_silently(client)
+
+
+async def test_failing_closed_from_now_on_ends_sessions_of_which_nothing_is_known(bench: Bench) -> None:
+    _, middle, leaf = await bench.chain()
+    client, _ = await bench.connect(IdentityKey("dev"), leaf, middle)
+    await bench.hub.authorities.set_rules("root", RevocationRules(fail_closed=True))
+    await ends_silently(client)
+    assert await bench.hub.last_cause() == "revocation-unknown"
+
+
+async def test_a_disabled_device_loses_its_session(bench: Bench) -> None:
+    _, middle, leaf = await bench.chain()
+    client, _ = await bench.connect(IdentityKey("dev"), leaf, middle)
+    draft = Draft(key=IdentityKey("dev"), credentials=Credentials(AUTHENTICATION), status=Status.DISABLED)
+    await bench.hub.registry.update(draft, ANY)
+    await ends_silently(client)
+
+
+async def test_a_deleted_device_loses_its_session(bench: Bench) -> None:
+    _, middle, leaf = await bench.chain()
+    client, _ = await bench.connect(IdentityKey("dev"), leaf, middle)
+    await bench.hub.registry.delete(IdentityKey("dev"))
+    await ends_silently(client)
+
+
+async def test_another_thumbprint_ends_the_session_and_a_second_one_beside_it_does_too(bench: Bench) -> None:
+    leaf, key = bench.make.issue("dev", None), IdentityKey("dev")
+    await bench.register(key, Authentication(AuthenticationType.SELF_SIGNED, primary_thumbprint=leaf.sha256))
+    client, code = await bench.connect(key, leaf)
+    assert code == 0
+    await bench.hub.registry.update(
+        Draft(key=key, credentials=Credentials(primary_thumbprint="AB" * 20, secondary_thumbprint=leaf.sha1)), ANY
+    )
+    await ends_silently(client)
+    _, code = await bench.connect(key, leaf)
+    assert code == 0, "it is the secondary one now"
+
+
+async def test_a_certificate_that_ends_takes_the_connection_with_it(bench: Bench) -> None:
+    root = bench.make.root()
+    await bench.trust("root", root)
+    await bench.register(IdentityKey("dev"), Authentication(AUTHENTICATION))
+    client, code = await bench.connect(IdentityKey("dev"), bench.make.issue("dev", root, days=(-1, 1)))
+    assert code == 0
+    bench.hub.ambient.advance(86_400)
+    await client.send(publish("devices/dev/messages/events/", b"within the skew"))
+    await client.expect("PUBACK")
+    bench.hub.ambient.advance(301)
+    await ends_silently(client)
+    assert await bench.hub.last_cause() == "certificate-end"
+
+
+async def test_roots_roll_over_with_no_downtime(bench: Bench) -> None:
+    root, middle, leaf = await bench.chain()
+    client, _ = await bench.connect(IdentityKey("dev"), leaf, middle)
+    new = bench.make.root("New root")
+    await bench.trust("new", new)
+    await client.send(publish("devices/dev/messages/events/", b"still here"))
+    await client.expect("PUBACK")
+    second, code = await bench.connect(IdentityKey("dev"), bench.make.issue("dev", new))
+    assert code == 0
+    await bench.hub.authorities.delete("root", ANY)
+    await second.send(publish("devices/dev/messages/events/", b"on the new one"))
+    await second.expect("PUBACK")
+
+
+# --- failed handshakes
+
+
+async def test_a_client_that_does_not_trust_the_hub_is_explained(bench: Bench) -> None:
+    with pytest.raises(ssl.SSLError):
+        await MqttClient.open("localhost", bench.hub.port, ssl.create_default_context())
+    await _cause(bench.hub, "hub-not-trusted")
+
+
+async def test_a_client_with_an_old_tls_is_explained(bench: Bench) -> None:
+    context = bench.context(None)
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await bench.hub.open(context)
+    await _cause(bench.hub, "tls-version")
+
+
+async def test_a_client_that_calls_the_hub_by_a_foreign_name_is_explained(bench: Bench) -> None:
+    with pytest.raises(ssl.SSLError):
+        await MqttClient.open("localhost", bench.hub.port, bench.hub.client_trust, "foreign.example")
+    await _cause(bench.hub, "hub-name-not-in-certificate")
+
+
+async def test_a_client_that_speaks_no_tls_is_explained(bench: Bench) -> None:
+    client = await MqttClient.open("localhost", bench.hub.port)
+    await client.send(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00")
+    await client.reader.read()
+    await _cause(bench.hub, "tls-not-spoken")
+
+
+async def test_a_client_that_goes_away_in_between_is_explained(bench: Bench) -> None:
+    client = await MqttClient.open("localhost", bench.hub.port)
+    await client.send(b"\x16\x03\x01\x02\x00\x01\x00")
+    await bench.hub.settled(lambda: True)
+    client.writer.close()
+    await _cause(bench.hub, "handshake-broken-off")
+
+
+async def test_a_flood_of_failed_handshakes_is_kept_in_part_only(bench: Bench) -> None:
+    for _ in range(30):
+        client = await MqttClient.open("localhost", bench.hub.port)
+        await client.send(b"GET / HTTP/1.1\r\n\r\n")
+        await client.reader.read()
+        client.abort()
+    assert bench.hub.refusals.counts() == {"tls-not-spoken": 20}
+
+
+async def _cause(hub: MqttHub, cause: str) -> None:
+    await hub.settled(lambda: cause in hub.refusals.counts())
+
+
+# --- besides
+
+
+async def test_certificates_pass_through_a_websocket(bench: Bench) -> None:
+    _, middle, leaf = await bench.chain()
+    context = bench.context(leaf, middle)
+    client = await MqttClient.open("localhost", bench.hub.websocket_port, context)
+    client.writer.write(
+        b"GET /$iothub/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Protocol: mqtt\r\n\r\n"
+    )
+    assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+    from muster.testing.mqtt import connect
+
+    packet = connect("dev", "localhost/dev/?api-version=2021-04-12")
+    masked = bytes((0x82, 0x80 | len(packet))) + b"\0\0\0\0" + packet
+    client.writer.write(masked)
+    assert await client.reader.readexactly(6) == b"\x82\x04\x20\x02\x00\x00"
+    client.abort()
+
+
+def test_all_of_the_zoo_is_here() -> None:
+    assert len(ZOO) >= 75
+    assert replace is not None
