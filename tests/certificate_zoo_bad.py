@@ -267,7 +267,7 @@ def list_of_an_impostor_and_failing_closed(make: Maker) -> Specimen:
 
 @specimen("certificate-for-sas-identity")
 def identity_wants_a_token(make: Maker) -> Specimen:
-    return alone(make.issue("dev", None), authentication=Authentication(primary_key="a2V5a2V5a2V5a2V5a2V5"))
+    return alone(make.issue("dev", None), authentication=Authentication(primary_key="a2V5a2V5a2V5a2V5a2V5a2V5"))
 
 
 @specimen("authentication-none")

@@ -54,7 +54,7 @@ async def test_authorities_are_kept_over_reopening_in_the_order_of_their_names(o
         assert await store.authorities("other") == []
 
 
-async def test_a_change_sees_how_things_stand_and_names_differ_in_more_than_case(
+async def test_a_change_sees_how_things_stand_and_case_makes_no_name(
     opener: Opener[AuthorityStore],
 ) -> None:
     seen: list[AuthorityStanding] = []
