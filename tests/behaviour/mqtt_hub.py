@@ -23,6 +23,7 @@ from muster.heads.mqtt import MqttConnection, MqttServices
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
+from muster.identity.authority_contract import AuthorityStore
 from muster.identity.changes import Draft
 from muster.identity.hub import make_hub
 from muster.identity.model import IdentityKey
@@ -145,6 +146,14 @@ class MqttHub:
         assert code == 0
         return client
 
+    def trust_authorities(self, name: str, store: AuthorityStore, bus: LocalBus) -> None:
+        """Judge client certificates by the authorities in ``store``."""
+        ambient = self.ambient
+        self.trust = Trust(name, store, bus, ambient)
+        self.grounds = CertificateGrounds(self.sessions, self.trust, self.refusals, ambient)
+        self.authorities = Authorities(name, store, self.trust, bus, ambient, profile=Profile.OPEN)
+        self.news = RevocationNews(self.trust, self.authorities, fetch, ambient, self.grounds.proofs)
+
     # --- what became of it
 
     async def messages(self, device_id: str) -> list[dict[str, Any]]:
@@ -205,12 +214,7 @@ async def mqtt_hub(directory: Path) -> AsyncIterator[MqttHub]:
         hub.log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
     )
     hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader), hub.sessions, ambient)
-    hub.trust = Trust(facts.name, SqliteAuthorityStore(writer, reader), bus, ambient)
-    hub.grounds = CertificateGrounds(hub.sessions, hub.trust, hub.refusals, ambient)
-    hub.authorities = Authorities(
-        facts.name, SqliteAuthorityStore(writer, reader), hub.trust, bus, ambient, profile=Profile.OPEN
-    )
-    hub.news = RevocationNews(hub.trust, hub.authorities, fetch, ambient, hub.grounds.proofs)
+    hub.trust_authorities(facts.name, SqliteAuthorityStore(writer, reader), bus)
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trust, ask=hub.news.ask)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
     services = MqttServices(

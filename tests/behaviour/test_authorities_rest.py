@@ -196,6 +196,15 @@ def test_the_built_in_authority_from_init_to_revoke(make_hub: Callable[..., HubP
         muster(hub, "ca", "delete", "muster-root")
         assert "muster-root" not in muster(hub, "ca", "list")
         assert "There is no certificate" in muster(hub, "ca", "delete", "muster-root", status=1)
+        assert "root.key" in muster(hub, "doctor")
+        shared = {
+            "symmetricKey": {"primaryKey": "AAAAAAAAAAAAAAAAAAAAAA==", "secondaryKey": "AAAAAAAAAAAAAAAAAAAAAA=="}
+        }
+        for name in ("one", "two"):
+            hub.request("PUT", f"/devices/{name}", {"deviceId": name, "authentication": {"type": "sas", **shared}})
+        told = [json.loads(line) for line in muster(hub, "doctor", "--json", status=1).splitlines()]
+        assert {"credential-shared", "key-weak", "on-sas", "policies-in-use"} <= {one["name"] for one in told}
+        assert zeros not in json.dumps(told)
     assert "no hub runs" in muster(hub, "ca", "list", status=1)
 
 

@@ -103,12 +103,12 @@ async def once(hub: HubProcess, *login: str | bytes, will: Will | None = None) -
     client.abort()
 
 
-def over_https(hub: HubProcess, secret: str) -> None:
+def rest_calls(hub: HubProcess, secret: str) -> list[tuple[str, str, str | None, dict[str, str]]]:
+    """Method, path, body, headers: the secret in each place of them."""
     text, quoted = json.dumps(secret), urllib.parse.quote(secret, safe="")
-    owner = hub.owner_token()
     authentication = json.dumps({"type": "sas", "symmetricKey": {"primaryKey": secret, "secondaryKey": f"{secret}!"}})
     certificates = f"/subscriptions/s/resourceGroups/g/providers/Microsoft.Devices/IotHubs/{hub.address}/certificates"
-    for method, path, body, headers in (
+    return [
         ("GET", "/devices", None, {"Authorization": secret}),
         ("GET", "/devices", None, {"Authorization": f"SharedAccessKey {secret}"}),
         ("GET", "/devices", None, {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}),
@@ -140,7 +140,12 @@ def over_https(hub: HubProcess, secret: str) -> None:
         ("PUT", f"/$muster/authorities/{quoted}/list", f'{{"list": {text}}}', {}),
         ("PUT", f"/$muster/authorities/{quoted}/rules", f'{{"listUrl": {text}}}', {}),
         ("GET", certificates.replace(hub.address, quoted), None, {}),
-    ):
+    ]
+
+
+def over_https(hub: HubProcess, secret: str) -> None:
+    quoted, owner = urllib.parse.quote(secret, safe=""), hub.owner_token()
+    for method, path, body, headers in rest_calls(hub, secret):
         connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=30)
         given = {"Authorization": owner, "Content-Type": "application/json", "X-Other": secret, **headers}
         target = path if "api-version" in path else f"{path}{'&' if '?' in path else '?'}api-version=2021-04-12"

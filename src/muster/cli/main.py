@@ -25,6 +25,7 @@ COMMANDS = {
     "device": ("muster.cli.device:device", "Register devices and modules, show their connection strings."),
     "token": ("muster.cli.token:token", "Make a SAS token."),
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
+    "doctor": ("muster.cli.doctor:doctor", "Find what works today and will hurt."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),
     "methods": ("muster.cli.methods:methods", "List the direct methods that were called."),
     "limits": ("muster.cli.limits:limits", "List every limit and its value."),

@@ -132,6 +132,8 @@ class Authenticator:
         self._skew = SAS_CLOCK_SKEW.under(hub.profile)
         rate = SIGNATURE_PROBES.under(hub.profile)
         self._proven = ProvenTokens()
+        self.policies_used: dict[str, float] = {}
+        """When a token of each policy was last examined and found good, by the policy's name."""
         self._searches = RateLimit(rate, rate, ambient.monotonic)
 
     @property
@@ -321,6 +323,8 @@ class Authenticator:
         believed: Believed | None = None,
     ) -> Verdict:
         checks = tuple(exam.checks)
+        if exam.error is None and policy is not None:
+            self.policies_used[policy.name] = now
         if exam.error is None and (token is not None or believed is not None):
             return Verdict(
                 tracking_id=tracking_id(self._ambient), at=now, transport=transport, peer=peer, principal=principal,
@@ -328,6 +332,7 @@ class Authenticator:
                 rights=Right.DEVICE_CONNECT if policy is None else policy.rights,
                 expires_at=token.expiry + self._skew if token is not None else believed and believed.until,
                 auth_method=auth_method, proof=believed and believed.proof,
+                by_certificate=believed is not None,
             )  # fmt: skip
         verdict = Verdict(
             tracking_id=tracking_id(self._ambient), at=now, transport=transport, peer=peer,

@@ -53,7 +53,8 @@ class Verdict:
     ``error`` is the catalogue's row that decides the wire answer, ``None`` when allowed. ``expires_at``
     (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
     ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7). ``proof`` is the chain
-    of a certificate that an authority has issued: what was allowed ends when it is lost.
+    of a certificate that an authority has issued: what was allowed ends when it is lost;
+    ``by_certificate`` whether one was judged at all.
     """
 
     tracking_id: str
@@ -70,6 +71,7 @@ class Verdict:
     expires_at: float | None = None
     auth_method: str = ""
     proof: ChainProof | None = None
+    by_certificate: bool = False
 
     @property
     def allowed(self) -> bool:

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
 from muster.core.bus import Bus
+from muster.heads.http.authorities import AuthorityOperations
+from muster.heads.http.doctor import DoctorOperations
+from muster.heads.http.operations import Operation
 from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import AuthorityStore
+from muster.identity.certificates import read_upload
 from muster.identity.contract import IdentityStore
 from muster.identity.hub import Hub
 from muster.identity.refusals import Refusals
 from muster.identity.revocation_news import RevocationNews
 from muster.identity.trust import Trust
 from muster.node.fetch import fetch
+from muster.node.material import Material
 from muster.sessions.grounds import CertificateGrounds
 from muster.sessions.table import SessionTable
 
@@ -33,6 +38,21 @@ class Certificates:
     def authenticator(self, identities: IdentityStore) -> Authenticator:
         """Who judges by tokens and by certificates."""
         return Authenticator(self.hub, identities, self.ambient, self.refusals, trust=self.trust, ask=self.news.ask)
+
+    def operations(
+        self, authenticator: Authenticator, identities: IdentityStore, sessions: SessionTable, material: Material
+    ) -> list[Operation]:
+        """What REST offers of them."""
+        own = {"hub's certificate": material.server.certificate, "hub's CA": material.authority.certificate}
+        doctor = DoctorOperations(
+            authenticator=authenticator,
+            identities=identities,
+            sessions=sessions,
+            trust=self.trust,
+            ambient=self.ambient,
+            certificates={name: read_upload(pem).der for name, pem in own.items()},
+        )
+        return [*AuthorityOperations(self.authorities, self.trust, self.hub).table(), *doctor.table()]
 
 
 async def open_certificates(

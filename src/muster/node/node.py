@@ -21,7 +21,6 @@ from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app
-from muster.heads.http.authorities import AuthorityOperations
 from muster.heads.http.connection import HttpServer
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
@@ -121,7 +120,7 @@ class Node:
             *AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready).table(),
             *TwinOperations(registry, twins).table(),
             *MethodOperations(methods, ambient).table(),
-            *AuthorityOperations(certificates.authorities, certificates.trust, hub).table(),
+            *certificates.operations(authenticator, identities, sessions, material),
         ]
         app = build_app(registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready, more=more)
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])

@@ -60,7 +60,10 @@ class Session:
     credentials the hash, and of a certificate's chain the proof, whose issuers sessions share.
     """
 
-    __slots__ = ("credentials", "ended", "generation_id", "key", "peer", "proof", "sink", "takes", "transport")
+    __slots__ = (
+        "certificate_ends", "credentials", "ended", "generation_id", "key", "peer", "proof", "sink", "takes",
+        "transport",
+    )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
         self.key = identity.key
@@ -68,6 +71,7 @@ class Session:
         self.credentials = hash(identity.authentication)
         self.transport, self.peer = verdict.transport, verdict.peer
         self.proof = verdict.proof
+        self.certificate_ends = verdict.expires_at if verdict.by_certificate else None
         self.sink = sink
         self.ended = False
         self.takes: Callable[[str], bool] | None = None
