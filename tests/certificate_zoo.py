@@ -252,6 +252,12 @@ def root_rolled_over_under_the_same_name(make: Maker) -> Specimen:
 
 
 @specimen()
+def authority_that_is_a_device_itself(make: Maker) -> Specimen:
+    own = make.root("dev", usage=("digital_signature", "key_cert_sign", "crl_sign"))
+    return under(own, own, authorities=[Registered(own, lists=[make.revoked(own)])])
+
+
+@specimen()
 def any_purpose(make: Maker) -> Specimen:
     root = make.root()
     return under(root, make.issue("dev", root, purposes=[SERVER, ANY]))

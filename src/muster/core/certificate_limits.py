@@ -42,7 +42,8 @@ CHAINS_REMEMBERED = Limit(
     4096,
     "chains",
     "own choice",
-    "Found good and not verified again while the authorities stay; validity and revocation are looked at each time.",
+    "Found good and not verified again while the authorities stay; validity and revocation are looked at each time. "
+    "About 10 KiB each.",
 )
 REVOCATION_LIST_BYTES = Limit(
     "certificate revocation list",

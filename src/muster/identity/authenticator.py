@@ -224,19 +224,24 @@ class Authenticator:
 
     async def _believe(self, exam: Examination, attempt: DeviceAttempt, identity: Identity) -> Believed | None:
         """Whether the certificates are those of ``identity``, and until when."""
-        chain = certificate_checks.read(exam, attempt.certificates)
+        trust, sent = self._trust, attempt.certificates
+        chain = certificate_checks.read(exam, sent, trust.reading(sent))
         if not chain:
             return None
-        now, leaf, trust = self._ambient.now(), chain[0], self._trust
+        now, leaf = self._ambient.now(), chain[0]
         if identity.authentication.type is AuthenticationType.SELF_SIGNED:
             await self._check_thumbprint(exam, chain, identity)
-            return Believed(certificate_checks.check_leaf_alone(exam, leaf, now))
+            until = certificate_checks.check_leaf_alone(exam, leaf, now)
+            if exam.error is None:
+                trust.believed(sent, chain)
+            return Believed(until)
         found = certificate_checks.check_chain(exam, trust, chain)
         certificate_checks.check_common_name(exam, leaf, attempt.key)
         until = certificate_checks.check_validity(exam, chain[:1] if found is None else found.path, now)
         if found is None:
             exam.skipped("revocation", "there is no chain")
             return None
+        trust.believed(sent, chain)
         proof = trust.proof_of(found)
         certificate_checks.check_revocation(exam, trust, proof, until)
         return Believed(until, proof)

@@ -46,10 +46,12 @@ def seen_pass(exam: Examination, name: str, expected: str, seen: str) -> None:
     exam.checks.append(Check(name, Outcome.PASSED, expected, seen))
 
 
-def read(exam: Examination, sent: Sequence[bytes]) -> tuple[Certificate, ...]:
-    """The certificates that came, none when they cannot be read."""
+def read(
+    exam: Examination, sent: Sequence[bytes], known: tuple[Certificate, ...] | None = None
+) -> tuple[Certificate, ...]:
+    """The certificates that came, none when they cannot be read; ``known`` is how they were read before."""
     try:
-        chain = read_chain(sent)
+        chain = known or read_chain(sent)
     except CertificateError as error:
         exam.failed(
             "certificate", "certificate-malformed", DEVICE_UNAUTHORIZED,

@@ -42,6 +42,8 @@ class ChainProof(NamedTuple):
 
     def links(self) -> Iterable[tuple[int, Certificate]]:
         """Each certificate below the authority as serial and issuer."""
+        if not self.issuers:
+            return ()
         serials = (self.serial, *(one.serial for one in self.issuers[:-1]))
         return zip(serials, self.issuers, strict=True)
 
@@ -84,6 +86,7 @@ class Trust:
         self._lists: dict[str, list[RevocationList]] = {}
         self._read: dict[bytes, RevocationList] = {}
         self._chains: OrderedDict[bytes, Found] = OrderedDict()
+        self._readings: OrderedDict[tuple[bytes, ...], tuple[Certificate, ...]] = OrderedDict()
         self._issuers: WeakValueDictionary[str, Certificate] = WeakValueDictionary()
         self._answers: OrderedDict[AnswerKey, Answer | float] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
@@ -190,6 +193,16 @@ class Trust:
             if len(self._chains) > CHAINS_REMEMBERED.open:
                 self._chains.popitem(last=False)
         return found
+
+    def reading(self, sent: Sequence[bytes]) -> tuple[Certificate, ...] | None:
+        """The certificates in ``sent`` as they were read when they were last believed."""
+        return self._readings.get(tuple(sent))
+
+    def believed(self, sent: Sequence[bytes], chain: tuple[Certificate, ...]) -> None:
+        """Remember how ``sent`` reads: the same device comes again with it."""
+        self._readings[tuple(sent)] = chain
+        if len(self._readings) > CHAINS_REMEMBERED.open:
+            self._readings.popitem(last=False)
 
     def name_of(self, certificate: Certificate) -> str:
         """Under which name a trusted authority is registered."""
