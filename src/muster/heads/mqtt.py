@@ -454,8 +454,10 @@ class MqttConnection:
 
     def _expired(self, *, by_token: bool) -> None:
         self._expiry = None
-        name, what = ("token-expiry", "token") if by_token else ("certificate-end", "certificate")
-        self._breach(name, f"a {what} renewed in time", f"the {what} has expired", DEVICE_UNAUTHORIZED)
+        if by_token:
+            self._breach("token-expiry", "a token renewed in time", "the token has expired", DEVICE_UNAUTHORIZED)
+        else:
+            self._breach("certificate-end", "a certificate renewed in time", "it has expired", DEVICE_UNAUTHORIZED)
 
     def _idle(self) -> None:
         left = self._interval if self._held else self._seen + self._interval - self._time()

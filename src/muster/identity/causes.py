@@ -341,6 +341,11 @@ BREACHES = (
         "Reconnect with a new token before the old one ends; the SDKs do.",
     ),
     Cause(
+        "certificate-end",
+        "The certificate of an open connection ran out.",
+        "Renew the certificate before it ends; `muster doctor` tells when.",
+    ),
+    Cause(
         "sasl",
         "The SASL PLAIN response is malformed.",
         "Send <policy>@sas.root.<hub name> and a SAS token; an SDK does.",

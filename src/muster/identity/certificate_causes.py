@@ -144,11 +144,6 @@ CERTIFICATE = (
         "device tries again by itself.",
     ),
     Cause(
-        "certificate-end",
-        "The certificate of an open connection ran out.",
-        "Renew the certificate before it ends; `muster doctor` tells when.",
-    ),
-    Cause(
         "local-auth-disabled",
         "Tokens of shared access policies are switched off at this hub (disableLocalAuth).",
         "Connect as a device; for services start the hub without --disable-local-auth.",

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,6 +29,8 @@ UNREADABLE = (
     x509.DuplicateExtension, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
 """What cryptography raises for bytes that are no good."""
+# What cryptography merely warns of (serials of zero, country codes of three letters) strangers could fill a log with.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"muster\.identity\.(certificates|revocation)$")
 _PEM = re.compile(
     rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END (?:X509 |TRUSTED )?CERTIFICATE-----"
 )
