@@ -119,17 +119,27 @@ async def test_a_deleted_device_loses_its_session(bench: Bench) -> None:
     await ends_silently(client)
 
 
-async def test_another_thumbprint_ends_the_session_and_a_second_one_beside_it_does_too(bench: Bench) -> None:
-    leaf, key = bench.make.issue("dev", None), IdentityKey("dev")
-    await bench.register(key, Authentication(AuthenticationType.SELF_SIGNED, primary_thumbprint=leaf.sha256))
-    client, code = await bench.connect(key, leaf)
+async def test_thumbprints_roll_over_with_no_downtime_and_one_taken_away_ends_the_session(bench: Bench) -> None:
+    old, new, key = bench.make.issue("dev", None), bench.make.issue("dev", None), IdentityKey("dev")
+    await bench.register(key, Authentication(AuthenticationType.SELF_SIGNED, primary_thumbprint=old.sha256))
+    client, code = await bench.connect(key, old)
     assert code == 0
-    await bench.hub.registry.update(
-        Draft(key=key, credentials=Credentials(primary_thumbprint="AB" * 20, secondary_thumbprint=leaf.sha1)), ANY
-    )
+
+    async def write(primary: str, secondary: str | None) -> None:
+        held = Credentials(primary_thumbprint=primary, secondary_thumbprint=secondary)
+        await bench.hub.registry.update(Draft(key=key, credentials=held), ANY)
+
+    await write(new.sha1, old.sha256)
+    await client.send(publish("devices/dev/messages/events/", b"still here"))
+    await client.expect("PUBACK")
+    await write(new.sha1, None)
     await ends_silently(client)
-    _, code = await bench.connect(key, leaf)
-    assert code == 0, "it is the secondary one now"
+    assert (await bench.connect(key, old))[1] == 5
+    client, code = await bench.connect(key, new)
+    assert code == 0
+    keys = Credentials(AuthenticationType.SAS)
+    await bench.hub.registry.update(Draft(key=key, credentials=keys), ANY)
+    await ends_silently(client)
 
 
 async def test_a_certificate_that_ends_takes_the_connection_with_it(bench: Bench) -> None:
@@ -230,6 +240,30 @@ async def test_a_flood_of_failed_handshakes_is_kept_in_part_only(bench: Bench) -
 
 
 # --- besides
+
+
+@pytest.mark.parametrize("with_intermediate", [True, False])
+async def test_openssl_is_let_in_or_refused_too(bench: Bench, with_intermediate: bool) -> None:
+    _, middle, leaf = await bench.chain()
+    certificate, key, chain = (bench.directory / name for name in ("leaf.pem", "leaf.key", "chain.pem"))
+    for path, content in ((certificate, leaf.pem), (key, leaf.key_pem), (chain, middle.pem)):
+        path.write_bytes(content)
+    command = ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{bench.hub.port}", "-servername", "localhost",
+               "-CAfile", str(bench.hub.ca_file), "-verify_return_error", "-cert", str(certificate), "-key", str(key),
+               *(["-cert_chain", str(chain)] if with_intermediate else [])]  # fmt: skip
+    client = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(connect("dev", "localhost/dev/?api-version=2021-04-12"))
+    async with asyncio.timeout(20):
+        answer = await client.stdout.readexactly(4)
+    client.stdin.close()
+    client.kill()
+    await client.wait()
+    assert answer == (b"\x20\x02\x00\x00" if with_intermediate else b"\x20\x02\x00\x05")
+    assert await bench.hub.last_cause() == ("" if with_intermediate else "intermediate-missing")
 
 
 async def test_certificates_pass_through_a_websocket(bench: Bench) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
+from cryptography import x509
+from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from muster.core.bus import LocalBus
 from muster.core.errors import DEVICE_DISABLED, DEVICE_NOT_FOUND, DEVICE_UNAUTHORIZED, UNAVAILABLE
@@ -140,3 +143,40 @@ async def test_what_is_remembered_ends_with_time() -> None:
     ambient.advance(301 * 86400)
     assert (await judged(specimen, ambient)).cause == "certificate-expired"
     await asyncio.sleep(0)
+
+
+AGREES_NOT = {
+    # Rules of ours, not of RFC 5280: the identity and its registration, algorithms, revocation, purposes.
+    "cn-mismatch", "cn-case", "cn-missing", "cn-without-module", "certificate-revoked", "revocation-unknown",
+    "certificate-malformed", "device-disabled", "device-unknown", "extended-key-usage", "key-usage",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name, (_, recipe) in ZOO.items() if recipe(Maker(NOW)).authorities])
+def test_cryptographys_own_verifier_is_of_the_same_opinion(name: str) -> None:
+    """A second opinion on chains, by another implementation, without its rules for the web (clients.md section 5)."""
+    cause, recipe = ZOO[name]
+    specimen = recipe(Maker(NOW))
+    if cause in AGREES_NOT or specimen.leaf is None or name in {"p521", "ed25519", "weak_leaf"}:
+        pytest.skip("not a question of chains, or an algorithm that it does not take")
+    roots = [one.pair.certificate for one in specimen.authorities if one.verified]
+    if not roots:
+        pytest.skip("it needs an anchor")
+    skew = 86_400 if "within_the_skew" in name else 0
+    moment = datetime.fromtimestamp(NOW + (-skew if name.startswith("ended") else skew), UTC)
+    any_authority = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
+    verifier = (
+        PolicyBuilder()
+        .store(Store(roots))
+        .time(moment)
+        .extension_policies(ca_policy=any_authority, ee_policy=ExtensionPolicy.permit_all())
+        .build_client_verifier()
+    )
+    try:
+        known = [one.pair for one in specimen.authorities if not one.verified]
+        verifier.verify(specimen.leaf.certificate, [one.certificate for one in (*specimen.sent, *known)])
+    except VerificationError:
+        agreed = False
+    else:
+        agreed = True
+    assert agreed == (not cause), cause

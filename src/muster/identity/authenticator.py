@@ -230,11 +230,11 @@ class Authenticator:
             return None
         now, leaf = self._ambient.now(), chain[0]
         if identity.authentication.type is AuthenticationType.SELF_SIGNED:
-            await self._check_thumbprint(exam, chain, identity)
+            thumbprint = await self._check_thumbprint(exam, chain, identity)
             until = certificate_checks.check_leaf_alone(exam, leaf, now)
             if exam.error is None:
                 trust.believed(sent, chain)
-            return Believed(until)
+            return Believed(until, thumbprint=thumbprint)
         found = certificate_checks.check_chain(exam, trust, chain)
         certificate_checks.check_common_name(exam, leaf, attempt.key)
         until = certificate_checks.check_validity(exam, chain[:1] if found is None else found.path, now)
@@ -246,12 +246,13 @@ class Authenticator:
         certificate_checks.check_revocation(exam, trust, proof, until)
         return Believed(until, proof)
 
-    async def _check_thumbprint(self, exam: Examination, chain: Sequence[Certificate], identity: Identity) -> None:
+    async def _check_thumbprint(self, exam: Examination, chain: Sequence[Certificate], identity: Identity) -> str:
+        """The registered thumbprint that is the leaf's, empty for none."""
         held = identity.authentication
         slot = certificate_checks.matching_thumbprint(chain[0], held)
         if slot:
             exam.passed("thumbprint", "a thumbprint of the identity", f"{slot} thumbprint")
-            return
+            return (held.primary_thumbprint if slot == "primary" else held.secondary_thumbprint) or ""
         found = certificate_checks.wrong_thumbprint(chain, held)
         if found is None and exam.error is None:
             async for others in self._others(identity.key):
@@ -260,6 +261,7 @@ class Authenticator:
                     break
         cause, seen = found or ("thumbprint-unknown", f"SHA-1 {chain[0].sha1}, SHA-256 {chain[0].sha256}")
         exam.failed("thumbprint", cause, DEVICE_UNAUTHORIZED, expected="a thumbprint of the identity", seen=seen)
+        return ""
 
     async def _others(self, key: IdentityKey) -> AsyncIterator[Sequence[Identity]]:
         """The other identities that a refusal looks among: modules of the same device and devices, a part at a time."""
@@ -337,7 +339,7 @@ class Authenticator:
                 rights=Right.DEVICE_CONNECT if policy is None else policy.rights,
                 expires_at=token.expiry + self._skew if token is not None else believed and believed.until,
                 auth_method=auth_method, proof=believed and believed.proof,
-                by_certificate=believed is not None,
+                by_certificate=believed is not None, thumbprint="" if believed is None else believed.thumbprint,
             )  # fmt: skip
         verdict = Verdict(
             tracking_id=tracking_id(self._ambient), at=now, transport=transport, peer=peer,

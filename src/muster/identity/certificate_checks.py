@@ -26,10 +26,12 @@ _NOT_REACHED = "no verified authority was reached"
 
 
 class Believed(NamedTuple):
-    """What a certificate gives when all checks of it passed: until when, and the proof of its chain if it has one."""
+    """What a certificate gives when all checks of it passed: until when, and the proof of its chain, or the registered
+    thumbprint that was its."""
 
     until: float
     proof: ChainProof | None = None
+    thumbprint: str = ""
 
 
 class Unsettled(Exception):

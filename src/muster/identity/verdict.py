@@ -54,7 +54,8 @@ class Verdict:
     (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
     ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7). ``proof`` is the chain
     of a certificate that an authority has issued: what was allowed ends when it is lost;
-    ``by_certificate`` whether one was judged at all.
+    ``by_certificate`` whether one was judged at all, ``thumbprint`` that of the
+    identity which was its.
     """
 
     tracking_id: str
@@ -72,6 +73,7 @@ class Verdict:
     auth_method: str = ""
     proof: ChainProof | None = None
     by_certificate: bool = False
+    thumbprint: str = ""
 
     @property
     def allowed(self) -> bool:

@@ -62,7 +62,7 @@ class Session:
 
     __slots__ = (
         "certificate_ends", "credentials", "ended", "generation_id", "key", "peer", "proof", "sink", "takes",
-        "transport",
+        "thumbprint", "transport",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
@@ -71,6 +71,7 @@ class Session:
         self.credentials = hash(identity.authentication)
         self.transport, self.peer = verdict.transport, verdict.peer
         self.proof = verdict.proof
+        self.thumbprint = verdict.thumbprint
         self.certificate_ends = verdict.expires_at if verdict.by_certificate else None
         self.sink = sink
         self.ended = False
@@ -287,8 +288,11 @@ class SessionTable:
             return DEVICE_NOT_FOUND
         if now.status is Status.DISABLED:
             return DEVICE_DISABLED
-        if hash(now.authentication) != session.credentials:
-            return DEVICE_UNAUTHORIZED
+        held = now.authentication
+        if hash(held) != session.credentials:
+            rolling_over = session.thumbprint in {held.primary_thumbprint, held.secondary_thumbprint}
+            if not (session.thumbprint and rolling_over):
+                return DEVICE_UNAUTHORIZED
         if session.key.module_id is not None:
             device = await self._store.get(self._hub, IdentityKey(session.key.device_id))
             if device is not None and device.status is Status.DISABLED:
