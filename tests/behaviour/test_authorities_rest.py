@@ -185,6 +185,9 @@ def test_the_built_in_authority_from_init_to_revoke(make_hub: Callable[..., HubP
         assert Path(pem).read_text().count("BEGIN CERTIFICATE") == 2
         assert Path(key).stat().st_mode & 0o777 == 0o600
         assert "is there already" in muster(hub, "ca", "issue", "dev", "--out", str(out), status=1)
+        before = Path(pem).read_text()
+        muster(hub, "ca", "issue", "dev", "--out", str(out), "--renew")
+        assert Path(f"{pem}.old").read_text() == before != Path(pem).read_text()
         assert "64" in muster(hub, "ca", "issue", "d" * 65, "--out", str(out), status=1)
         assert "dev%2Fmod.pem" in muster(hub, "ca", "issue", "dev/mod", "--days", "7", "--out", str(out))
         assert "1 revoked" in muster(hub, "ca", "revoke", pem)

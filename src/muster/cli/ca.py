@@ -167,9 +167,13 @@ def init(*, data: Path, login: str | None, ca: Path | None) -> None:
 @click.option("--days", type=click.IntRange(1), default=365, show_default=True, help="How long it is good.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", show_default=True,
               help="Where certificate and key are written.")  # fmt: skip
+@click.option("--renew", is_flag=True, help="Put them in the place of those that are there, which get .old behind.")
 @data_option
-def issue(*, identity: str, days: int, out: Path, data: Path) -> None:
-    """Make a key and a certificate for a device or a module, with the authority of `muster ca init`."""
+def issue(*, identity: str, days: int, out: Path, renew: bool, data: Path) -> None:
+    """Make a key and a certificate for a device or a module, with the authority of `muster ca init`.
+
+    The old ones of a device that was renewed stay good until they end, or are revoked: muster ca revoke FILE.pem.old
+    """
     from muster.identity.ids import check_key  # noqa: PLC0415
     from muster.issuing.devices import issue_device_certificate  # noqa: PLC0415
 
@@ -179,8 +183,10 @@ def issue(*, identity: str, days: int, out: Path, data: Path) -> None:
     made = issue_device_certificate(DeviceAuthorityFiles(data).issuing(), key, days, _Ambient())
     out.mkdir(parents=True, exist_ok=True)
     name = quote(identity, safe="")
-    write_new(out / f"{name}.key", made.key)
-    write_new(out / f"{name}.pem", made.certificate)
+    for path, content in ((out / f"{name}.key", made.key), (out / f"{name}.pem", made.certificate)):
+        if renew and path.exists():
+            path.replace(path.with_name(f"{path.name}.old"))
+        write_new(path, content)
     click.echo(f"{out / f'{name}.pem'}\n{out / f'{name}.key'}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
@@ -12,14 +13,12 @@ from muster.heads.http.operations import Operation
 from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import AuthorityStore
-from muster.identity.certificates import read_upload
 from muster.identity.contract import IdentityStore
 from muster.identity.hub import Hub
 from muster.identity.refusals import Refusals
 from muster.identity.revocation_news import RevocationNews
 from muster.identity.trust import Trust
 from muster.node.fetch import fetch
-from muster.node.material import Material
 from muster.sessions.grounds import CertificateGrounds
 from muster.sessions.table import SessionTable
 
@@ -40,17 +39,20 @@ class Certificates:
         return Authenticator(self.hub, identities, self.ambient, self.refusals, trust=self.trust, ask=self.news.ask)
 
     def operations(
-        self, authenticator: Authenticator, identities: IdentityStore, sessions: SessionTable, material: Material
+        self,
+        authenticator: Authenticator,
+        identities: IdentityStore,
+        sessions: SessionTable,
+        own: Callable[[], Mapping[str, bytes]],
     ) -> list[Operation]:
-        """What REST offers of them."""
-        own = {"hub's certificate": material.server.certificate, "hub's CA": material.authority.certificate}
+        """What REST offers of them; ``own`` are the hub's certificates, DER, by what they are called."""
         doctor = DoctorOperations(
             authenticator=authenticator,
             identities=identities,
             sessions=sessions,
             trust=self.trust,
             ambient=self.ambient,
-            certificates={name: read_upload(pem).der for name, pem in own.items()},
+            certificates=own,
         )
         return [*AuthorityOperations(self.authorities, self.trust, self.hub).table(), *doctor.table()]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
@@ -83,6 +83,17 @@ async def load_material(
     if fresh:
         await store.put_settings(fresh)
     return Material(name.decode(), policies, provisioning[0], scope.decode(), authority, server)
+
+
+async def renewed(
+    store: HubSettingsStore, material: Material, names: Sequence[str], ambient: Ambient
+) -> Material | None:
+    """``material`` with a new server certificate, kept, when half of the present one's life is over; else ``None``."""
+    if still_serves(material.server, material.authority, names, ambient):
+        return None
+    server = issue_server_certificate(material.authority, names, ambient)
+    await store.put_settings({_SERVER: _credentials_text(server)})
+    return replace(material, server=server)
 
 
 def _policies_text(policies: Sequence[SharedAccessPolicy]) -> bytes:

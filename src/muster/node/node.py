@@ -6,11 +6,11 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from OpenSSL import SSL
 
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
@@ -26,7 +26,6 @@ from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection, MqttServices
-from muster.heads.tls import server_context
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.methods import Methods
@@ -34,7 +33,8 @@ from muster.messages.telemetry import Telemetry
 from muster.node.certificates import open_certificates
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
-from muster.node.material import Material, load_material
+from muster.node.material import load_material
+from muster.node.server_certificate import ServerCertificate
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind
 from muster.sessions.table import SessionTable
@@ -99,7 +99,8 @@ class Node:
         identities = SqliteIdentityStore(writer, reader)
         kept = SqliteHubSettingsStore(writer, reader)
         material = await load_material(kept, ambient, settings.all_hostnames, development=settings.data is None)
-        _write_certificates(directory, material)
+        serving = ServerCertificate(kept, material, settings.all_hostnames, directory, ambient)
+        self._undo.append(serving.close)
         hub = settings.hub(material.name, material.policies, ambient)
         telemetry = self._telemetry(directory, ambient, durable=durable)
 
@@ -120,7 +121,7 @@ class Node:
             *AdminOperations(refusals, telemetry, settings.profile, lambda: self._ready).table(),
             *TwinOperations(registry, twins).table(),
             *MethodOperations(methods, ambient).table(),
-            *certificates.operations(authenticator, identities, sessions, material),
+            *certificates.operations(authenticator, identities, sessions, serving.own),
         ]
         app = build_app(registry=registry, gate=authenticator, ambient=ambient, ready=lambda: self._ready, more=more)
         events = EventHub(telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
@@ -131,7 +132,7 @@ class Node:
         self._undo.append(make_http.close)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, make_http)
         heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}
-        self._listen(directory, sockets, heads, HandshakeRefusals(refusals, ambient, hub.hosts))
+        self._listen(serving.context, sockets, heads, HandshakeRefusals(refusals, ambient, hub.hosts))
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         self._undo.append(lambda: make_amqp.end_all(UNAVAILABLE))
@@ -140,7 +141,10 @@ class Node:
 
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
         await keep_reach(kept, reach)
-        self.facts = {**facts_of(hub, material, directory, reach), "pid": os.getpid()}
+        self._announce(directory, facts_of(hub, material, directory, reach))
+
+    def _announce(self, directory: DataDirectory, facts: Mapping[str, Any]) -> None:
+        self.facts = {**facts, "pid": os.getpid()}
         directory.announce(self.facts)
         self._ready = True
 
@@ -183,17 +187,16 @@ class Node:
 
     def _listen(
         self,
-        directory: DataDirectory,
+        context: Callable[[], SSL.Context],
         sockets: Mapping[str, list[socket.socket]],
         protocols: Mapping[str, Callable[[], Any]],
         when_failed: HandshakeRefusals,
     ) -> None:
         """Accept TLS connections for each of ``protocols`` on its sockets."""
-        context = server_context(str(directory.chain_file), str(directory.key_file))
         listeners: list[TlsListener] = []
         self._undo.append(partial(_close_listeners, listeners))
         for name, make_protocol in protocols.items():
-            listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol, when_failed)
+            listener = TlsListener(asyncio.get_running_loop(), context, make_protocol, when_failed)
             listeners.append(listener)
             listener.listen(sockets[name])
 
@@ -213,20 +216,3 @@ async def _close_listeners(listeners: list[TlsListener]) -> None:
     for listener in listeners:
         listener.stop_accepting()
     await asyncio.gather(*(listener.close_connections(DRAIN_SECONDS) for listener in listeners))
-
-
-def _write_certificates(directory: DataDirectory, material: Material) -> None:
-    authority = material.authority.certificate
-    directory.write(directory.ca_file, authority)
-    directory.write(directory.bundle_file, _system_roots() + authority)
-    directory.write(directory.key_file, material.server.key)
-    directory.write(directory.chain_file, material.server.certificate + authority)
-
-
-def _system_roots() -> bytes:
-    """The machine's trusted roots as PEM, empty where it has none in one file."""
-    paths = ssl.get_default_verify_paths()
-    for candidate in (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt"):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate).read_bytes().rstrip() + b"\n"
-    return b""

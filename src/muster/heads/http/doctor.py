@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from muster.core.ambient import Ambient
 from muster.heads.http.answers import json_answer
@@ -31,7 +31,7 @@ class DoctorOperations:
         sessions: SessionTable,
         trust: Trust,
         ambient: Ambient,
-        certificates: Mapping[str, bytes],
+        certificates: Callable[[], Mapping[str, bytes]],
     ) -> None:
         self._authenticator = authenticator
         self._identities = identities
@@ -51,7 +51,7 @@ class DoctorOperations:
         lists = {one.name: trust.lists_of(one.name) for one in registered}
         ends = [(str(one.key), one.certificate_ends) for one in self._sessions.all() if one.certificate_ends]
         findings = [
-            *doctor.server_findings(self._certificates, now),
+            *doctor.server_findings(self._certificates(), now),
             *doctor.authority_findings(registered, lists, now),
             *doctor.session_findings(ends, now),
             *doctor.policy_findings(self._authenticator.policies_used, local_auth=not hub.switches.disable_local_auth),
