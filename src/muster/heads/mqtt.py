@@ -219,6 +219,7 @@ class MqttConnection:
                     api_version=login.api_version,
                     client_id=packet.client_id,
                     certificates=by_certificate,
+                    tls_version=self._transport.get_extra_info("tls_version", "") if by_certificate else "",
                 )
             )
             if self._transport is None or self._transport.is_closing():

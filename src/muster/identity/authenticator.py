@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.bus import LocalBus
+from muster.core.certificate_limits import CHAIN_CERTIFICATES
 from muster.core.errors import (
     DEVICE_DISABLED,
     DEVICE_NOT_FOUND,
@@ -68,7 +69,7 @@ class DeviceAttempt:
     ``transport`` is a short name (``mqtt``, ``mqtt-ws``, ``amqp``, ``https``); ``host`` what the client calls
     the hub, empty when it did not say; ``token`` what came where a SAS token belongs, ``None`` for nothing.
     ``certificates`` (DER, the client's own first) are what it sent in a TLS handshake that proved that it has the
-    key; they count only when no token came.
+    key; they count only when no token came. ``tls_version`` is that of the handshake (``TLSv1.3``).
     ``api_version`` and ``client_id`` are ``None`` where the transport has none; over MQTT a missing
     api-version is a mistake.
     """
@@ -81,6 +82,7 @@ class DeviceAttempt:
     api_version: str | None = None
     client_id: str | None = None
     certificates: Sequence[bytes] = field(default=(), repr=False)
+    tls_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,7 @@ class Authenticator:
         """Judge a device or module and its SAS token (device.md 6.1), or its certificate if there is no token (6.2).
 
         The checks of a token, in order: credential, host, registry, status, authentication, token, token-host, scope,
-        policy, signature, right, expiry, client-id, api-version; those of a certificate: credential, host, registry,
+        policy, signature, right, expiry, client-id, api-version; those of a certificate: credential, tls, host, registry,
         status, authentication, certificate, possession, thumbprint or chain with its rules and the common name,
         validity, revocation, client-id, api-version. The first to fail decides the error; the others are made where
         they still can be.
@@ -196,10 +198,11 @@ class Authenticator:
 
     async def _by_certificate(self, attempt: DeviceAttempt) -> Verdict:
         """Judge a device or module and its client certificate; when a responder has to be asked first, judge anew."""
-        for asked in (False, False, False, True):
+        for questions in range(CHAIN_CERTIFICATES.open, -1, -1):
             exam, key = Examination(), attempt.key
             device, identity = await self._look_up(key)
             exam.passed("credential", "a client certificate", "a client certificate")
+            exam.passed("tls", "TLS 1.2 or 1.3", attempt.tls_version)
             check_host(exam, self._hub, attempt)
             await self._check_registry(exam, key, device, identity)
             believed = None
@@ -207,7 +210,7 @@ class Authenticator:
                 if certificate_checks.check_kind(exam, identity) and identity is not None:
                     believed = await self._believe(exam, attempt, identity)
             except Unsettled as question:
-                if self._ask is not None and not asked:
+                if self._ask is not None and questions:
                     await self._ask(question.proof, question.link)
                     continue
                 authority = self._trust.rules_of(question.proof)
