@@ -41,7 +41,7 @@ from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads import mqtt_methods
-from muster.heads.client_certificates import client_certificates
+from muster.heads.client_certificates import tls_credential
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
@@ -208,7 +208,6 @@ class MqttConnection:
         try:
             login = parse_username(packet.username or "")
             part = ""
-            by_certificate = () if packet.password else client_certificates(self._transport)
             verdict = await self._services.authenticator.device(
                 DeviceAttempt(
                     transport=self._transport_name,
@@ -218,8 +217,7 @@ class MqttConnection:
                     token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
                     api_version=login.api_version,
                     client_id=packet.client_id,
-                    certificates=by_certificate,
-                    tls_version=self._transport.get_extra_info("tls_version", "") if by_certificate else "",
+                    **tls_credential(self._transport, without=packet.password),
                 )
             )
             if self._transport is None or self._transport.is_closing():

@@ -147,10 +147,10 @@ class Authenticator:
         """Judge a device or module and its SAS token (device.md 6.1), or its certificate if there is no token (6.2).
 
         The checks of a token, in order: credential, host, registry, status, authentication, token, token-host, scope,
-        policy, signature, right, expiry, client-id, api-version; those of a certificate: credential, tls, host, registry,
-        status, authentication, certificate, possession, thumbprint or chain with its rules and the common name,
-        validity, revocation, client-id, api-version. The first to fail decides the error; the others are made where
-        they still can be.
+        policy, signature, right, expiry, client-id, api-version; those of a certificate: credential, tls, host,
+        registry, status, authentication, certificate, possession, thumbprint or chain with its rules and the common
+        name, validity, revocation, client-id, api-version. The first to fail decides the error; the others are made
+        where they still can be.
         """
         if attempt.certificates and not attempt.token:
             return await self._by_certificate(attempt)
