@@ -16,6 +16,6 @@ def client_certificates(transport: Any) -> tuple[bytes, ...]:
 
 
 def tls_credential(transport: Any, *, without: bytes | str | None) -> dict[str, Any]:
-    """``certificates`` and ``tls_version`` of a ``DeviceAttempt``; none is looked for when ``without``, a token, came."""
+    """``certificates`` and ``tls_version`` of a ``DeviceAttempt``; none when ``without``, a token, came."""
     found = () if without else client_certificates(transport)
     return {"certificates": found, "tls_version": transport.get_extra_info("tls_version", "")} if found else {}
