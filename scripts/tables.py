@@ -11,6 +11,8 @@ from pathlib import Path
 
 from muster.core import errors, limits, storage_errors
 from muster.identity import causes
+from muster.identity.cause import Cause
+from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -56,7 +58,7 @@ def errors_page() -> str:
     head = ("code", "name", "AMQP condition", "MQTT", "cause", "remedy")
     rows = sorted(errors.ALL, key=lambda row: (row.code, row.name))
     cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
-    mistakes, breaches = causes_table(causes.ALL), causes_table(causes.BREACHES)
+    mistakes, breaches = causes_table(causes.ALL + CERTIFICATE), causes_table(causes.BREACHES + HANDSHAKE)
     storage = [(str(r.status), r.name, r.cause, r.remedy) for r in storage_errors.ALL]
     return (
         f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}\n"
@@ -65,7 +67,7 @@ def errors_page() -> str:
     )
 
 
-def causes_table(rows: Iterable[causes.Cause]) -> str:
+def causes_table(rows: Iterable[Cause]) -> str:
     cells = [(f"`{cause.name}`", cause.headline, cause.remedy) for cause in rows]
     return markdown_table(("cause", "meaning", "remedy"), cells)
 

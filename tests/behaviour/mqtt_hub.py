@@ -14,6 +14,7 @@ from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
+from muster.core.limits import Profile
 from muster.dialect.event_bodies import event_record
 from muster.dialect.record import describe
 from muster.events.model import Source
@@ -21,26 +22,34 @@ from muster.events.recorder import EventRecorder, next_epoch
 from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead
 from muster.heads.front import FrontProtocol
+from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_connect import MqttServices
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
+from muster.identity.authorities import Authorities
+from muster.identity.authority_contract import AuthorityStore
 from muster.identity.changes import Draft
 from muster.identity.hub import make_hub
 from muster.identity.model import IdentityKey
 from muster.identity.policies import development_policies
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
+from muster.identity.revocation_news import RevocationNews
 from muster.identity.sas import make
+from muster.identity.trust import Trust
 from muster.issuing.authority import issue_server_certificate, make_authority
 from muster.messages.contract import PartitionState, Slice, Write
 from muster.messages.methods import Methods
 from muster.messages.queues import Queues
 from muster.messages.telemetry import Telemetry
+from muster.node.fetch import fetch
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.settings import Settings
+from muster.sessions.grounds import CertificateGrounds
 from muster.sessions.table import SessionTable
+from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -92,9 +101,10 @@ class HeldLog:
 class MqttHub:
     """A hub that speaks MQTT. Devices are registered on first use."""
 
-    def __init__(self, ambient: VirtualAmbient, trust: ssl.SSLContext) -> None:
+    def __init__(self, ambient: VirtualAmbient, ca_file: Path) -> None:
         self.ambient = ambient
-        self.trust = trust
+        self.ca_file = ca_file
+        self.client_trust = ssl.create_default_context(cafile=str(ca_file))
         self.registry: Registry
         self.sessions: SessionTable
         self.refusals: Refusals
@@ -107,6 +117,10 @@ class MqttHub:
         self.amqp: AmqpHead
         self.relay: EventRelay
         self.writer: Writer
+        self.trusted: Trust
+        self.grounds: CertificateGrounds
+        self.authorities: Authorities
+        self.news: RevocationNews
         self.log: HeldLog
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
@@ -115,9 +129,9 @@ class MqttHub:
 
     # --- clients
 
-    async def open(self) -> MqttClient:
+    async def open(self, context: ssl.SSLContext | None = None) -> MqttClient:
         """A connected socket on which nothing was sent."""
-        client = await MqttClient.open("localhost", self.port, self.trust)
+        client = await MqttClient.open("localhost", self.port, context or self.client_trust)
         self._clients.append(client)
         return client
 
@@ -149,6 +163,14 @@ class MqttHub:
         _, code = await client.connect(*await self.login(device_id, module_id), **options)
         assert code == 0
         return client
+
+    def trust_authorities(self, name: str, store: AuthorityStore, bus: LocalBus) -> None:
+        """Judge client certificates by the authorities in ``store``."""
+        ambient = self.ambient
+        self.trusted = Trust(name, store, bus, ambient)
+        self.grounds = CertificateGrounds(self.sessions, self.trusted, self.refusals, ambient)
+        self.authorities = Authorities(name, store, self.trusted, bus, ambient, profile=Profile.OPEN)
+        self.news = RevocationNews(self.trusted, self.authorities, fetch, ambient, self.grounds.proofs)
 
     # --- what became of it
 
@@ -210,7 +232,7 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
     issued = issue_server_certificate(authority, ["localhost"], system)
     for name, content in (("ca", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
         (directory / name).write_bytes(content)
-    hub = MqttHub(ambient, ssl.create_default_context(cafile=str(directory / "ca")))
+    hub = MqttHub(ambient, directory / "ca")
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
@@ -229,27 +251,26 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
     if recorder is not None:
         recorder.watch(hub.sessions, outbox, await next_epoch(SqliteHubSettingsStore(writer, reader), ambient))
     hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader, outbox), hub.sessions, ambient, recorder)
-    hub.authenticator = Authenticator(facts, store, ambient, hub.refusals)
+    hub.trust_authorities(facts.name, SqliteAuthorityStore(writer, reader), bus)
+    hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trusted, ask=hub.news.ask)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
     hub.messaging, stop_queues = make_messaging(facts.name, hub.queues, hub.registry, ambient, SETTINGS)
     hub.amqp = AmqpHead(hub.authenticator, hub.refusals, ambient, hub.messaging.roles, loop)
-    services = MqttServices(
-        hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, ambient, hub.twins, hub.methods,
-        hub.messaging.commands,
-    )  # fmt: skip
     context = server_context(str(directory / "chain"), str(directory / "key"))
 
     def make_mqtt() -> Any:
-        hub.connections.append(MqttConnection(services, loop))
+        hub.connections.append(MqttConnection(_services(hub), loop))
         return hub.connections[-1]
 
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
-    listeners = [_listening(loop, context, make_protocol) for make_protocol in (make_mqtt, make_front)]
+    explain = HandshakeRefusals(hub.refusals, ambient, facts.hosts)
+    listeners = [_listening(loop, context, make_protocol, explain) for make_protocol in (make_mqtt, make_front)]
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
     try:
         yield hub
     finally:
         hub.log.release()
+        await hub.news.stop()
         hub.close_clients()
         for listener, _ in listeners:
             listener.stop_accepting()
@@ -262,12 +283,19 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
         await writer.close()
 
 
+def _services(hub: MqttHub) -> MqttServices:
+    return MqttServices(
+        hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, hub.ambient, hub.twins, hub.methods,
+        hub.messaging.commands,
+    )  # fmt: skip
+
+
 def _listening(
-    loop: asyncio.AbstractEventLoop, context: Any, make_protocol: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop, context: Any, make_protocol: Callable[[], Any], explain: HandshakeRefusals
 ) -> tuple[TlsListener, int]:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    listener = TlsListener(loop, lambda: context, make_protocol)
+    listener = TlsListener(loop, lambda: context, make_protocol, explain)
     listener.listen([sock])
     return listener, int(sock.getsockname()[1])
 

@@ -345,7 +345,7 @@ async def test_3_15_file_notifications_have_a_queue_of_their_own(hub: CommandHub
 @pytest.mark.parametrize("path", ["/$iothub/websocket", "/$servicebus/websocket", "/$servicebus/websocket/"])
 async def test_3_16_both_ways_work_over_a_websocket(hub: CommandHub, path: str) -> None:
     url = f"wss://localhost:{hub.mqtt.websocket_port}{path}"
-    trust: ssl.SSLContext = hub.mqtt.trust
+    trust: ssl.SSLContext = hub.mqtt.client_trust
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(url, protocols=["AMQPWSB10"], ssl=trust) as socket,

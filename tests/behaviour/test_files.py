@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from file_hub import FileHub, file_hub, storage_error
 from hub_rest import token
@@ -16,10 +17,12 @@ from muster.core.limits import Profile
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.changes import ANY, Draft
-from muster.identity.model import IdentityKey, Status
+from muster.identity.keys import Credentials
+from muster.identity.model import AuthenticationType, IdentityKey, Status
 from muster.identity.verdict import Right
 from muster.stores.sqlite.uploads import SqliteUploadStore
 from muster.testing.clock import VirtualAmbient
+from tests.certificate_maker import Maker
 
 
 @pytest.fixture
@@ -304,3 +307,19 @@ async def test_24_operations_of_modules_are_guarded_alike(tmp_path: Path) -> Non
         assert (answer.status, answer.error) == (404, "ModuleNotFound")
     assert [(caller, key) for caller, key, _ in seen] == [("d/m", IdentityKey("d", "m"))] * 2
     assert ['"module"' in method for _, _, method in seen] == [True, False]
+
+
+async def test_25_a_device_with_a_certificate_needs_no_token(hub: FileHub, tmp_path: Path) -> None:
+    make = Maker(hub.ambient.now())
+    own, other = make.issue("cert", None), make.issue("cert", None)
+    credentials = Credentials(AuthenticationType.SELF_SIGNED, primary_thumbprint=own.sha256)
+    await hub.registry.create(Draft(key=IdentityKey("cert"), credentials=credentials))
+    refused = await hub.call("POST", "/devices/cert/files", {"blobName": "x"})
+    assert (refused.status, refused.error) == (401, "IotHubUnauthorized")
+    for shown, status in ((own, 200), (other, 401)):
+        path = tmp_path / "client.pem"
+        path.write_bytes(shown.pem + shown.key_pem)
+        hub.trust.load_cert_chain(path)
+        await hub.session.close()  # a connection that is kept shows what it began with
+        async with aiohttp.ClientSession() as hub.session:
+            assert (await hub.call("POST", "/devices/cert/files", {"blobName": "x"})).status == status

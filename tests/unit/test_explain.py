@@ -58,6 +58,8 @@ def test_every_rule_that_a_head_names_is_in_the_table_and_the_other_way_round() 
         ("mqtt-ws", "user-name", "MQTT CONNACK 5 (400003 InvalidOperation)"),
         ("amqp", "link-scope", "AMQP amqp:not-allowed (400003 InvalidOperation)"),
         ("https", "packet", "HTTP 400 (400003 InvalidOperation)"),
+        ("tls", "tls-version", "the TLS handshake came to no end (400003 InvalidOperation)"),
+        ("mqtt", "certificate-revoked", "the connection was closed (400003 InvalidOperation)"),
     ],
 )
 def test_the_answer_is_told_as_the_client_s_protocol_says_it(transport: str, cause: str, said: str) -> None:

@@ -112,11 +112,19 @@ async def test_thumbprints_make_a_self_signed_device_and_are_upper_case(parts: P
     assert (authentication.primary_key, authentication.secondary_key) == (None, None)
 
 
-@pytest.mark.parametrize("value", ["ab" * 19, "ab" * 33, "zz" * 20, ":".join(["ab"] * 20), SHA1 + "\n"])
+@pytest.mark.parametrize("value", ["ab" * 19, "ab" * 33, "zz" * 20, ":".join(["ab"] * 20) + ";", " " * 300 + SHA1])
 async def test_a_wrong_thumbprint_is_refused_by_name(parts: Parts, value: str) -> None:
     with pytest.raises(HubError) as caught:
         await parts.registry.create(draft("d", credentials=credentials(secondary_thumbprint=value)))
-    refused(caught, errors.ARGUMENT_INVALID, "secondary thumbprint", "without colons")
+    refused(caught, errors.ARGUMENT_INVALID, "secondary thumbprint", "hex digits")
+
+
+@pytest.mark.parametrize(
+    "value", [":".join(["ab"] * 20), "AB " * 20, "\u200eab-" + "ab-" * 18 + "ab", "ab" * 20 + "\n"]
+)
+async def test_a_thumbprint_may_be_written_as_tools_print_it(parts: Parts, value: str) -> None:
+    made = await parts.registry.create(draft("d", credentials=credentials(primary_thumbprint=value)))
+    assert made.authentication.primary_thumbprint == "AB" * 20
 
 
 async def test_self_signed_needs_a_thumbprint(parts: Parts) -> None:

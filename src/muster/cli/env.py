@@ -15,6 +15,9 @@ from muster.cli.target import data_option, offline, read_facts, running
 if TYPE_CHECKING:
     from muster.node.offline import OfflineHub
 
+_LOCAL = "LOCAL_CONNECTION_STRING"
+"""Not for clients: it ends with the hub's run."""
+
 
 @click.command()
 @data_option
@@ -27,7 +30,7 @@ def env(data: Path, form: str) -> None:
 
     For a hub that does not run these are the names of its last run: keys and connection strings stay.
     """
-    names = {name: value for name, value in facts_of(data).items() if isinstance(value, str)}
+    names = {name: value for name, value in facts_of(data).items() if isinstance(value, str) and name != _LOCAL}
     if form == "json":
         click.echo(json.dumps(names, indent=1))
         return

@@ -23,9 +23,11 @@ from muster.core.errors import HubError
 COMMANDS = {
     "serve": ("muster.cli.serve:serve", "Run the hub in the foreground."),
     "env": ("muster.cli.env:env", "Print what clients need to reach the hub."),
+    "ca": ("muster.cli.ca:ca", "Trust certificate authorities for devices, issue and revoke certificates."),
     "device": ("muster.cli.device:device", "Register devices and modules, show their connection strings."),
     "token": ("muster.cli.token:token", "Make a SAS token."),
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
+    "doctor": ("muster.cli.doctor:doctor", "Find what works today and will hurt."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),
     "methods": ("muster.cli.methods:methods", "List the direct methods that were called."),
     "query": ("muster.cli.query:query", "Ask for twins in the device query language."),

@@ -46,9 +46,12 @@ class HubClient:
         self._addresses = [_ANY.get(address, address) for address in addresses] or [self.host]
         self._port = port or _port_of(login.host)
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The decoded answer of one call. Raises ``click.ClickException`` with the hub's words when it refuses."""
-        connection, response = self._request(method, path, body)
+    def call(self, method: str, path: str, body: Any = None, if_match: str = "") -> Any:
+        """The decoded answer of one call, on the precondition ``if_match`` (an ETag or ``*``).
+
+        Raises ``click.ClickException`` with the hub's words when it refuses.
+        """
+        connection, response = self._request(method, path, body, if_match=if_match)
         try:
             content = response.read()
         finally:
@@ -88,12 +91,15 @@ class HubClient:
         wait: float | None = _TIMEOUT_SECONDS,
         *,
         more: Mapping[str, str] | None = None,
+        if_match: str = "",
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()
         try:
             separator = "&" if "?" in path else "?"
             headers = {"Authorization": self._token(), "Accept": "application/json", **(more or {})}
             content = None
+            if if_match:
+                headers["If-Match"] = if_match
             if body is not None:
                 content, headers["Content-Type"] = json.dumps(body).encode(), "application/json; charset=utf-8"
             connection.request(method, f"{path}{separator}api-version={API_VERSION}", content, headers)
@@ -146,6 +152,8 @@ def _refusal(response: http.client.HTTPResponse) -> str:
     text = f"the hub answered {response.status}"
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         body = json.loads(response.read(65536))
+        if "message" in body:  # the resource manager's shape
+            return f"{body['message']} ({response.status})"
         code, _, message = body["Message"].removeprefix("ErrorCode:").partition(";")
         text = f"{words_of(code, message)} ({response.status} {code})"
         tracking = body["ExceptionMessage"].partition("Tracking ID:")[2]

@@ -89,6 +89,9 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--index", multiple=True, metavar="PROPERTY",
               help="A property of twins that queries find fast, as tags.building. Repeatable.")  # fmt: skip
+@click.option("--disable-local-auth", is_flag=True, help="Take no tokens of shared access policies.")
+@click.option("--disable-device-sas", is_flag=True, help="Take no SAS tokens of devices: certificates only.")
+@click.option("--disable-module-sas", is_flag=True, help="Take no SAS tokens of modules: certificates only.")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
 @click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
@@ -113,6 +116,7 @@ def serve(**options: Any) -> None:
 def _settings(options: dict[str, Any]) -> Settings:
     from muster.core.limits import Profile  # noqa: PLC0415
     from muster.events.model import Source  # noqa: PLC0415
+    from muster.identity.hub import Switches  # noqa: PLC0415
     from muster.node.settings import DAY_SECONDS, Settings  # noqa: PLC0415
 
     ephemeral = options["ephemeral"]
@@ -142,6 +146,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         file_notifications=None if (told := options["file_notifications"]) is None else told == "on",
         indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
+        switches=Switches(options["disable_local_auth"], options["disable_device_sas"], options["disable_module_sas"]),
     )
     if ephemeral and settings.profile is Profile.AZURE and not settings.loopback_only:
         raise click.UsageError(

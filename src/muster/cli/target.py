@@ -83,7 +83,7 @@ def read_facts(data: Path) -> dict[str, Any] | None:
 
 def client_of(facts: dict[str, Any]) -> HubClient:
     """A client of the hub that announced ``facts``, at an address where it listens."""
-    owner = parse_connection_string(facts["HUB_CONNECTION_STRING"])
+    owner = parse_connection_string(facts.get("LOCAL_CONNECTION_STRING") or facts["HUB_CONNECTION_STRING"])
     return HubClient(owner, Path(facts["HUB_CA_FILE"]), addresses=facts["bind"], port=facts["ports"]["https"])
 
 

@@ -17,6 +17,9 @@ A device's concerns its modules too."""
 QUEUE_WAITING = "queue.waiting"
 """Payload: a queue's name. Something in it may be taken; it may be gone again by the time one looks."""
 
+AUTHORITIES_CHANGED = "authorities.changed"
+"""Payload: an authority's name. It, or what it has revoked, was changed: what hangs on it must be looked at again."""
+
 
 class Bus(Protocol):
     """Fire-and-forget notices."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from muster.core.redaction import redacted
+
 CONNACK_PROTOCOL, CONNACK_IDENTIFIER, CONNACK_UNAVAILABLE, CONNACK_REFUSED = 1, 2, 3, 5
 
 
@@ -31,13 +33,14 @@ class HubError(Exception):
     """A refusal with its row of the catalogue.
 
     ``message`` is what the wire says beside the row's name: it names the offending field and never
-    holds a secret. ``tracking_id`` ties it to a kept verdict where there is one.
+    holds a secret: what looks like one is taken out of it here. ``tracking_id`` ties it to a kept verdict
+    where there is one.
     """
 
     def __init__(self, row: ErrorRow, message: str = "", *, tracking_id: str = "") -> None:
-        super().__init__(f"{row.name}: {message or row.cause}")
         self.row = row
-        self.message = message or row.cause
+        self.message = redacted(message) if message else row.cause
+        super().__init__(f"{row.name}: {self.message}")
         self.tracking_id = tracking_id
 
 
@@ -241,6 +244,14 @@ DEVICE_DISABLED = ErrorRow(
     "The device is disabled.",
     "Enable it in the registry.",
 )
+TOO_MANY_AUTHORITIES = ErrorRow(
+    403000,
+    "GenericForbidden",
+    "amqp:resource-limit-exceeded",
+    5,
+    "The hub has all the certificate authorities it may have.",
+    "Delete one that is not used.",
+)
 METHODS_IN_FLIGHT_FULL = ErrorRow(
     403800,
     "DeviceMaximumInflightMethodExceeded",
@@ -273,6 +284,14 @@ MODULE_NOT_FOUND = ErrorRow(
     5,
     "No such module is registered.",
     "Run: muster device add <device> --module <module>",
+)
+CERTIFICATE_NOT_FOUND = ErrorRow(
+    404008,
+    "CertificateNotFound",
+    "amqp:not-found",
+    5,
+    "No such certificate authority is registered.",
+    "Run: muster ca list",
 )
 DEVICE_NOT_ONLINE = ErrorRow(
     404103,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from muster.dialect.connection_string import ConnectionString
 from muster.identity.hub import Hub
-from muster.identity.policies import OWNER, SERVICE, SharedAccessPolicy
+from muster.identity.policies import LOCAL, OWNER, SERVICE, SharedAccessPolicy
 
 MQTT_PORT, AMQP_PORT, HTTPS_PORT = 8883, 5671, 443
 """The ports that clients know by heart."""
@@ -61,6 +61,11 @@ def environment(
     if "amqp_plain" in ports:
         names["EVENTHUB_EMULATOR_CONNECTION_STRING"] = _event_hub(hub, ports["amqp_plain"], emulator=True)
     return names
+
+
+def local_connection_string(hub: Hub, https_port: int) -> str:
+    """For commands on the hub's own data directory where ``disableLocalAuth`` keeps all other policies out."""
+    return _service(_with_port(hub.host, https_port, HTTPS_PORT), hub.policies[LOCAL])
 
 
 def _service(host: str, policy: SharedAccessPolicy) -> str:

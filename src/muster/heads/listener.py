@@ -31,7 +31,7 @@ class TlsListener:
     """Accepts on one or more addresses and gives each connection, once secured, a protocol of its own.
 
     ``context`` is asked anew for each handshake, so that a new certificate serves new connections while
-    old ones go on. ``make_protocol`` is called when the handshake is done.
+    old ones go on. ``make_protocol`` is called when the handshake is done, ``when_failed`` when it could not be.
     """
 
     def __init__(
@@ -39,10 +39,12 @@ class TlsListener:
         loop: asyncio.AbstractEventLoop,
         context: Callable[[], SSL.Context],
         make_protocol: Callable[[], WireProtocol],
+        when_failed: Callable[[TlsTransport, Exception], None] | None = None,
     ) -> None:
         self.loop = loop
         self.context = context
         self.make_protocol = make_protocol
+        self._when_failed = when_failed
         self.poller = Poller(loop)
         self.buffer = receive_buffer()
         self._sockets: list[socket.socket] = []
@@ -139,6 +141,8 @@ class TlsListener:
         """Keep word of a connection that never became one."""
         self.failed_handshakes += 1
         log.info("TLS handshake with %s failed: %s", describe_peer(transport), _reason(error))
+        if self._when_failed is not None:
+            self._when_failed(transport, error)
 
     def forget(self, transport: TlsTransport) -> None:
         """``transport`` is closed."""

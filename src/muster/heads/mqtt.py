@@ -203,7 +203,7 @@ class MqttConnection:
         try:
             login = parse_username(packet.username or "")
             part = ""
-            verdict = await judge(self._services, packet, login, self._transport_name, self._peer)
+            verdict = await judge(self._services, packet, login, self._transport, self._transport_name)
             if self._transport is None or self._transport.is_closing():
                 return
             if verdict.error is not None:
@@ -247,7 +247,8 @@ class MqttConnection:
             self._will_record(self._will)
         self._session = services.sessions.open(verdict, self)
         if verdict.expires_at is not None:
-            self._expiry = services.ambient.at(verdict.expires_at, self._expired)
+            expired = partial(self._expired, by_token=bool(packet.password))
+            self._expiry = services.ambient.at(verdict.expires_at, expired)
         self._interval = float(min(packet.keep_alive * 1.5 or MQTT_KEEP_ALIVE.open, MQTT_KEEP_ALIVE.open))
         self._timer.cancel()
         self._timer = self._loop.call_later(self._interval, self._idle)
@@ -446,9 +447,12 @@ class MqttConnection:
         """See ``sessions.table.Sink``."""
         return self._time() - self._active
 
-    def _expired(self) -> None:
+    def _expired(self, *, by_token: bool) -> None:
         self._expiry = None
-        self._breach("token-expiry", "a token renewed in time", "the token has expired", DEVICE_UNAUTHORIZED)
+        if by_token:
+            self._breach("token-expiry", "a token renewed in time", "the token has expired", DEVICE_UNAUTHORIZED)
+        else:
+            self._breach("certificate-end", "a certificate renewed in time", "it has expired", DEVICE_UNAUTHORIZED)
 
     def _idle(self) -> None:
         left = self._interval if self._held else self._seen + self._interval - self._time()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from muster.core.ambient import Ambient
 from muster.dialect.mqtt import Login
+from muster.heads.client_certificates import tls_credential
+from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, DeviceAttempt
 from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
@@ -31,19 +34,20 @@ class MqttServices:
     commands: Commands
 
 
-async def judge(services: MqttServices, packet: Connect, login: Login, transport: str, peer: str) -> Verdict:
-    """The verdict on a CONNECT over ``transport`` from ``peer``, with the twin told of the model that it announces.
+async def judge(services: MqttServices, packet: Connect, login: Login, transport: Any, name: str) -> Verdict:
+    """The verdict on a CONNECT that came over ``transport``, a transport of kind ``name``.
 
-    Raises ``HubError`` when the stores fail.
+    The twin is told of the model that it announces. Raises ``HubError`` when the stores fail.
     """
     attempt = DeviceAttempt(
-        transport=transport,
-        peer=peer,
+        transport=name,
+        peer=describe_peer(transport),
         host=login.host,
         key=login.key,
         token=None if packet.password is None else packet.password.decode("utf-8", "replace"),
         api_version=login.api_version,
         client_id=packet.client_id,
+        **tls_credential(transport, without=packet.password),
     )
     verdict = await services.authenticator.device(attempt)
     if verdict.error is None and await services.twins.announce(login.key, login.model_id):

@@ -23,15 +23,13 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from muster.core.limits import CONNECT_WAIT
 from muster.heads.poller import READ, WRITE
 from muster.heads.secure import SecureConnection, prepare
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
     from muster.heads.listener import TlsListener
 
 WRITE_HIGH_BYTES, WRITE_LOW_BYTES = 262_144, 65_536
@@ -339,8 +337,8 @@ class TlsTransport:
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """One of ``peername``, ``sockname``, ``socket``, ``tls_version``, ``server_name``, ``peer_certificate``, and
-        ``peer_chain`` (what the client sent besides its certificate); ``default`` for what is not there.
+        """One of ``peername``, ``sockname``, ``socket``, ``tls_version``, ``server_name``, ``peer_certificates``
+        (DER, the client's own first, then what it sent besides); ``default`` for what is not there.
         """
         if name == "peername":
             return self._peer
@@ -355,11 +353,12 @@ class TlsTransport:
             return connection.get_protocol_version_name()
         if name == "server_name":
             return connection.get_servername()
-        if name == "peer_certificate":
-            return connection.get_peer_certificate(as_cryptography=True)
-        if name == "peer_chain":
-            chain: list[x509.Certificate] | None = connection.get_peer_cert_chain(as_cryptography=True)
-            return chain or []
+        if name == "peer_certificates":
+            leaf = connection.get_peer_certificate()  # the chain does not hold it on this side
+            if leaf is None:
+                return default
+            sent = (leaf, *(connection.get_peer_cert_chain() or ()))
+            return tuple(crypto.dump_certificate(crypto.FILETYPE_ASN1, one) for one in sent)
         return default
 
 

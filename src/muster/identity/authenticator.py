@@ -1,35 +1,41 @@
-"""Authentication of devices, modules and services by shared access signature, with a verdict on each attempt."""
+"""Authentication of devices and modules by shared access signature or certificate, and of services by signature, with
+a verdict on each attempt."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import field
 
 from muster.core.ambient import Ambient, tracking_id
+from muster.core.bus import LocalBus
+from muster.core.certificate_limits import CHAIN_CERTIFICATES
 from muster.core.errors import (
     DEVICE_DISABLED,
     DEVICE_NOT_FOUND,
     DEVICE_UNAUTHORIZED,
-    INVALID_PROTOCOL_VERSION,
     MODULE_NOT_FOUND,
     UNAUTHORIZED,
-    ErrorRow,
 )
 from muster.core.limits import SAS_CLOCK_SKEW, SIGNATURE_PROBES
 from muster.core.rate import RateLimit
 from muster.core.values import value
-from muster.identity import sas, token_scope
-from muster.identity.contract import IdentityStore
-from muster.identity.examination import (
-    Credential,
-    Examination,
-    check_expiry,
-    check_token,
-    check_token_host,
-    hosts_text,
-    read_credential,
+from muster.identity import certificate_checks, sas, token_scope
+from muster.identity.attempt_checks import (
+    NO_IDENTITY,
+    check_authentication,
+    check_connection,
+    check_credential,
+    check_host,
+    check_switches,
+    check_user,
+    skip_token_checks,
 )
-from muster.identity.hub import Hub, hub_name
+from muster.identity.certificate_checks import Believed, Unsettled
+from muster.identity.certificates import Certificate
+from muster.identity.contract import IdentityStore
+from muster.identity.examination import Examination, check_expiry, check_token, check_token_host, read_credential
+from muster.identity.hub import Hub
 from muster.identity.mistakes import missigned, misused_key, shown
 from muster.identity.model import AuthenticationType, Identity, IdentityKey, Status
 from muster.identity.policies import SharedAccessPolicy
@@ -37,23 +43,24 @@ from muster.identity.policy_checks import check_policy, holder, policy_holders
 from muster.identity.proven import ProvenTokens
 from muster.identity.refusals import Refusals
 from muster.identity.sas import SasToken
+from muster.identity.trust import ChainProof, Trust
 from muster.identity.verdict import Right, Verdict
 
 _SEARCHED = 1000
 _SEARCHED_AT_ONCE = 50  # keys of one device are tried in some 25 microseconds
-_UNREADABLE = "there is no well-formed token"
-_NO_IDENTITY = "there is no such identity"
 _ANOTHER_HUB = "it is another hub's token"
-_X509 = (AuthenticationType.SELF_SIGNED, AuthenticationType.CERTIFICATE_AUTHORITY)
 
 
-def _auth_method(scope_name: str) -> str:
-    return f'{{"scope":"{scope_name}","type":"sas","issuer":"iothub","acceptingIpFilterRule":null}}'
+def _auth_method(scope_name: str, kind: str = "sas", issuer: str = "iothub") -> str:
+    return f'{{"scope":"{scope_name}","type":"{kind}","issuer":"{issuer}","acceptingIpFilterRule":null}}'
 
 
 AUTH_METHOD_DEVICE = _auth_method("device")
 AUTH_METHOD_MODULE = _auth_method("module")
 AUTH_METHOD_HUB = _auth_method("hub")
+_BY_CERTIFICATE = {
+    module: _auth_method("module" if module else "device", "x509Certificate", "external") for module in (False, True)
+}
 
 
 @value(frozen=True, slots=True, kw_only=True)
@@ -62,6 +69,8 @@ class DeviceAttempt:
 
     ``transport`` is a short name (``mqtt``, ``mqtt-ws``, ``amqp``, ``https``); ``host`` what the client calls
     the hub, empty when it did not say; ``token`` what came where a SAS token belongs, ``None`` for nothing.
+    ``certificates`` (DER, the client's own first) are what it sent in a TLS handshake that proved that it has the
+    key; they count only when no token came. ``tls_version`` is that of the handshake (``TLSv1.3``).
     ``api_version`` and ``client_id`` are ``None`` where the transport has none; over MQTT a missing
     api-version is a mistake.
     """
@@ -73,6 +82,8 @@ class DeviceAttempt:
     token: str | None = field(repr=False)
     api_version: str | None = None
     client_id: str | None = None
+    certificates: Sequence[bytes] = field(default=(), repr=False)
+    tls_version: str = ""
 
 
 @value(frozen=True, slots=True, kw_only=True)
@@ -94,6 +105,9 @@ class ServiceAttempt:
     user: str = ""
 
 
+Ask = Callable[[ChainProof, tuple[int, Certificate]], Awaitable[None]]
+
+
 class Authenticator:
     """Judges attempts at one hub; what it refuses is kept in ``refusals``.
 
@@ -101,7 +115,19 @@ class Authenticator:
     ``core.bus.IDENTITY_CHANGED``.
     """
 
-    def __init__(self, hub: Hub, store: IdentityStore, ambient: Ambient, refusals: Refusals) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        store: IdentityStore,
+        ambient: Ambient,
+        refusals: Refusals,
+        *,
+        trust: Trust | None = None,
+        ask: Ask | None = None,
+    ) -> None:
+        """``trust`` is what client certificates are judged by, ``ask`` asks a responder about one of them."""
+        self._trust = trust or Trust(hub.name, None, LocalBus(), ambient)
+        self._ask = ask
         self._hub = hub
         self._store = store
         self._ambient = ambient
@@ -109,6 +135,8 @@ class Authenticator:
         self._skew = SAS_CLOCK_SKEW.under(hub.profile)
         rate = SIGNATURE_PROBES.under(hub.profile)
         self._proven = ProvenTokens()
+        self.policies_used: dict[str, float] = {}
+        """When a token of each policy was last examined and found good, by the policy's name."""
         self._searches = RateLimit(rate, rate, ambient.monotonic)
 
     @property
@@ -117,26 +145,28 @@ class Authenticator:
         return self._hub
 
     async def device(self, attempt: DeviceAttempt) -> Verdict:
-        """Judge a device or module and its SAS token (device.md 6.1).
+        """Judge a device or module and its SAS token (device.md 6.1), or its certificate if there is no token (6.2).
 
-        The checks, in order: credential, host, registry, status, authentication, token, token-host, scope,
-        policy, signature, right, expiry, client-id, api-version. The first to fail decides the error; the
-        others are made where they still can be.
+        The checks of a token, in order: credential, host, registry, status, authentication, token, token-host, scope,
+        policy, signature, right, expiry, client-id, api-version; those of a certificate: credential, tls, host,
+        registry, status, authentication, certificate, possession, thumbprint or chain with its rules and the common
+        name, validity, revocation, client-id, api-version. The first to fail decides the error; the others are made
+        where they still can be.
         """
+        if attempt.certificates and not attempt.token:
+            return await self._by_certificate(attempt)
         key = attempt.key
         credential = read_credential(attempt.token or "")
-        device = identity = await self._store.get(self._hub.name, IdentityKey(key.device_id))
-        if device is not None and key.module_id is not None:
-            identity = await self._store.get(self._hub.name, key)
+        device, identity = await self._look_up(key)
         exam = Examination()
-        _check_credential(exam, credential, identity)
-        _check_host(exam, self._hub, attempt)
+        check_credential(exam, credential, identity)
+        check_host(exam, self._hub, attempt)
         await self._check_registry(exam, key, device, identity)
-        _check_authentication(exam, credential, identity)
+        check_authentication(exam, credential, identity)
         check_token(exam, credential, DEVICE_UNAUTHORIZED)
         now, token, policy = self._ambient.now(), credential.token, None
         if token is None:
-            _skip_token_checks(exam)
+            skip_token_checks(exam)
         else:
             if check_token_host(exam, self._hub, token, DEVICE_UNAUTHORIZED):
                 token_scope.check_device(exam, self._hub, key, token)
@@ -149,7 +179,8 @@ class Authenticator:
                     exam, self._hub, token, Right.DEVICE_CONNECT, DEVICE_UNAUTHORIZED, identity=identity
                 )
             check_expiry(exam, token, now, DEVICE_UNAUTHORIZED, self._skew)
-        _check_connection(exam, attempt)
+            check_switches(exam, self._hub, token, DEVICE_UNAUTHORIZED, key)
+        check_connection(exam, attempt)
         if policy is not None:
             auth_method = AUTH_METHOD_HUB
         else:
@@ -159,6 +190,94 @@ class Authenticator:
             policy=policy, auth_method=auth_method,
         )  # fmt: skip
 
+    async def _look_up(self, key: IdentityKey) -> tuple[Identity | None, Identity | None]:
+        """The device, and the identity itself; for a device they are the same."""
+        device = identity = await self._store.get(self._hub.name, IdentityKey(key.device_id))
+        if device is not None and key.module_id is not None:
+            identity = await self._store.get(self._hub.name, key)
+        return device, identity
+
+    async def _by_certificate(self, attempt: DeviceAttempt) -> Verdict:
+        """Judge a device or module and its client certificate; when a responder has to be asked first, judge anew."""
+        for questions in range(CHAIN_CERTIFICATES.open, -1, -1):
+            exam, key = Examination(), attempt.key
+            device, identity = await self._look_up(key)
+            exam.passed("credential", "a client certificate", "a client certificate")
+            exam.passed("tls", "TLS 1.2 or 1.3", attempt.tls_version)
+            check_host(exam, self._hub, attempt)
+            await self._check_registry(exam, key, device, identity)
+            believed = None
+            try:
+                if certificate_checks.check_kind(exam, identity) and identity is not None:
+                    believed = await self._believe(exam, attempt, identity)
+            except Unsettled as question:
+                if self._ask is not None and questions:
+                    await self._ask(question.proof, question.link)
+                    continue
+                authority = self._trust.rules_of(question.proof)
+                certificate_checks.unknown(
+                    exam, question.seen, fail_closed=authority is None or authority.rules.fail_closed
+                )
+                believed = question.believed
+            check_connection(exam, attempt)
+            break
+        return self._verdict(
+            exam, attempt.transport, attempt.peer, self._ambient.now(), None, principal=str(key), identity=identity,
+            policy=None, auth_method=_BY_CERTIFICATE[key.module_id is not None], believed=believed,
+        )  # fmt: skip
+
+    async def _believe(self, exam: Examination, attempt: DeviceAttempt, identity: Identity) -> Believed | None:
+        """Whether the certificates are those of ``identity``, and until when."""
+        trust, sent = self._trust, attempt.certificates
+        chain = certificate_checks.read(exam, sent, trust.reading(sent))
+        if not chain:
+            return None
+        now, leaf = self._ambient.now(), chain[0]
+        if identity.authentication.type is AuthenticationType.SELF_SIGNED:
+            thumbprint = await self._check_thumbprint(exam, chain, identity)
+            until = certificate_checks.check_leaf_alone(exam, leaf, now)
+            if exam.error is None:
+                trust.believed(sent, chain)
+            return Believed(until, thumbprint=thumbprint)
+        found = certificate_checks.check_chain(exam, trust, chain)
+        certificate_checks.check_common_name(exam, leaf, attempt.key)
+        until = certificate_checks.check_validity(exam, chain[:1] if found is None else found.path, now)
+        if found is None:
+            exam.skipped("revocation", "there is no chain")
+            return None
+        trust.believed(sent, chain)
+        proof = trust.proof_of(found)
+        certificate_checks.check_revocation(exam, trust, proof, until)
+        return Believed(until, proof)
+
+    async def _check_thumbprint(self, exam: Examination, chain: Sequence[Certificate], identity: Identity) -> str:
+        """The registered thumbprint that is the leaf's, empty for none."""
+        held = identity.authentication
+        slot = certificate_checks.matching_thumbprint(chain[0], held)
+        if slot:
+            exam.passed("thumbprint", "a thumbprint of the identity", f"{slot} thumbprint")
+            return (held.primary_thumbprint if slot == "primary" else held.secondary_thumbprint) or ""
+        found = certificate_checks.wrong_thumbprint(chain, held)
+        if found is None and exam.error is None:
+            async for others in self._others(identity.key):
+                found = certificate_checks.owner_of(chain[0], others)
+                if found is not None:
+                    break
+        cause, seen = found or ("thumbprint-unknown", f"SHA-1 {chain[0].sha1}, SHA-256 {chain[0].sha256}")
+        exam.failed("thumbprint", cause, DEVICE_UNAUTHORIZED, expected="a thumbprint of the identity", seen=seen)
+        return ""
+
+    async def _others(self, key: IdentityKey) -> AsyncIterator[Sequence[Identity]]:
+        """The other identities that a refusal looks among: modules of the same device and devices, a part at a time."""
+        if not self._searches.take():
+            return
+        found = [*await self._store.modules(self._hub.name, key.device_id)]
+        found += await self._store.devices(self._hub.name, _SEARCHED)
+        others = [one for one in found if one.key != key]
+        for at in range(0, len(others), _SEARCHED_AT_ONCE):
+            yield others[at : at + _SEARCHED_AT_ONCE]
+            await asyncio.sleep(0)
+
     def service(self, attempt: ServiceAttempt) -> Verdict:
         """Judge a service's SAS token, which must be a policy's (service.md 1.3, 4.2).
 
@@ -166,12 +285,12 @@ class Authenticator:
         """
         credential = read_credential(attempt.token)
         exam = Examination()
-        _check_credential(exam, credential, None, UNAUTHORIZED)
+        check_credential(exam, credential, None, UNAUTHORIZED)
         check_token(exam, credential, UNAUTHORIZED)
         now, token, policy = self._ambient.now(), credential.token, None
         principal = ""
         if token is None:
-            _skip_token_checks(exam)
+            skip_token_checks(exam)
         else:
             if check_token_host(exam, self._hub, token, UNAUTHORIZED):
                 token_scope.check_service(exam, self._hub, attempt.resource, token)
@@ -184,8 +303,9 @@ class Authenticator:
                 principal = f"{token.policy} (policy)"
                 policy = check_policy(exam, self._hub, token, attempt.required, UNAUTHORIZED, text_key=attempt.text_key)
             check_expiry(exam, token, now, UNAUTHORIZED, self._skew)
+            check_switches(exam, self._hub, token, UNAUTHORIZED)
             if attempt.user:
-                _check_user(exam, self._hub, attempt.user, token)
+                check_user(exam, self._hub, attempt.user, token)
         verdict = self._verdict(
             exam, attempt.transport, attempt.peer, now, token, principal=principal, policy=policy,
             auth_method=AUTH_METHOD_HUB,
@@ -211,14 +331,19 @@ class Authenticator:
         policy: SharedAccessPolicy | None,
         auth_method: str,
         identity: Identity | None = None,
+        believed: Believed | None = None,
     ) -> Verdict:
         checks = tuple(exam.checks)
-        if exam.error is None and token is not None:
+        if exam.error is None and policy is not None:
+            self.policies_used[policy.name] = now
+        if exam.error is None and (token is not None or believed is not None):
             return Verdict(
                 tracking_id=tracking_id(self._ambient), at=now, transport=transport, peer=peer, principal=principal,
                 checks=checks, identity=identity, policy="" if policy is None else policy.name,
                 rights=Right.DEVICE_CONNECT if policy is None else policy.rights,
-                expires_at=token.expiry + self._skew, auth_method=auth_method,
+                expires_at=token.expiry + self._skew if token is not None else believed and believed.until,
+                auth_method=auth_method, proof=believed and believed.proof,
+                by_certificate=believed is not None, thumbprint="" if believed is None else believed.thumbprint,
             )  # fmt: skip
         verdict = Verdict(
             tracking_id=tracking_id(self._ambient), at=now, transport=transport, peer=peer,
@@ -236,7 +361,7 @@ class Authenticator:
         if device is None:
             cause, seen = await self._unknown(key)
             exam.failed("registry", cause, DEVICE_NOT_FOUND, expected="a registered device", seen=seen)
-            exam.skipped("status", _NO_IDENTITY)
+            exam.skipped("status", NO_IDENTITY)
             return
         if identity is None:
             exam.failed(
@@ -266,7 +391,7 @@ class Authenticator:
         """The signature of a token without ``skn``: by one of the identity's own keys."""
         exam.skipped("policy", "the token names none")
         if identity is None:
-            exam.skipped("signature", _NO_IDENTITY)
+            exam.skipped("signature", NO_IDENTITY)
             return
         keys = identity.authentication
         if keys.type is not AuthenticationType.SAS or (keys.primary_key is None and keys.secondary_key is None):
@@ -307,91 +432,3 @@ class Authenticator:
             await asyncio.sleep(0)
         whose = "that is known here" if len(devices) < _SEARCHED else f"of the first {_SEARCHED} devices"
         return "wrong-key", f"by no key {whose}"
-
-
-def _skip_token_checks(exam: Examination) -> None:
-    for name in ("token-host", "scope", "policy", "signature", "right", "expiry"):
-        exam.skipped(name, _UNREADABLE)
-
-
-def _check_credential(
-    exam: Examination, credential: Credential, identity: Identity | None, error: ErrorRow = DEVICE_UNAUTHORIZED
-) -> None:
-    if credential.absent is None:
-        seen = "a SAS token" if credential.malformed is None else "meant as a SAS token"
-        exam.passed("credential", "a SAS token", seen)
-        return
-    cause, seen = credential.absent
-    if cause == "no-token" and identity is not None and identity.authentication.type in _X509:
-        exam.failed("credential", "certificate-required", error, expected="a client certificate", seen=seen)
-    else:
-        exam.failed("credential", cause, error, expected="a SAS token", seen=seen)
-
-
-def _check_host(exam: Examination, hub: Hub, attempt: DeviceAttempt) -> None:
-    """The host in the connection. Over MQTT it chooses the hub; elsewhere the token's ``sr`` does (design 5)."""
-    if not attempt.host:
-        exam.skipped("host", "the client named none")
-    elif hub.knows(attempt.host):
-        exam.passed("host", "one of the hub's names", "known")
-    elif attempt.transport.startswith("mqtt"):
-        exam.failed("host", "host-unknown", DEVICE_UNAUTHORIZED, expected=hosts_text(hub), seen=shown(attempt.host))
-    else:
-        exam.skipped("host", "not one of the hub's names; the token's sr decides")
-
-
-def _check_authentication(exam: Examination, credential: Credential, identity: Identity | None) -> None:
-    """Whether the identity takes this kind of credential. A policy's token stands in for any."""
-    if identity is None:
-        exam.skipped("authentication", _NO_IDENTITY)
-        return
-    kind = identity.authentication.type
-    if credential.token is not None and credential.token.policy is not None:
-        exam.skipped("authentication", "a policy's token needs no credential of the identity")
-    elif kind is AuthenticationType.SAS:
-        exam.passed("authentication", "sas", "sas")
-    elif kind is AuthenticationType.NONE:
-        exam.failed(
-            "authentication", "authentication-none", DEVICE_UNAUTHORIZED,
-            expected="an identity with keys or a certificate", seen="type none",
-        )  # fmt: skip
-    elif credential.absent is not None:
-        exam.skipped("authentication", "there is no credential")
-    else:
-        exam.failed(
-            "authentication", "token-for-x509-identity", DEVICE_UNAUTHORIZED,
-            expected="a client certificate", seen=f"a SAS token; the identity's type is {kind}",
-        )  # fmt: skip
-
-
-def _check_connection(exam: Examination, attempt: DeviceAttempt) -> None:
-    """MQTT's client id and api-version (device.md 3.1)."""
-    if attempt.client_id is not None:
-        if attempt.client_id == str(attempt.key):
-            exam.passed("client-id", "the id in the user name", "the same")
-        else:
-            exam.failed(
-                "client-id", "client-id-mismatch", DEVICE_UNAUTHORIZED,
-                expected=shown(str(attempt.key)), seen=shown(attempt.client_id),
-            )  # fmt: skip
-    if attempt.api_version:
-        exam.passed("api-version", "an api-version", "given")
-    elif attempt.api_version is not None or attempt.transport.startswith("mqtt"):
-        exam.failed(
-            "api-version", "api-version-missing", INVALID_PROTOCOL_VERSION,
-            expected="api-version=2021-04-12 or any other", seen="none",
-        )  # fmt: skip
-
-
-def _check_user(exam: Examination, hub: Hub, user: str, token: SasToken) -> None:
-    """SASL PLAIN's user name: ``{policy}@sas.root.{hub name}``, the part after ``@`` in any case (service.md 3.1)."""
-    policy, _, place = user.partition("@")
-    root = place.lower().removeprefix("sas.root.")
-    if policy == token.policy and place.lower().startswith("sas.root.") and root:
-        # A client that knows the hub by its address cuts that at the first dot too.
-        names = {hub.name} | {hub_name(host) for host in hub.hosts} | {host.partition(".")[0] for host in hub.hosts}
-        if hub_name(root) in names:
-            exam.passed("user", "the policy and the hub of the token", "the same")
-            return
-    expected = f"{shown(token.policy or '<policy>')}@sas.root.{hub.name}"
-    exam.failed("user", "user-mismatch", UNAUTHORIZED, expected=expected, seen=shown(user))

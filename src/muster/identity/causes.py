@@ -7,16 +7,8 @@ what to do. Neither holds anything of the credential. ``docs/errors.md`` is gene
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Cause(NamedTuple):
-    """One named mistake."""
-
-    name: str
-    headline: str
-    remedy: str
-
+from muster.identity.cause import Cause
+from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
 
 _WRITE_IT_SO = "Send SharedAccessSignature sr=...&sig=...&se=..., as `muster token` prints it."
 _SAME_AS_AZURE = "Let an SDK or `muster token` make the token."
@@ -349,6 +341,11 @@ BREACHES = (
         "Reconnect with a new token before the old one ends; the SDKs do.",
     ),
     Cause(
+        "certificate-end",
+        "The certificate of an open connection ran out.",
+        "Renew the certificate before it ends; `muster doctor` tells when.",
+    ),
+    Cause(
         "sasl",
         "The SASL PLAIN response is malformed.",
         "Send <policy>@sas.root.<hub name> and a SAS token; an SDK does.",
@@ -362,5 +359,5 @@ BREACHES = (
 """What a connection may be ended for besides its credential."""
 
 ALL: tuple[Cause, ...] = CREDENTIAL + PLACE + REGISTRY + SCOPE + POLICY + SIGNATURE + TIME + CONNECTION
-"""What may be wrong with a credential."""
-BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL + BREACHES}
+"""What may be wrong with a token, and with the connection that it came on."""
+BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL + CERTIFICATE + BREACHES + HANDSHAKE}

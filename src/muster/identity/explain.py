@@ -11,7 +11,8 @@ from muster.identity.causes import BREACHES, BY_NAME
 from muster.identity.verdict import Outcome, Verdict
 
 _MARKS: dict[str, str] = {Outcome.PASSED: "✓", Outcome.FAILED: "✗", Outcome.SKIPPED: "–"}  # noqa: RUF001 - a dash, not a minus
-_ENDED = {cause.name for cause in BREACHES} - {"user-name", "will"}
+_AT_CONNECT = {"user-name", "will"}
+_ENDED = {cause.name for cause in BREACHES} - _AT_CONNECT
 """What ends an MQTT connection without a word: MQTT 3.1.1 has words for a CONNECT only."""
 
 
@@ -82,8 +83,12 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _answer(report: Mapping[str, Any]) -> str:
     """The error's name, and how the client's protocol says it."""
     error, transport = report["error"], report["transport"]
-    if transport.startswith("mqtt"):
-        ended = report["cause"] in _ENDED
+    if transport == "tls":
+        said = "the TLS handshake came to no end"
+    elif transport.startswith("mqtt"):
+        # A session that has lost its ground is told with that one check, a CONNECT with all of them.
+        alone = [check["name"] for check in report["checks"]] == [report["cause"]]
+        ended = report["cause"] in _ENDED or (alone and report["cause"] not in _AT_CONNECT)
         said = "the connection was closed" if ended else f"MQTT CONNACK {error['mqttReturnCode']}"
     elif transport.startswith("amqp"):
         said = f"AMQP {error['amqpCondition']}"

@@ -5,10 +5,23 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from muster.core.limits import Profile
 from muster.identity.policies import SharedAccessPolicy
 from muster.identity.sas import host_name
+
+
+class Switches(NamedTuple):
+    """Kinds of SAS token that a hub takes no more (service.md 6.6): those signed with a shared access policy's key,
+    with a device's own, with a module's own."""
+
+    disable_local_auth: bool = False
+    disable_device_sas: bool = False
+    disable_module_sas: bool = False
+
+
+TAKES_ALL = Switches()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,7 @@ class Hub:
     hosts: frozenset[str]
     policies: Mapping[str, SharedAccessPolicy]
     profile: Profile
+    switches: Switches = TAKES_ALL
 
     def knows(self, host: str) -> bool:
         """Whether ``host`` (any case, perhaps with a port) is this hub."""
@@ -38,6 +52,7 @@ def make_hub(
     profile: Profile = Profile.OPEN,
     *,
     name: str | None = None,
+    switches: Switches = TAKES_ALL,
 ) -> Hub:
     """A hub that answers to ``hosts``, the first of which is its own.
 
@@ -47,6 +62,7 @@ def make_hub(
         policies: its shared access policies.
         profile: which limits are in force.
         name: the hub's name where it must not follow the host.
+        switches: which kinds of token it takes no more.
     """
     names = [host_name(host) for host in hosts]
     return Hub(
@@ -55,6 +71,7 @@ def make_hub(
         hosts=frozenset([*names, *ALWAYS]),
         policies={policy.name: policy for policy in policies},
         profile=profile,
+        switches=switches,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
+from muster.identity.certificates import thumbprint_digits
 from muster.identity.model import Authentication, AuthenticationType
 
 KEY_BYTES = 32
@@ -16,6 +17,7 @@ KEY_BYTES = 32
 SHORTEST_KEY, LONGEST_KEY = 16, 64
 """Bytes that a given key may have once decoded (service.md 2.4)."""
 
+_LONGEST_THUMBPRINT = 256
 _THUMBPRINT = re.compile(r"(?:[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})")
 
 
@@ -54,13 +56,15 @@ def check_symmetric_key(what: str, value: str) -> None:
 
 
 def check_thumbprint(what: str, value: str) -> str:
-    """The thumbprint in upper case; 400004 when it is not 40 (SHA-1) or 64 (SHA-256) hex digits."""
-    if not _THUMBPRINT.fullmatch(value):
+    """The thumbprint's digits in upper case, however it is written (device.md 6.2); 400004 when they are not 40 (SHA-1)
+    or 64 (SHA-256) hex digits."""
+    digits = thumbprint_digits(value[:_LONGEST_THUMBPRINT])
+    if not _THUMBPRINT.fullmatch(digits):
         raise HubError(
             ARGUMENT_INVALID,
-            f"The {what} is not a thumbprint, give 40 (SHA-1) or 64 (SHA-256) hex digits without colons or spaces.",
+            f"The {what} is not a thumbprint, give 40 (SHA-1) or 64 (SHA-256) hex digits.",
         )
-    return value.upper()
+    return digits
 
 
 def settle(asked: Credentials, present: Authentication | None, spare: tuple[str, str]) -> Authentication:

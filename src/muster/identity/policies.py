@@ -12,6 +12,9 @@ from muster.identity.verdict import Right
 
 KEY_BYTES = 32
 OWNER, SERVICE = "iothubowner", "service"
+LOCAL = "muster-local"
+"""The policy of commands on the hub's own data directory where ``disableLocalAuth`` keeps all others out: made anew
+at each start, its key stands in ``run.json`` only."""
 PROVISIONING_OWNER = "provisioningserviceowner"
 """The built-in policy of a provisioning service; it has no rights at a hub (provisioning.md section 7)."""
 
@@ -45,6 +48,11 @@ class SharedAccessPolicy:
 def make_policies(ambient: Ambient) -> tuple[SharedAccessPolicy, ...]:
     """The built-in policies with fresh random keys."""
     return tuple(_random(name, rights, ambient) for name, rights in BUILT_IN.items())
+
+
+def make_local_policy(ambient: Ambient) -> SharedAccessPolicy:
+    """``LOCAL``, which may do all, with fresh random keys."""
+    return _random(LOCAL, BUILT_IN[OWNER], ambient)
 
 
 def make_provisioning_policy(ambient: Ambient) -> SharedAccessPolicy:

@@ -6,10 +6,14 @@ A verdict is a value. It never holds a secret: keys, tokens and passwords are de
 from __future__ import annotations
 
 from enum import Flag, StrEnum, auto
+from typing import TYPE_CHECKING
 
 from muster.core.errors import ErrorRow
 from muster.core.values import value
 from muster.identity.model import Identity
+
+if TYPE_CHECKING:
+    from muster.identity.trust import ChainProof
 
 
 class Outcome(StrEnum):
@@ -48,7 +52,10 @@ class Verdict:
     ``cause`` names the first failed check more closely (``key-of-other-device``), empty when allowed;
     ``error`` is the catalogue's row that decides the wire answer, ``None`` when allowed. ``expires_at``
     (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
-    ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7).
+    ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7). ``proof`` is the chain
+    of a certificate that an authority has issued: what was allowed ends when it is lost;
+    ``by_certificate`` whether one was judged at all, ``thumbprint`` that of the
+    identity which was its.
     """
 
     tracking_id: str
@@ -64,6 +71,9 @@ class Verdict:
     rights: Right = Right.NONE
     expires_at: float | None = None
     auth_method: str = ""
+    proof: ChainProof | None = None
+    by_certificate: bool = False
+    thumbprint: str = ""
 
     @property
     def allowed(self) -> bool:

@@ -13,6 +13,7 @@ from OpenSSL import SSL
 from muster.core.ambient import Ambient, Timer
 from muster.core.errors import HubError
 from muster.heads.tls import server_context
+from muster.identity.certificates import read_upload
 from muster.issuing.authority import half_life
 from muster.node.directory import DataDirectory
 from muster.node.material import Material
@@ -48,6 +49,12 @@ class ServerCertificate:
         """The context for a handshake that begins now."""
         return self._context
 
+    def own(self) -> dict[str, bytes]:
+        """The hub's certificates, DER, by what they are called."""
+        material = self._material
+        called = {"hub's certificate": material.server.certificate, "hub's CA": material.authority.certificate}
+        return {name: read_upload(pem).der for name, pem in called.items()}
+
     async def close(self) -> None:
         """Renew no more."""
         self._timer.cancel()
@@ -56,7 +63,7 @@ class ServerCertificate:
             await asyncio.wait([self._task])
 
     def _take(self, material: Material) -> SSL.Context:
-        directory = self._directory
+        directory, self._material = self._directory, material
         directory.write(directory.key_file, material.server.key)
         directory.write(directory.chain_file, material.server.certificate + material.authority.certificate)
         return server_context(str(directory.chain_file), str(directory.key_file))

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from muster.core.settings_store import HubSettingsStore
-from muster.dialect.environment import environment
+from muster.dialect.environment import environment, local_connection_string
 from muster.identity.hub import Hub, make_hub
+from muster.identity.policies import LOCAL
 from muster.node.directory import DataDirectory
 from muster.node.material import Material
 
@@ -53,6 +54,8 @@ def facts_of(hub: Hub, material: Material, directory: DataDirectory, reach: Reac
         ca_file=directory.ca_file,
         ca_bundle=directory.bundle_file,
     )
+    if LOCAL in hub.policies:
+        names["LOCAL_CONNECTION_STRING"] = local_connection_string(hub, reach.ports["https"])
     return {**names, "ports": dict(reach.ports), "bind": list(reach.bind)}
 
 

@@ -19,19 +19,19 @@ from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
+from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_connect import MqttServices
-from muster.heads.tls import WireProtocol
 from muster.heads.websocket import WebSocketTransport
-from muster.identity.hub import make_hub
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
@@ -96,12 +96,13 @@ class Node:
         writer, reader = self._database(directory)
         kept = SqliteHubSettingsStore(writer, reader)
         material, certificate = await self._material(directory, kept, ambient)
-        hub = make_hub(settings.all_hostnames, material.policies, settings.profile, name=material.name)
+        hub = settings.hub(material.name, material.policies, ambient)
         base = Foundation(settings, directory, hub, writer, reader, kept, ambient, self._undo)
         parts = await make_parts(base)
         self.ambient, self.registry = ambient, parts.registry
 
-        http = HttpServer(await self._app(base, parts, ports["https"]), ambient.now)
+        doctor = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
+        http = HttpServer(await self._app(base, parts, ports["https"], doctor), ambient.now)
         self._undo.append(http.close)
         events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
         roles = [events, *parts.messaging.roles]
@@ -109,7 +110,9 @@ class Node:
         make_mqtt = partial(MqttConnection, _mqtt_services(base, parts), loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
-        self._listen(certificate, sockets, {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front})
+        explain = HandshakeRefusals(parts.refusals, ambient, hub.hosts)
+        heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}
+        self._listen(certificate, sockets, heads, explain)
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         end_sessions = partial(parts.sessions.end_all, UNAVAILABLE)
@@ -119,7 +122,7 @@ class Node:
         await keep_reach(kept, reach)
         self._announce(directory, facts_of(hub, material, directory, reach))
 
-    async def _app(self, base: Foundation, parts: Parts, https_port: int) -> App:
+    async def _app(self, base: Foundation, parts: Parts, https_port: int, more: Sequence[Operation]) -> App:
         """The REST data plane."""
         methods = MethodOperations(parts.methods, base.ambient)
         admin = AdminOperations(parts.refusals, parts.telemetry, base.settings.profile, lambda: self._ready)
@@ -137,6 +140,7 @@ class Node:
                 *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),
                 *parts.messaging.operations,
                 *files,
+                *more,
             ],
         )
 
@@ -187,12 +191,13 @@ class Node:
         self,
         certificate: ServerCertificate,
         sockets: Mapping[str, list[socket.socket]],
-        protocols: Mapping[str, Callable[[], WireProtocol]],
+        protocols: Mapping[str, Callable[[], Any]],
+        when_failed: HandshakeRefusals,
     ) -> None:
         """Accept TLS connections for each of ``protocols`` on its sockets."""
         for name, make_protocol in protocols.items():
             listener = self._listeners[name] = TlsListener(
-                asyncio.get_running_loop(), certificate.context, make_protocol
+                asyncio.get_running_loop(), certificate.context, make_protocol, when_failed
             )
             listen(sockets[name], _flag(name))
             listener.listen(sockets[name])

@@ -13,13 +13,16 @@ from muster.events.model import Source
 from muster.events.recorder import EventRecorder, next_epoch
 from muster.events.relay import EventRelay
 from muster.identity.authenticator import Authenticator
+from muster.identity.contract import IdentityStore
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
+from muster.node.certificates import Certificates, open_certificates
 from muster.node.foundation import Foundation
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.sessions.table import SessionTable
+from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queries import SqliteQueryStore
@@ -35,6 +38,8 @@ class Parts(NamedTuple):
     """What heads need of a hub."""
 
     telemetry: Telemetry
+    identities: IdentityStore
+    certificates: Certificates
     refusals: Refusals
     sessions: SessionTable
     registry: Registry
@@ -57,6 +62,10 @@ async def make_parts(base: Foundation) -> Parts:
     sessions = SessionTable(name, identities, bus, ambient)
     if recorder is not None and Source.CONNECTION in recorder.sources:
         recorder.watch(sessions, outbox, await next_epoch(base.kept, ambient))
+    certificates = await open_certificates(
+        base.hub, SqliteAuthorityStore(writer, reader), sessions=sessions, refusals=refusals, bus=bus, ambient=ambient
+    )
+    base.undo.append(certificates.news.stop)
     queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
     registry = Registry(name, identities, sessions, bus, ambient, depth=queues.depth)
     methods = Methods(registry, sessions, ambient)
@@ -64,10 +73,12 @@ async def make_parts(base: Foundation) -> Parts:
     base.undo.append(stop_queues)
     return Parts(
         telemetry=telemetry,
+        identities=identities,
+        certificates=certificates,
         refusals=refusals,
         sessions=sessions,
         registry=registry,
-        authenticator=Authenticator(base.hub, identities, ambient, refusals),
+        authenticator=certificates.authenticator(identities),
         twins=Twins(name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder),
         methods=methods,
         messaging=messaging,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from muster.core.ambient import Ambient
 from muster.core.limits import Profile
 from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_TTL
 from muster.events.model import Source
+from muster.identity.hub import TAKES_ALL, Hub, Switches, make_hub
+from muster.identity.policies import SharedAccessPolicy, make_local_policy
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -25,6 +29,7 @@ class Settings:
     whether devices may upload files to the hub; ``storage_connection_string`` names an Azure Storage account (or
     Azurite) in its place, and ``storage_container`` the container there. ``file_notifications`` is ``None`` for the
     profile's own way. ``indexes`` are properties of twins that queries find fast (``tags.building``).
+    ``switches`` say which kinds of SAS token the hub takes no more.
     """
 
     data: Path | None
@@ -52,6 +57,7 @@ class Settings:
     file_notifications: bool | None = None
     indexes: tuple[str, ...] = ()
     ready_file: Path | None = None
+    switches: Switches = TAKES_ALL
 
     @property
     def durable(self) -> bool:
@@ -78,6 +84,13 @@ class Settings:
         """Every name and address the hub answers to, the built-in ones included, each once."""
         names = (*self.hostnames, *filter(None, (self.dps_hostname,)), "localhost", "hub.localhost", "127.0.0.1", "::1")
         return tuple(dict.fromkeys(names))
+
+    def hub(self, name: str, policies: Sequence[SharedAccessPolicy], ambient: Ambient) -> Hub:
+        """The hub of these settings. Where ``disableLocalAuth`` keeps the policies out it has one more, for the
+        commands of this machine: its key is new at each start."""
+        if self.switches.disable_local_auth:
+            policies = (*policies, make_local_policy(ambient))
+        return make_hub(self.all_hostnames, policies, self.profile, name=name, switches=self.switches)
 
 
 def _is_loopback(address: str) -> bool:

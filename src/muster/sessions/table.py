@@ -58,16 +58,22 @@ class Session:
     """One authenticated connection of the identity ``key``, over ``transport`` from ``peer``.
 
     There may be very many, so it keeps of the identity only what tells whether the session may go on: of its
-    credentials the hash.
+    credentials the hash, and of a certificate's chain the proof, whose issuers sessions share.
     """
 
-    __slots__ = ("commands", "credentials", "ended", "generation_id", "key", "peer", "sink", "takes", "transport")
+    __slots__ = (
+        "certificate_ends", "commands", "credentials", "ended", "generation_id", "key", "peer", "proof", "sink",
+        "takes", "thumbprint", "transport",
+    )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
         self.key = identity.key
         self.generation_id = identity.generation_id
         self.credentials = hash(identity.authentication)
         self.transport, self.peer = verdict.transport, verdict.peer
+        self.proof = verdict.proof
+        self.thumbprint = verdict.thumbprint
+        self.certificate_ends = verdict.expires_at if verdict.by_certificate else None
         self.sink = sink
         self.ended = False
         self.takes: Callable[[str], bool] | None = None
@@ -163,6 +169,15 @@ class SessionTable:
     def _end(self, session: Session, error: ErrorRow) -> None:
         self.close(session)
         session.sink.end(error)
+
+    def all(self) -> list[Session]:
+        """The live sessions."""
+        return list(self._sessions.values())
+
+    def end(self, session: Session, error: ErrorRow) -> None:
+        """End a session that has lost its ground; harmless when it has ended already."""
+        if not session.ended:
+            self._end(session, error)
 
     def end_all(self, error: ErrorRow) -> None:
         """End every session, as when the hub stops."""
@@ -293,8 +308,11 @@ class SessionTable:
             return DEVICE_NOT_FOUND
         if now.status is Status.DISABLED:
             return DEVICE_DISABLED
-        if hash(now.authentication) != session.credentials:
-            return DEVICE_UNAUTHORIZED
+        held = now.authentication
+        if hash(held) != session.credentials:
+            rolling_over = session.thumbprint in {held.primary_thumbprint, held.secondary_thumbprint}
+            if not (session.thumbprint and rolling_over):
+                return DEVICE_UNAUTHORIZED
         if session.key.module_id is not None:
             device = await self._store.get(self._hub, IdentityKey(session.key.device_id))
             if device is not None and device.status is Status.DISABLED:

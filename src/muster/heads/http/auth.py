@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from muster.core.errors import UNAUTHORIZED, HubError
+from muster.heads.client_certificates import tls_credential
 from muster.heads.http.messages import Request
 from muster.heads.http.operations import Call
 from muster.heads.tls import describe_peer
@@ -64,16 +65,19 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
 async def authorize_device(call: Call, gate: Gate) -> None:
     """As ``authorize``, for the identity that ``device_id`` and ``module_id`` of the path name (device.md 6.1).
 
-    It may show its own token, or one of a policy with DeviceConnect. ``call.verdict`` tells more of it.
+    It may show its own token, one of a policy with DeviceConnect, or without a token its certificate.
+    ``call.verdict`` tells more of it.
     """
     request = call.request
+    token = request.headers.get("Authorization", "")
     verdict = await gate.device(
         DeviceAttempt(
             transport=_TRANSPORT,
             peer=_peer(request),
             host=request.headers.get("Host", ""),
             key=call.identity,
-            token=request.headers.get("Authorization", ""),
+            token=token,
+            **({} if request.transport is None else tls_credential(request.transport, without=token)),
         )
     )
     _settle(call, verdict)

@@ -155,5 +155,28 @@ MIGRATIONS: tuple[str, ...] = (
         WHERE device_scope IS NOT NULL;
     CREATE INDEX identities_by_module ON identities (hub, module_id, device_id) WHERE module_id > ''
     """,
+    """
+    CREATE TABLE authorities (
+        hub TEXT NOT NULL,
+        name TEXT NOT NULL COLLATE NOCASE,
+        certificate BLOB NOT NULL,
+        verified INTEGER NOT NULL,
+        created REAL NOT NULL,
+        updated REAL NOT NULL,
+        version INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        fail_closed INTEGER NOT NULL,
+        list_url TEXT NOT NULL,
+        responder_url TEXT NOT NULL,
+        PRIMARY KEY (hub, name)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE revocation_lists (
+        hub TEXT NOT NULL,
+        authority TEXT NOT NULL COLLATE NOCASE,
+        issuer BLOB NOT NULL,
+        der BLOB NOT NULL,
+        PRIMARY KEY (hub, authority, issuer)
+    ) STRICT
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

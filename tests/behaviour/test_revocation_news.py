@@ -1,0 +1,234 @@
+"""Revocation lists from a URL and OCSP responders: real ones on a socket, a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from muster.core.certificate_limits import REVOCATION_REFRESH
+from muster.identity.authority_contract import RevocationRules
+from muster.identity.model import Authentication, IdentityKey
+from tests.behaviour.mqtt_hub import MqttHub, alive, ends_silently, mqtt_hub
+from tests.behaviour.x509_bench import AUTHENTICATION, Bench
+from tests.certificate_maker import Maker, Pair
+
+DEV = IdentityKey("dev")
+
+
+class Place:
+    """A server of revocation lists and a responder. ``revoked`` are serials, ``signer`` signs in the issuer's place."""
+
+    def __init__(self) -> None:
+        self.list = b""
+        self.issuers: list[Pair] = []
+        self.revoked: set[int] = set()
+        self.signer: Pair | None = None
+        self.make: Maker
+        self.down = self.unknown = False
+        self.days = (-1.0, 1.0)
+        self.asked: list[int] = []
+        place = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(place.list)
+
+            def do_POST(self) -> None:
+                self.answer(place.respond(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def answer(self, content: bytes) -> None:
+                self.send_response(503 if place.down else 200)
+                self.end_headers()
+                self.wfile.write(b"" if place.down else content)
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/x"
+
+    def respond(self, request: bytes) -> bytes:
+        asked = ocsp.load_der_ocsp_request(request)
+        self.asked.append(asked.serial_number)
+        issuer = next(
+            one for one in self.issuers
+            if x509.SubjectKeyIdentifier.from_public_key(one.key.public_key()).digest == asked.issuer_key_hash
+        )  # fmt: skip
+        signer, now = self.signer or issuer, self.make.now
+        status = ocsp.OCSPCertStatus.REVOKED if asked.serial_number in self.revoked else ocsp.OCSPCertStatus.GOOD
+        if self.unknown:
+            status = ocsp.OCSPCertStatus.UNKNOWN
+        begin, end = (now + timedelta(days=day) for day in self.days)
+        builder = ocsp.OCSPResponseBuilder().add_response_by_hash(
+            asked.issuer_name_hash, asked.issuer_key_hash, asked.serial_number, hashes.SHA1(), status, begin, end,
+            begin if status is ocsp.OCSPCertStatus.REVOKED else None, None,
+        ).responder_id(ocsp.OCSPResponderEncoding.HASH, signer.certificate)  # fmt: skip
+        if self.signer is not None:
+            builder = builder.certificates([self.signer.certificate])
+        return builder.sign(signer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    made = Place()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[MqttHub]:
+    async with mqtt_hub(tmp_path) as hub:
+        hub.news.start()
+        yield hub
+
+
+class Scene(Bench):
+    """A root with a responder, and the certificate of ``dev``."""
+
+    def __init__(self, hub: MqttHub, directory: Path, place: Place) -> None:
+        super().__init__(hub, directory)
+        self.place, place.make = place, self.make
+        self.root = self.make.root()
+        self.leaf = self.make.issue("dev", self.root)
+        place.issuers.append(self.root)
+
+    async def begin(self, *, fail_closed: bool = False, responder: bool = True) -> None:
+        await self.trust("root", self.root)
+        await self.register(DEV, Authentication(AUTHENTICATION))
+        url = self.place.url
+        rules = RevocationRules(fail_closed, "" if responder else url, url if responder else "")
+        await self.hub.authorities.set_rules("root", rules)
+
+    async def code(self) -> int:
+        client, code = await self.connect(DEV, self.leaf)
+        client.abort()
+        return code
+
+
+@pytest.fixture
+def scene(hub: MqttHub, tmp_path: Path, place: Place) -> Scene:
+    return Scene(hub, tmp_path, place)
+
+
+# --- responders
+
+
+async def test_a_responder_is_asked_once_and_its_word_is_kept(scene: Scene) -> None:
+    await scene.begin(fail_closed=True)
+    assert [await scene.code() for _ in range(3)] == [0, 0, 0]
+    assert scene.place.asked == [scene.leaf.certificate.serial_number]
+
+
+async def test_what_the_responder_calls_revoked_is_refused(scene: Scene) -> None:
+    await scene.begin()
+    scene.place.revoked.add(scene.leaf.certificate.serial_number)
+    assert await scene.code() == 5
+    assert await scene.hub.last_cause() == "certificate-revoked"
+
+
+async def test_a_session_ends_when_the_responder_changes_its_word(scene: Scene) -> None:
+    await scene.begin()
+    client, code = await scene.connect(DEV, scene.leaf)
+    assert code == 0
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
+    await scene.hub.settled(lambda: len(scene.place.asked) == 2)
+    await alive(client)
+    scene.place.revoked.add(scene.leaf.certificate.serial_number)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
+    await ends_silently(client)
+    assert await scene.hub.last_cause() == "certificate-revoked"
+
+
+@pytest.mark.parametrize("trouble", ["down", "unknown", "old", "from the future", "forged"])
+@pytest.mark.parametrize("fail_closed", [False, True])
+async def test_a_responder_without_an_answer_counts_as_the_authority_wants(
+    scene: Scene, trouble: str, fail_closed: bool
+) -> None:
+    await scene.begin(fail_closed=fail_closed)
+    scene.place.down, scene.place.unknown = trouble == "down", trouble == "unknown"
+    scene.place.days = {"old": (-9.0, -8.0), "from the future": (1.0, 2.0)}.get(trouble, (-1.0, 1.0))
+    scene.place.signer = scene.make.root() if trouble == "forged" else None
+    assert await scene.code() == (3 if fail_closed else 0)
+    if fail_closed:
+        assert await scene.hub.last_cause() == "revocation-unknown"
+        scene.place.down = scene.place.unknown = False
+        scene.place.days, scene.place.signer = (-1.0, 1.0), None
+        assert await scene.code() == 3, "not asked again at once"
+        scene.hub.ambient.advance(11)
+        assert await scene.code() == 0
+
+
+async def test_a_responder_may_be_somebody_whom_the_authority_has_made_one(scene: Scene) -> None:
+    await scene.begin(fail_closed=True)
+    scene.place.signer = scene.make.issue("Responder", scene.root, purposes=[ExtendedKeyUsageOID.OCSP_SIGNING])
+    assert await scene.code() == 0
+
+
+async def test_a_device_of_the_authority_is_no_responder(scene: Scene) -> None:
+    await scene.begin(fail_closed=True)
+    scene.place.signer = scene.make.issue("neighbour", scene.root)
+    assert await scene.code() == 3
+
+
+async def test_a_device_disabled_while_the_responder_is_asked_is_not_let_in(scene: Scene) -> None:
+    await scene.begin()
+    before = scene.place.respond
+
+    def respond(request: bytes) -> bytes:
+        change = scene.disable(DEV)
+        asyncio.run_coroutine_threadsafe(change, loop).result(10)
+        return before(request)
+
+    loop = asyncio.get_running_loop()
+    scene.place.respond = respond  # type: ignore[method-assign]
+    assert await scene.code() == 5
+    assert await scene.hub.last_cause() == "device-disabled"
+
+
+# --- lists
+
+
+async def test_a_list_is_fetched_and_fetched_again(scene: Scene) -> None:
+    scene.place.list = scene.make.revoked(scene.root)
+    await scene.begin(fail_closed=True, responder=False)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
+    await scene.hub.settled(lambda: len(scene.hub.trusted.lists_of("root")) == 1)
+    client, code = await scene.connect(DEV, scene.leaf)
+    assert code == 0
+    scene.place.list = scene.make.revoked(scene.root, scene.leaf)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
+    await ends_silently(client)
+
+
+async def test_what_is_no_list_changes_nothing(scene: Scene) -> None:
+    scene.place.list = b"<html>not found</html>"
+    await scene.begin(responder=False)
+    await scene.hub.news.refresh()
+    assert not scene.hub.trusted.lists_of("root")
+    assert await scene.code() == 0
+
+
+async def test_an_overdue_list_ends_sessions_where_the_authority_fails_closed(scene: Scene) -> None:
+    scene.place.list = scene.make.revoked(scene.root, days=(-1, 2))
+    await scene.begin(fail_closed=True, responder=False)
+    await scene.hub.news.refresh()
+    client, code = await scene.connect(DEV, scene.leaf)
+    assert code == 0
+    scene.hub.ambient.advance(3 * 86_400)
+    await ends_silently(client)
+    assert await scene.hub.last_cause() == "revocation-unknown"
