@@ -24,7 +24,7 @@ from mqtt_hub import MAX_PENDING_BYTES, alive
 
 from muster.core.ambient import iso
 from muster.core.errors import SERVER_ERROR, HubError
-from muster.core.limits import EVENTS_AT_ONCE
+from muster.core.limits import EVENTS_RELAYED
 from muster.events.model import Source
 from muster.events.relay import RETRY_SECONDS
 from muster.identity.changes import ANY
@@ -166,7 +166,7 @@ async def test_103_a_device_reports(hub: MethodHub) -> None:
 
 async def test_104_every_change_is_an_event_of_its_own_in_their_order(hub: MethodHub) -> None:
     await create(hub.rest)
-    writes = [hub.mqtt.twins.patch(KEY, {"n": n}, None) for n in range(EVENTS_AT_ONCE.open + 20)]
+    writes = [hub.mqtt.twins.patch(KEY, {"n": n}, None) for n in range(EVENTS_RELAYED.open + 20)]
     await asyncio.gather(*writes)
     told = [body for _, body in await bodies(hub, "twinChangeEvents")]
     assert [body["version"] for body in told] == list(range(3, 3 + len(writes)))

@@ -232,6 +232,17 @@ async def test_who_waits_for_a_handshake_in_a_storm_costs_nothing(
         assert told < 2 * storm
 
 
+async def test_what_the_socket_takes_goes_out_at_once_however_many_records_it_is(server: Server) -> None:
+    reader, writer = await server.connect()
+    await until(lambda: bool(server.made) and server.made[0].transport is not None)
+    transport = server.made[0].transport
+    data = bytes(range(256)) * 400  # seven records, less than any socket's buffer
+    transport.write(data)
+    assert transport.get_write_buffer_size() == 0, "nothing waits for the loop's next round"
+    assert await reader.readexactly(len(data)) == data
+    writer.close()
+
+
 async def test_a_protocol_that_closes_when_it_may_write_again_says_goodbye_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

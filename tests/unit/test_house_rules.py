@@ -66,6 +66,18 @@ def test_no_function_is_too_long() -> None:
     assert not long, f"split these functions, {LONGEST_FUNCTION} lines is the most: {long}"
 
 
+@pytest.mark.parametrize("table", ["core/errors.py", "core/limits.py", "identity/causes.py"])
+def test_no_row_of_a_table_takes_the_name_of_another(table: str) -> None:
+    names = [
+        target.id
+        for statement in parsed(PACKAGE / table).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    ]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
 def test_nothing_prints_but_the_command_line() -> None:
     printing = [
         f"{name_of(path)}:{line}"

@@ -209,7 +209,7 @@ DIGITAL_TWIN_DEPTH = Limit(
     "docs iot/howto-manage-digital-twin",
     "Objects within a property that a service writes.",
 )
-EVENTS_AT_ONCE = Limit(
+EVENTS_RELAYED = Limit(
     "events on their way into the partitions",
     256,
     256,
@@ -217,7 +217,7 @@ EVENTS_AT_ONCE = Limit(
     "own choice",
     "The others wait on disk.",
 )
-EVENTS_BYTES_AT_ONCE = Limit(
+EVENT_BYTES_RELAYED = Limit(
     "bytes of events on their way into the partitions",
     1_048_576,
     1_048_576,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from muster.core.ambient import Ambient
 from muster.core.errors import HubError
-from muster.core.limits import EVENTS_AT_ONCE, EVENTS_BYTES_AT_ONCE
+from muster.core.limits import EVENT_BYTES_RELAYED, EVENTS_RELAYED
 from muster.core.outbox import Numbered, Outbox
 from muster.messages.telemetry import Telemetry
 
@@ -60,7 +60,7 @@ class EventRelay:
                 return
 
     async def _drain(self) -> None:
-        while entries := await self._outbox.take(self._last, EVENTS_AT_ONCE.open, EVENTS_BYTES_AT_ONCE.open):
+        while entries := await self._outbox.take(self._last, EVENTS_RELAYED.open, EVENT_BYTES_RELAYED.open):
             await self._append(entries)
             self._last = entries[-1].number
 

@@ -38,6 +38,8 @@ from muster.wire.amqp.performatives import MIXED, SETTLED
 
 log = logging.getLogger("muster.eventhubs")
 
+MOST_EVENTS_AT_ONCE = 8 * EVENTS_AT_ONCE.open
+"""In one go to a receiver that is far behind."""
 DEFAULT_GROUP = "$Default"
 EVENTS = ("messages", "events")
 """The hub's own name for its events; receivers there are sent to the entity."""
@@ -217,7 +219,7 @@ class PartitionReceiver(LinkHandler):
         connection, link = self._connection, self._link
         if self._task is not None or self._scheduled is not None:
             return
-        left = EVENTS_AT_ONCE.open
+        left = self._share()
         exhausted = False
         while link.ready > 0 and connection.writable:
             if not self._refill():
@@ -231,6 +233,11 @@ class PartitionReceiver(LinkHandler):
         if link.drain and (exhausted or link.credit == 0):
             link.drained()
             connection.flush()
+
+    def _share(self) -> int:
+        """How many events go out in one go: more to who is behind, or devices that send fast would leave it behind."""
+        behind = self._telemetry.state(self._partition).next - self._next
+        return min(max(EVENTS_AT_ONCE.open, behind // 2), MOST_EVENTS_AT_ONCE)
 
     def _go_on(self) -> None:
         self._scheduled = None

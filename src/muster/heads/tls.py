@@ -205,12 +205,18 @@ class TlsTransport:
             assert self._connection is not None
             try:
                 sent = self._connection.transmit(data)
+                if sent == len(data):
+                    return
+                rest = memoryview(data)[sent:]
+                while sent and rest:  # each call takes one record
+                    sent = self._connection.transmit(rest)
+                    rest = rest[sent:]
             except (SSL.Error, OSError):
                 self._loop.call_soon(self._drop, ConnectionResetError("the peer broke the connection"))
                 return
-            if sent == len(data):
+            if not rest:
                 return
-            self._out += memoryview(data)[sent:] if sent else data
+            self._out += rest
         else:
             self._out += data
         self._watch(self._watched | WRITE)
