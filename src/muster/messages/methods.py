@@ -13,7 +13,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -42,6 +41,7 @@ from muster.core.limits import (
     METHODS_OF_HUB,
     Limit,
 )
+from muster.core.values import value
 from muster.identity.model import Identity, IdentityKey
 
 DEFAULT_RESPONSE_SECONDS = 30
@@ -113,7 +113,7 @@ class MethodTimeoutError(HubError):
         self.seconds = seconds
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Invocation:
     """One call that has ended. ``outcome`` is the device's status, or the error's name, or ``CANCELLED``.
 

@@ -8,12 +8,13 @@ iot-hub-devguide-messages-c2d, service.md 3.3), and a release that says so; a la
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from muster.core.errors import LOCK_LOST, HubError
+from muster.core.values import value
 
 
 class State(StrEnum):
@@ -81,7 +82,7 @@ class Lock(NamedTuple):
     holder: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Entry:
     """A message in its queue, without its body.
 

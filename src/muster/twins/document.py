@@ -7,10 +7,11 @@ the device writes. Nothing here is changed in place: a change shares what it doe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from muster.core.ambient import iso
+from muster.core.values import value
 
 Content = Mapping[str, Any]
 """A JSON object."""
@@ -20,7 +21,7 @@ NEVER_UPDATED = "0001-01-01T00:00:00Z"
 """``$lastUpdated`` of properties that nobody has written yet."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Properties:
     """Desired or reported properties.
 
@@ -34,7 +35,7 @@ class Properties:
     version: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Twin:
     """The twin of one identity.
 
