@@ -242,12 +242,13 @@ def _issuer_of_openssl(der: bytes) -> crypto.X509:
 
 def _openssl_refuses(path: Sequence[Certificate]) -> str:
     """What OpenSSL has against ``path``, empty for nothing."""
-    leaf, *between = (crypto.X509.from_cryptography(path[0].parsed), *(_issuer_of_openssl(one.der) for one in path[1:]))
-    anchor = between.pop() if between else leaf
-    store = crypto.X509Store()
-    store.add_cert(anchor)
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
     try:
+        leaf = crypto.X509.from_cryptography(path[0].parsed)
+        between = [_issuer_of_openssl(one.der) for one in path[1:]]
+        anchor = between.pop() if between else leaf
+        store = crypto.X509Store()
+        store.add_cert(anchor)
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
         crypto.X509StoreContext(store, leaf, between).verify_certificate()
     except crypto.X509StoreContextError as error:
         return str(error)
