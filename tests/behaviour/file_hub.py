@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import re
 import socket
@@ -266,3 +267,13 @@ async def file_hub(
         await hub.blobs.close()
         reader.close()
         await writer.close()
+
+
+def md5(data: bytes) -> str:
+    """As Content-MD5 has it."""
+    return base64.b64encode(hashlib.md5(data).digest()).decode()
+
+
+def refused(answer: Answer) -> str:
+    """The code of the storage error that ``answer`` is."""
+    return storage_error(answer)[1]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from file_hub import ACCOUNT, FileHub, Place, file_hub, storage_error
-from hub_rest import Answer
+from file_hub import ACCOUNT, FileHub, Place, file_hub, refused, storage_error
 
 from muster.dialect import blob_sas
 from muster.dialect.blob_sas import CONTAINER, Account
@@ -24,14 +21,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[FileHub]:
 @pytest.fixture
 async def place(hub: FileHub) -> Place:
     return await hub.begin()
-
-
-def md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data).digest()).decode()
-
-
-def refused(answer: Answer) -> str:
-    return storage_error(answer)[1]
 
 
 # --- who may

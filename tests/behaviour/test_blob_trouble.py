@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import random
 import threading
 from collections.abc import AsyncIterator
@@ -13,8 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from file_hub import QUOTA, FileHub, Place, block_id, file_hub, storage_error
-from hub_rest import Answer
+from file_hub import QUOTA, FileHub, Place, block_id, file_hub, refused, storage_error
 
 from muster.core.limits import HTTP_BODY_WAIT
 from muster.heads.http import messages as http_messages
@@ -33,14 +30,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[FileHub]:
 @pytest.fixture
 async def place(hub: FileHub) -> Place:
     return await hub.begin()
-
-
-def md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data).digest()).decode()
-
-
-def refused(answer: Answer) -> str:
-    return storage_error(answer)[1]
 
 
 # --- trouble

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import random
 import re
 from collections.abc import AsyncIterator
@@ -13,8 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from file_hub import FileHub, Place, file_hub, storage_error
-from hub_rest import Answer
+from file_hub import FileHub, Place, file_hub, md5, refused, storage_error
 
 from muster.core.upload_limits import BLOB_BLOCKS
 from muster.dialect import blob_sas, blob_xml
@@ -32,14 +30,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[FileHub]:
 @pytest.fixture
 async def place(hub: FileHub) -> Place:
     return await hub.begin()
-
-
-def md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data).digest()).decode()
-
-
-def refused(answer: Answer) -> str:
-    return storage_error(answer)[1]
 
 
 # --- Put Blob
