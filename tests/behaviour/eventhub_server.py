@@ -13,8 +13,9 @@ from amqp_client import AmqpClient
 
 from muster.core.ambient import SystemAmbient
 from muster.dialect.record import message_head, record, sender_annotations
-from muster.heads.amqp import AmqpHead
+from muster.heads.amqp import AmqpHead, AmqpHub
 from muster.heads.eventhubs import EventHub
+from muster.heads.hubs import HubDirectory
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.policies import development_policies
@@ -86,7 +87,7 @@ class EventHubServer:
         self.refusals = Refusals(ambient)
         authenticator = Authenticator(hub, SqliteIdentityStore(self._writer, self._reader), ambient, self.refusals)
         self.event_hub = EventHub(self.telemetry, ENTITY, groups=("other", "third"))
-        self.head = AmqpHead(authenticator, self.refusals, ambient, [self.event_hub], self.loop)
+        self.head = AmqpHead(HubDirectory(AmqpHub(authenticator, self.refusals, [self.event_hub])), ambient, self.loop)
         self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
         self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]
 

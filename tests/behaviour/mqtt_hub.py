@@ -20,9 +20,10 @@ from muster.dialect.record import describe
 from muster.events.model import Source
 from muster.events.recorder import EventRecorder, next_epoch
 from muster.events.relay import EventRelay
-from muster.heads.amqp import AmqpHead
+from muster.heads.amqp import AmqpHead, AmqpHub
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
+from muster.heads.hubs import HubDirectory
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_connect import MqttServices
@@ -255,15 +256,15 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trusted, ask=hub.news.ask)
     hub.methods = Methods(hub.registry, hub.sessions, ambient)
     hub.messaging, stop_queues = make_messaging(facts.name, hub.queues, hub.registry, ambient, SETTINGS)
-    hub.amqp = AmqpHead(hub.authenticator, hub.refusals, ambient, hub.messaging.roles, loop)
+    hub.amqp = AmqpHead(HubDirectory(AmqpHub(hub.authenticator, hub.refusals, hub.messaging.roles)), ambient, loop)
     context = server_context(str(directory / "chain"), str(directory / "key"))
 
     def make_mqtt() -> Any:
-        hub.connections.append(MqttConnection(_services(hub), loop))
+        hub.connections.append(MqttConnection(HubDirectory(_services(hub)), loop))
         return hub.connections[-1]
 
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
-    explain = HandshakeRefusals(hub.refusals, ambient, facts.hosts)
+    explain = HandshakeRefusals(HubDirectory(hub.refusals), ambient)
     listeners = [_listening(loop, context, make_protocol, explain) for make_protocol in (make_mqtt, make_front)]
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
     try:

@@ -233,24 +233,24 @@ def test_errors_carry_code_and_tracking_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "audience"),
+    ("name", "host", "audience"),
     [
-        ("sb://localhost/hub/consumergroups/$Default", ("hub", "consumergroups", "$Default")),
-        ("sb://localhost:5672/hub", ("hub",)),
-        ("sb%3A%2F%2Flocalhost%2Fhub", ("hub",)),
-        ("https://localhost", ()),
-        ("amqps://localhost:5671/", ()),
-        ("localhost", ()),
-        ("localhost%2Fdevices%2Fdev1", ("devices", "dev1")),
-        ("localhost/devices/dev1", ("devices", "dev1")),
-        ("hub/consumergroups/g", ("hub", "consumergroups", "g")),
-        (None, ()),
+        ("sb://localhost/hub/consumergroups/$Default", "localhost", ("hub", "consumergroups", "$Default")),
+        ("sb://localhost:5672/hub", "localhost:5672", ("hub",)),
+        ("sb%3A%2F%2Flocalhost%2Fhub", "localhost", ("hub",)),
+        ("https://localhost", "localhost", ()),
+        ("amqps://localhost:5671/", "localhost:5671", ()),
+        ("localhost", "localhost", ()),
+        ("localhost%2Fdevices%2Fdev1", "localhost", ("devices", "dev1")),
+        ("localhost/devices/dev1", "localhost", ("devices", "dev1")),
+        ("hub/consumergroups/g", "", ("hub", "consumergroups", "g")),
+        (None, "", ()),
     ],
 )
-def test_put_token(name: str | None, audience: tuple[str, ...]) -> None:
+def test_put_token(name: str | None, host: str, audience: tuple[str, ...]) -> None:
     properties = {"operation": "put-token", "type": "anything", "name": name}
     asked = parse_put_token(Message(application_properties=properties, value="SharedAccessSignature x"), known)
-    assert asked == PutToken("SharedAccessSignature x", audience)
+    assert asked == PutToken("SharedAccessSignature x", audience, host)
     assert "SharedAccessSignature" not in repr(asked)
 
 

@@ -8,6 +8,7 @@ import pytest
 from OpenSSL import SSL
 
 from muster.heads.handshakes import HandshakeRefusals
+from muster.heads.hubs import HubDirectory
 from muster.identity.refusals import Refusals
 from muster.testing.clock import VirtualAmbient
 
@@ -37,7 +38,7 @@ class Transport:
 async def test_the_cause(error: Exception, server_name: bytes | None, cause: str) -> None:
     ambient = VirtualAmbient()
     refusals = Refusals(ambient)
-    HandshakeRefusals(refusals, ambient, {"hub.example"})(Transport(server_name), error)
+    HandshakeRefusals(HubDirectory(refusals, "hub", ["hub.example"]), ambient)(Transport(server_name), error)
     last = await refusals.last()
     assert last is not None
     assert (last.report["cause"], last.report["transport"], last.report["peer"]) == (cause, "tls", "10.0.0.1:5")

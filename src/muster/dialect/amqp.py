@@ -17,6 +17,14 @@ MANAGEMENT = "$management"
 _SHOWN = 80
 
 
+def address_host(address: object) -> str:
+    """The host in a link address that is a full URI, perhaps with its port; else empty."""
+    if not isinstance(address, str):
+        return ""
+    _, scheme, rest = address.partition("://")
+    return rest.partition("/")[0] if scheme else ""
+
+
 def address_path(address: object) -> tuple[str, ...]:
     """The segments of a link address, percent-decoded: of a path or of a full URI, whose authority does not count.
 
@@ -45,20 +53,22 @@ def to_error(problem: HubError) -> Error:
 
 
 class PutToken(NamedTuple):
-    """A put-token request. ``audience`` is the path below the host that the token is meant for, empty for all."""
+    """A put-token request. ``audience`` is the path below ``host`` that the token is meant for, empty for all; the
+    host is empty where the name holds none."""
 
     token: str
     audience: tuple[str, ...]
+    host: str = ""
 
     def __repr__(self) -> str:
-        return f"PutToken(audience={self.audience!r})"
+        return f"PutToken(host={self.host!r}, audience={self.audience!r})"
 
 
 def parse_put_token(request: Message, is_host: Callable[[str], bool]) -> PutToken:
-    """Read a request to ``$cbs`` (service.md 3.2). ``is_host`` knows the hub's names.
+    """Read a request to ``$cbs`` (service.md 3.2). ``is_host`` knows the names of hubs.
 
-    Neither ``type`` nor the host in ``name`` decide anything: clients put all sorts of things there. Raises
-    ``HubError`` 400004 when it is no put-token or holds no token.
+    ``type`` decides nothing, and the host in ``name`` nothing that the token's own does: clients put all sorts of
+    things there. Raises ``HubError`` 400004 when it is no put-token or holds no token.
     """
     properties = request.application_properties or {}
     operation = properties.get("operation")
@@ -67,15 +77,16 @@ def parse_put_token(request: Message, is_host: Callable[[str], bool]) -> PutToke
     if not isinstance(request.value, str):
         raise HubError(ARGUMENT_INVALID, "The request holds no token; send it as the text of an amqp-value body.")
     name = properties.get("name")
-    return PutToken(request.value, _audience(name, is_host) if isinstance(name, str) else ())
+    path, host = _audience(name, is_host) if isinstance(name, str) else ((), "")
+    return PutToken(request.value, path, host)
 
 
-def _audience(name: str, is_host: Callable[[str], bool]) -> tuple[str, ...]:
+def _audience(name: str, is_host: Callable[[str], bool]) -> tuple[tuple[str, ...], str]:
     name = unquote(name)
     path = address_path(name)
     if "://" not in name and path and is_host(path[0]):
-        return path[1:]
-    return path
+        return path[1:], path[0]
+    return path, address_host(name)
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,8 @@
 """The AMQP head: one connection, whatever it is used for.
 
 It opens, authenticates (SASL PLAIN here, put-token in ``heads.cbs``), keeps the connection alive and hands
-each link to the role whose address it names. The same object serves TLS, WebSockets and plain TCP.
+each link to the role whose address it names. The same object serves TLS, WebSockets and plain TCP. Which hub is meant
+is known before the first token is judged or the first link is attached; from then on the connection is that hub's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from muster.core.ambient import Ambient
@@ -28,15 +30,17 @@ from muster.core.limits import (
     AMQP_SESSIONS,
     CONNECT_WAIT,
 )
-from muster.dialect.amqp import address_path, to_error
+from muster.dialect.amqp import address_host, address_path, to_error
 from muster.heads.amqp_links import LinkHandler, Role
 from muster.heads.cbs import Cbs
 from muster.heads.grants import Grants, Scope, scope_of
+from muster.heads.hubs import HubDirectory, server_name
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, ServiceAttempt
 from muster.identity.breaches import breach
 from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
+from muster.identity.sas import resource_hosts
 from muster.identity.verdict import Right, Verdict
 from muster.wire.amqp.connection import Connection, State
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -70,22 +74,22 @@ _LIMITS = Limits(
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AmqpHub:
+    """One hub, as far as AMQP knows it. ``roles`` are asked in turn which of them an address belongs to."""
+
+    authenticator: Authenticator
+    refusals: Refusals
+    roles: Sequence[Role]
+
+
 class AmqpHead:
     """What all connections share. Calling it makes a connection, as a listener's protocol factory."""
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        refusals: Refusals,
-        ambient: Ambient,
-        roles: Sequence[Role],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        """``roles`` are asked in turn which of them an address belongs to; ``$cbs`` is always served."""
-        self.authenticator = authenticator
-        self.refusals = refusals
+    def __init__(self, hubs: HubDirectory[AmqpHub], ambient: Ambient, loop: asyncio.AbstractEventLoop) -> None:
+        self.hubs = hubs
         self.ambient = ambient
-        self.roles: Sequence[Role] = (Cbs(), *roles)
+        self.cbs = Cbs()
         self.loop = loop
         self.connections: set[AmqpConnection] = set()
         self.container_id = ambient.uuid().hex
@@ -93,22 +97,25 @@ class AmqpHead:
     def __call__(self) -> AmqpConnection:
         return AmqpConnection(self)
 
-    def end_all(self, row: ErrorRow) -> None:
-        """Close every connection with ``row``, as when the hub drains."""
+    def end_all(self, row: ErrorRow, hub: AmqpHub | None = None) -> None:
+        """Close every connection with ``row``, or those of ``hub``, as when it drains."""
         for connection in tuple(self.connections):
-            connection.end(HubError(row))
+            if hub is None or connection.hub is hub:
+                connection.end(HubError(row))
 
 
 class AmqpConnection:
     """The protocol object of one connection."""
 
     __slots__ = (
-        "_beat", "_closing", "_deadline", "_engine", "_handlers", "_heard", "_interval", "_silent", "_spoke",
-        "_transport", "grants", "head", "host", "nodes", "peer", "transport_name", "writable",
+        "_beat", "_closing", "_deadline", "_engine", "_handlers", "_heard", "_interval", "_settled", "_silent",
+        "_spoke", "_transport", "grants", "head", "host", "hub", "nodes", "peer", "transport_name", "writable",
     )  # fmt: skip
 
     def __init__(self, head: AmqpHead) -> None:
         self.head = head
+        self.hub = head.hubs.first
+        """Whose connection it is, see ``choose_hub``."""
         self.grants = Grants(head.ambient, self._check_links)
         self.host = ""
         self.nodes: dict[str, Any] = {}
@@ -123,7 +130,7 @@ class AmqpConnection:
         self._beat: asyncio.TimerHandle | None = None
         self._interval = 0.0
         self._silent = 0
-        self._heard = self._spoke = False
+        self._heard = self._spoke = self._settled = False
 
     # --- called by the transport
 
@@ -188,6 +195,16 @@ class AmqpConnection:
             self._spoke = True
             self._transport.write(data)
 
+    def choose_hub(self, *hosts: str, entity: str = "") -> None:
+        """Turn to the hub that the client means, unless something is granted or attached already.
+
+        Its names come first as far as ``hosts`` hold any, then those of open and of the TLS handshake; ``entity`` is
+        the first segment of a path, perhaps an Event Hub's name.
+        """
+        hubs = self.head.hubs
+        if not (hubs.alone or self._settled or self.grants):
+            self.hub = hubs.find(*hosts, self.host, server_name(self._transport), entity=entity)
+
     def require(self, scope: Scope | None) -> None:
         """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope`` (``None``: there is any)."""
         if not (self.grants if scope is None else self.grants.covers(scope)):
@@ -200,7 +217,7 @@ class AmqpConnection:
 
         Raises ``HubError`` 403005 when there are too many.
         """
-        verdict = self.head.authenticator.service(
+        verdict = self.hub.authenticator.service(
             ServiceAttempt(
                 transport=self.transport_name,
                 peer=self.peer,
@@ -247,6 +264,7 @@ class AmqpConnection:
                 self._keep("sasl", "user and token", str(error))
                 accepted = False
             else:
+                self.choose_hub(*resource_hosts(plain.password))
                 accepted = self.authenticate(plain.password, (), user=plain.user).allowed
         self._engine.sasl_outcome(accepted)
         if not accepted:
@@ -272,10 +290,16 @@ class AmqpConnection:
         address = terminus.address if isinstance(terminus, (Source, Target)) else None
         path = address_path(address)
         try:
-            for role in self.head.roles:
+            handler = self.head.cbs.attach(self, link, path)
+            if handler is not None:
+                self._handlers[link] = handler
+                return
+            self.choose_hub(address_host(address), entity=path[0] if path else "")
+            for role in self.hub.roles:
                 handler = role.attach(self, link, path)
                 if handler is not None:
                     self._handlers[link] = handler
+                    self._settled = True
                     return
             self.require(scope_of(path))
             raise HubError(ADDRESS_NOT_FOUND, f"There is nothing to attach to at {str(address)[:200]!r}.")
@@ -354,7 +378,7 @@ class AmqpConnection:
             self.head.ambient, name, UNAUTHORIZED, transport=self.transport_name, peer=self.peer, expected=expected,
             seen=seen,
         )  # fmt: skip
-        self.head.refusals.add(verdict)
+        self.hub.refusals.add(verdict)
         return verdict.tracking_id
 
 

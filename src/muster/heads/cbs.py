@@ -9,6 +9,7 @@ from muster.core.errors import HubError
 from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.requests import RequestNode, node_of
+from muster.identity.sas import resource_hosts
 from muster.wire.amqp.link import Link
 from muster.wire.amqp.message import Message
 
@@ -28,7 +29,9 @@ class Cbs:
 
 def _put_token(connection: AmqpConnection, request: Message) -> Message:
     try:
-        asked = parse_put_token(request, connection.head.authenticator.hub.knows)
+        asked = parse_put_token(request, connection.head.hubs.knows)
+        entity = asked.audience[0] if asked.audience else ""
+        connection.choose_hub(*resource_hosts(asked.token), asked.host, entity=entity)
         verdict = connection.authenticate(asked.token, asked.audience)
     except HubError as problem:
         return status_reply(request, problem.row.status, problem.message, value=None)

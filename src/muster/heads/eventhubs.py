@@ -83,7 +83,7 @@ class EventHub:
 
     def _redirect(self, connection: AmqpConnection, link: SendingLink, path: tuple[str, ...]) -> LinkHandler:
         connection.require(scope_of(path))
-        hub = connection.head.authenticator.hub
+        hub = connection.hub.authenticator.hub
         host = host_name(connection.host) if hub.knows(connection.host) else hub.host
         error = redirect(host, self.redirect_port, self.entity, path[2:])
         link.accept()

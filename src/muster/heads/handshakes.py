@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from OpenSSL import SSL
@@ -12,11 +11,11 @@ from muster.core.certificate_limits import HANDSHAKES_EXPLAINED
 from muster.core.errors import UNAUTHORIZED
 from muster.core.limits import CONNECT_WAIT
 from muster.core.rate import RateLimit
+from muster.heads.hubs import HubDirectory, server_name
 from muster.heads.tls import describe_peer
 from muster.identity.breaches import breach
 from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
-from muster.identity.sas import host_name
 
 _BURST = 20
 _BY_REASON = {
@@ -45,37 +44,36 @@ _BY_REASON = {
 
 
 class HandshakeRefusals:
-    """Keeps failed handshakes: bounded, and so many a second; ``hosts`` are the names in the hub's certificate."""
+    """Keeps failed handshakes, bounded and so many a second, with the refusals of the hub that the client named."""
 
-    def __init__(self, refusals: Refusals, ambient: Ambient, hosts: Collection[str]) -> None:
-        self._refusals = refusals
+    def __init__(self, hubs: HubDirectory[Refusals], ambient: Ambient) -> None:
+        self._hubs = hubs
         self._ambient = ambient
-        self._hosts = frozenset(hosts)
         self._rate = RateLimit(HANDSHAKES_EXPLAINED.open, _BURST, ambient.monotonic)
 
     def __call__(self, transport: Any, error: Exception) -> None:
         """The handshake of ``transport`` failed with ``error``."""
         if not self._rate.take():
             return
-        cause, expected, seen = self._explained(error, transport.get_extra_info("server_name"))
+        host = server_name(transport)
+        cause, expected, seen = self._explained(error, host)
         verdict = breach(
             self._ambient, cause, UNAUTHORIZED, transport="tls", peer=describe_peer(transport), expected=expected,
             seen=seen,
         )  # fmt: skip
-        self._refusals.add(verdict)
+        self._hubs.find(host).add(verdict)
 
-    def _explained(self, error: Exception, server_name: bytes | None) -> tuple[str, str, str]:
+    def _explained(self, error: Exception, name: str) -> tuple[str, str, str]:
         if isinstance(error, TimeoutError):
             return "handshake-timeout", f"a TLS handshake within {CONNECT_WAIT.open} s", str(error)
         reasons = reasons_of(error)
         if not reasons:
             return "handshake-broken-off", "a complete TLS handshake", "the connection was closed"
         seen = shown("; ".join(reasons))
-        name = "" if server_name is None else server_name.decode("ascii", "replace")
         for reason in reasons:
             for ending, (cause, expected) in _BY_REASON.items():
                 if reason.endswith(ending):
-                    if cause == "hub-certificate-refused" and name and host_name(name) not in self._hosts:
+                    if cause == "hub-certificate-refused" and name and not self._hubs.knows(name):
                         return "hub-name-not-in-certificate", "one of the hub's names", f"{shown(name)}; {seen}"
                     return cause, expected, seen
         return "handshake-failed", "a complete TLS handshake", seen

@@ -41,6 +41,7 @@ from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads import mqtt_methods
+from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt_commands import COMMANDS, CommandDelivery
 from muster.heads.mqtt_connect import MqttServices, judge
 from muster.heads.mqtt_delivery import Delivery
@@ -80,16 +81,16 @@ class MqttConnection:
 
     __slots__ = (
         "_acks", "_active", "_annotate", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early",
-        "_expiry", "_head", "_held", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room", "_seen",
-        "_sender", "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport", "_transport_name",
-        "_twins", "_unread", "_will",
+        "_expiry", "_head", "_held", "_hubs", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room",
+        "_seen", "_sender", "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport",
+        "_transport_name", "_twins", "_unread", "_will",
     )  # fmt: skip
 
-    def __init__(self, services: MqttServices, loop: asyncio.AbstractEventLoop) -> None:
-        self._services = services
+    def __init__(self, hubs: HubDirectory[MqttServices], loop: asyncio.AbstractEventLoop) -> None:
+        self._hubs = hubs
+        self._services = hubs.first  # until the user name tells
         self._loop = loop
         self._time = loop.time
-        self._append = services.telemetry.append
         self._transport: Any = None
         self._decoder = Decoder(UNAUTHENTICATED_BYTES, MQTT_PACKET_BYTES.open)
         self._session: Session | None = None
@@ -203,6 +204,7 @@ class MqttConnection:
         try:
             login = parse_username(packet.username or "")
             part = ""
+            self._services = self._hubs.find(login.host)
             verdict = await judge(self._services, packet, login, self._transport, self._transport_name)
             if self._transport is None or self._transport.is_closing():
                 return
@@ -230,6 +232,7 @@ class MqttConnection:
 
     def _open(self, packet: Connect, login: Login, verdict: Verdict) -> None:
         services, key = self._services, login.key
+        self._append = services.telemetry.append
         identity = verdict.identity
         assert identity is not None
         self._key = key

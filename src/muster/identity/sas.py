@@ -26,6 +26,7 @@ _MOST_CHARACTERS = SAS_TOKEN_CHARACTERS.open
 _EXPIRY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 _MOST_DECODINGS = 3
 _FIELDS = ("sr", "sig", "se")
+_RESOURCE = re.compile(r"[ &]sr=([^&]+)", re.IGNORECASE)
 
 
 class SasError(ValueError):
@@ -205,6 +206,13 @@ def readings(raw: str) -> tuple[Resource, ...]:
     if "/" in raw:
         found.append(_resource(raw))
     return tuple(dict.fromkeys(found))
+
+
+def resource_hosts(text: str) -> tuple[str, ...]:
+    """The hosts that the ``sr`` of a token may name, empty when it cannot be read. The token is not checked: this
+    is to find out who has to."""
+    found = _RESOURCE.search(text, 0, _MOST_CHARACTERS)
+    return () if found is None else tuple(dict.fromkeys([reading.host for reading in readings(found[1])]))
 
 
 def further_readings(raw: str) -> Iterator[Resource]:

@@ -16,7 +16,7 @@ import apsw
 from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
-from muster.heads.amqp import AmqpHead
+from muster.heads.amqp import AmqpHead, AmqpHub
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
@@ -24,10 +24,12 @@ from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.digital_twins import DigitalTwinOperations
+from muster.heads.http.hubs import answer_by_hub
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
+from muster.heads.hubs import HubDirectory
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_connect import MqttServices
@@ -102,15 +104,17 @@ class Node:
         self.ambient, self.registry = ambient, parts.registry
 
         doctor = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
-        http = HttpServer(await self._app(base, parts, ports["https"], doctor), ambient.now)
+        app = await self._app(base, parts, ports["https"], doctor)
+        http = HttpServer(answer_by_hub(HubDirectory(app, hub.name, hub.hosts)), ambient.now)
         self._undo.append(http.close)
         events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
         roles = [events, *parts.messaging.roles]
-        make_amqp = AmqpHead(parts.authenticator, parts.refusals, ambient, roles, loop)
-        make_mqtt = partial(MqttConnection, _mqtt_services(base, parts), loop)
+        amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles)
+        make_amqp = AmqpHead(HubDirectory(amqp_hub, hub.name, hub.hosts), ambient, loop)
+        make_mqtt = partial(MqttConnection, HubDirectory(_mqtt_services(base, parts), hub.name, hub.hosts), loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
-        explain = HandshakeRefusals(parts.refusals, ambient, hub.hosts)
+        explain = HandshakeRefusals(HubDirectory(parts.refusals, hub.name, hub.hosts), ambient)
         heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}
         self._listen(certificate, sockets, heads, explain)
         if "amqp_plain" in sockets:
