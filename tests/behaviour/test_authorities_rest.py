@@ -161,6 +161,11 @@ def test_lists_are_loaded_and_checked(hub: HubProcess, make: Maker) -> None:
     assert hub.request("PUT", "/$muster/authorities/lists/list", {"list": "%"})[0] == 400
     for url in ("file:///etc/passwd", "http://user@host/", "http://", "http://a b/"):
         assert hub.request("PUT", "/$muster/authorities/lists/rules", {"listUrl": url})[0] == 400, url
+    for seconds in (0, 86_401, 1.5, "3", True):
+        rules = {"listUrl": "http://127.0.0.1:9/", "refreshSeconds": seconds}
+        assert hub.request("PUT", "/$muster/authorities/lists/rules", rules)[0] == 400, seconds
+    status, made = hub.request("PUT", "/$muster/authorities/lists/rules", {"refreshSeconds": 86_400})
+    assert (status, made["refreshSeconds"]) == (200, 86_400)
     hub.request("DELETE", path(hub, "lists"), **{"If-Match": "*"})
 
 

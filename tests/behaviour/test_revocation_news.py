@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from muster.core.certificate_limits import REVOCATION_REFRESH
+from muster.core.certificate_limits import RESPONDER_ANSWER_COUNTS, REVOCATION_LIST_RATE, REVOCATION_REFRESH
 from muster.identity.authority_contract import RevocationRules
 from muster.identity.model import Authentication, IdentityKey
 from tests.behaviour.mqtt_hub import MqttHub, alive, ends_silently, mqtt_hub
@@ -31,6 +34,7 @@ class Place:
 
     def __init__(self) -> None:
         self.list = b""
+        self.changed = time.time() - 60
         self.issuers: list[Pair] = []
         self.revoked: set[int] = set()
         self.signer: Pair | None = None
@@ -38,19 +42,31 @@ class Place:
         self.down = self.unknown = False
         self.days = (-1.0, 1.0)
         self.asked: list[int] = []
+        self.validator = ""
+        self.statuses: list[int] = []
         place = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.answer(place.list)
+                content, known = place.list, None
+                etag, changed = f'"{hashlib.sha256(content).hexdigest()}"', formatdate(place.changed, usegmt=True)
+                if place.validator == "ETag":
+                    known = self.headers["If-None-Match"] == etag
+                elif place.validator == "Last-Modified":
+                    known = self.headers["If-Modified-Since"] == changed
+                more = {"ETag": etag, "Last-Modified": changed}.get(place.validator)
+                self.answer(content, 304 if known else 200, **({place.validator: more} if more else {}))
 
             def do_POST(self) -> None:
                 self.answer(place.respond(self.rfile.read(int(self.headers["Content-Length"]))))
 
-            def answer(self, content: bytes) -> None:
-                self.send_response(503 if place.down else 200)
+            def answer(self, content: bytes, status: int = 200, **headers: str) -> None:
+                place.statuses.append(503 if place.down else status)
+                self.send_response(place.statuses[-1])
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(b"" if place.down else content)
+                self.wfile.write(content if place.statuses[-1] == 200 else b"")
 
             def log_message(self, format: str, *arguments: object) -> None:
                 pass
@@ -145,13 +161,48 @@ async def test_a_session_ends_when_the_responder_changes_its_word(scene: Scene) 
     await scene.begin()
     client, code = await scene.connect(DEV, scene.leaf)
     assert code == 0
-    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
-    await scene.hub.settled(lambda: len(scene.place.asked) == 2)
-    await scene.hub.news.refresh()  # a round that falls due while another is under way is left out
+    await scene.hub.news.refresh()
+    assert len(scene.place.asked) == 2
     await alive(client)
     scene.place.revoked.add(scene.leaf.certificate.serial_number)
-    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open)
     await ends_silently(client)
+    assert await scene.hub.last_cause() == "certificate-revoked"
+
+
+async def test_a_responder_may_change_its_word_back(scene: Scene) -> None:
+    await scene.begin()
+    scene.place.revoked.add(scene.leaf.certificate.serial_number)
+    assert [await scene.code() for _ in range(2)] == [5, 5]
+    scene.place.revoked.clear()
+    scene.hub.ambient.advance(11)
+    assert await scene.code() == 0
+    assert len(scene.place.asked) == 2
+
+
+async def test_who_connects_later_is_asked_about_anew_and_lives_by_the_old_word_when_there_is_no_answer(
+    scene: Scene,
+) -> None:
+    await scene.begin(fail_closed=True)
+    assert await scene.code() == 0
+    scene.hub.ambient.advance(11)
+    scene.place.down = True
+    client, code = await scene.connect(DEV, scene.leaf)
+    assert code == 0
+    await scene.hub.news.refresh()
+    await alive(client)
+    scene.hub.ambient.advance(RESPONDER_ANSWER_COUNTS.open)
+    await ends_silently(client)
+    assert await scene.hub.last_cause() == "revocation-unknown"
+
+
+async def test_what_is_revoked_stays_so_while_the_responder_is_down(scene: Scene) -> None:
+    await scene.begin()
+    scene.place.revoked.add(scene.leaf.certificate.serial_number)
+    assert await scene.code() == 5
+    scene.hub.ambient.advance(86_400)
+    scene.place.down = True
+    assert await scene.code() == 5
     assert await scene.hub.last_cause() == "certificate-revoked"
 
 
@@ -207,21 +258,92 @@ async def test_a_device_disabled_while_the_responder_is_asked_is_not_let_in(scen
 async def test_a_list_is_fetched_and_fetched_again(scene: Scene) -> None:
     scene.place.list = scene.make.revoked(scene.root)
     await scene.begin(fail_closed=True, responder=False)
-    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
-    await scene.hub.settled(lambda: len(scene.hub.trusted.lists_of("root")) == 1)
+    await scene.hub.news.refresh()
     client, code = await scene.connect(DEV, scene.leaf)
     assert code == 0
     scene.place.list = scene.make.revoked(scene.root, scene.leaf)
-    scene.hub.ambient.advance(REVOCATION_REFRESH.open + 1)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open)
+    await ends_silently(client)
+    assert REVOCATION_REFRESH.open < 5
+
+
+@pytest.mark.parametrize("validator", ["ETag", "Last-Modified"])
+async def test_a_list_that_has_not_changed_is_not_sent_again(scene: Scene, validator: str) -> None:
+    scene.place.list, scene.place.validator = scene.make.revoked(scene.root), validator
+    await scene.begin(responder=False)
+    for _ in range(3):
+        await scene.hub.news.refresh()
+    first, *others = scene.place.statuses
+    assert first == 200
+    assert len(others) >= 2
+    assert set(others) == {304}
+    client, _ = await scene.connect(DEV, scene.leaf)
+    scene.place.list, scene.place.changed = scene.make.revoked(scene.root, scene.leaf), scene.place.changed + 1
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open)
+    await ends_silently(client)
+    await scene.hub.news.refresh()
+    assert scene.place.statuses[-1] == 304
+
+
+async def test_a_list_changed_twice_within_a_second_is_seen_where_the_server_knows_seconds_only(scene: Scene) -> None:
+    scene.place.list, scene.place.validator = scene.make.revoked(scene.root), "Last-Modified"
+    scene.place.changed = time.time()
+    await scene.begin(responder=False)
+    await scene.hub.news.refresh()
+    client, _ = await scene.connect(DEV, scene.leaf)
+    scene.place.list = scene.make.revoked(scene.root, scene.leaf)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open)
     await ends_silently(client)
 
 
-async def test_what_is_no_list_changes_nothing(scene: Scene) -> None:
-    scene.place.list = b"<html>not found</html>"
+async def test_a_long_list_that_always_comes_whole_is_fetched_seldom(scene: Scene) -> None:
+    many = [Pair(scene.leaf.certificate, None)] * 4000
+    scene.place.list = scene.make.revoked(scene.root, *many)
+    seldom = len(scene.place.list) / REVOCATION_LIST_RATE.open
+    assert seldom > REVOCATION_REFRESH.open
     await scene.begin(responder=False)
     await scene.hub.news.refresh()
+    before = len(scene.place.statuses)
+    scene.hub.ambient.advance(REVOCATION_REFRESH.open)
+    await asyncio.sleep(0.05)
+    assert len(scene.place.statuses) == before
+    scene.hub.ambient.advance(seldom)
+    await scene.hub.settled(lambda: len(scene.place.statuses) == before + 1)
+
+
+async def test_the_interval_is_the_authoritys_and_counts_from_when_it_is_set(scene: Scene) -> None:
+    scene.place.list = scene.make.revoked(scene.root)
+    await scene.begin(responder=False)
+    await scene.hub.news.refresh()
+    await scene.hub.authorities.set_rules("root", RevocationRules(list_url=scene.place.url, refresh=3600))
+    await scene.hub.news.refresh()
+    before = len(scene.place.statuses)
+    scene.hub.ambient.advance(3599)
+    await asyncio.sleep(0.05)
+    assert len(scene.place.statuses) == before
+    await scene.hub.authorities.set_rules("root", RevocationRules(list_url=scene.place.url, refresh=1))
+    await scene.hub.settled(lambda: len(scene.place.statuses) == before + 1)
+    await scene.hub.authorities.set_rules("root", RevocationRules())
+    await scene.hub.settled(lambda: not scene.hub.news.troubles())
+    scene.hub.ambient.advance(3600)
+    await asyncio.sleep(0.05)
+    assert len(scene.place.statuses) == before + 1
+
+
+async def test_what_is_no_list_changes_nothing_and_is_told_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.place.list = b"<html>not found</html>"
+    await scene.begin(responder=False)
+    for _ in range(3):
+        await scene.hub.news.refresh()
     assert not scene.hub.trusted.lists_of("root")
     assert await scene.code() == 0
+    assert caplog.text.count("no news from the revocation list of authority root") == 1
+    (place,) = scene.hub.news.troubles()
+    assert place == "revocation list of authority root"
+    scene.place.list = scene.make.revoked(scene.root)
+    await scene.hub.news.refresh()
+    assert not scene.hub.news.troubles()
+    assert "again" in caplog.text
 
 
 async def test_an_overdue_list_ends_sessions_where_the_authority_fails_closed(scene: Scene) -> None:

@@ -44,7 +44,7 @@ def becomes(one: Authority | None) -> AuthorityChange:
 async def test_authorities_are_kept_over_reopening_in_the_order_of_their_names(opener: Opener[AuthorityStore]) -> None:
     full = authority(
         "b", certificate=bytes(range(256)), verified=True, code="C0DE",
-        rules=RevocationRules(True, "http://lists.example/a", "http://ocsp.example/"),
+        rules=RevocationRules(True, "http://lists.example/a", "http://ocsp.example/", 17),
     )  # fmt: skip
     async with opener() as store:
         assert await store.edit_authority(HUB, "b", becomes(full)) == full

@@ -50,6 +50,13 @@ def test_what_is_wrong_with_authorities() -> None:
     assert names(doctor.authority_findings([authority(999)], {"ca": [overdue]}, NOW)) == [("bad", "list-ends")]
 
 
+def test_places_that_give_no_news_are_told() -> None:
+    (found,) = doctor.news_findings({"responder of authority ca": "the answer was 503"})
+    assert (found.level, found.name) == (Level.WARNING, "no-revocation-news")
+    assert "responder of authority ca: the answer was 503" in found.what
+    assert list(doctor.news_findings({})) == []
+
+
 def identity(name: str, held: Authentication) -> Identity:
     return Identity(key=IdentityKey(name), generation_id="1", version=1, authentication=held)
 

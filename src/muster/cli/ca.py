@@ -15,6 +15,7 @@ from muster.cli.device_authority import ISSUING_NAME, ROOT_NAME, DeviceAuthority
 from muster.cli.network import HubClient
 from muster.cli.target import data_option, login_options, running
 from muster.core.ambient import SystemAmbient
+from muster.core.certificate_limits import LEAST_REVOCATION_REFRESH, MOST_REVOCATION_REFRESH, REVOCATION_REFRESH
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.identity.hub import hub_name
 from muster.identity.model import IdentityKey
@@ -124,16 +125,21 @@ def crl(*, name: str, file: Path, data: Path, login: str | None, ca: Path | None
 
 @ca.command()
 @click.argument("name")
-@click.option("--list-url", default="", help="Where its revocation list is, fetched every five minutes.")
+@click.option("--list-url", default="", help="Where its revocation list is.")
 @click.option("--responder-url", default="", help="Its OCSP responder, asked when a device connects and after.")
+@click.option("--refresh", type=click.IntRange(LEAST_REVOCATION_REFRESH.open, MOST_REVOCATION_REFRESH.open),
+              default=REVOCATION_REFRESH.open, show_default=True,
+              help="Seconds from one look at these places to the next.")  # fmt: skip
 @click.option("--fail-closed/--fail-open", default=False, show_default=True,
               help="Without current news of a certificate let no device in, or let it in.")  # fmt: skip
 @_hub_options
 def revocation(
-    *, name: str, list_url: str, responder_url: str, fail_closed: bool, data: Path, login: str | None, ca: Path | None
-) -> None:
+    *, name: str, list_url: str, responder_url: str, refresh: int, fail_closed: bool, data: Path, login: str | None,
+    ca: Path | None,
+) -> None:  # fmt: skip
     """Say where the authority tells what it has revoked; what is not given is taken away."""
-    rules = {"listUrl": list_url, "responderUrl": responder_url, "failClosed": fail_closed}
+    places = {"listUrl": list_url, "responderUrl": responder_url}
+    rules = {**places, "refreshSeconds": refresh, "failClosed": fail_closed}
     made = _client(data, login, ca).call("PUT", f"/$muster/authorities/{quote(name, safe='')}/rules", rules)
     click.echo(json.dumps(made, indent=1))
 

@@ -63,11 +63,55 @@ REVOCATION_LISTS = Limit(
 )
 REVOCATION_REFRESH = Limit(
     "revocation refresh",
-    300,
-    300,
+    3,
+    3,
     "seconds",
     "own choice",
-    "Lists from a URL are fetched, and responders asked about connected devices, so often.",
+    "Lists behind URLs are looked at, and responders asked about connected devices, so often unless an authority has "
+    "another interval: a revoked certificate loses its session within five seconds. A list that has not changed costs "
+    "its server an answer without a body.",
+)
+LEAST_REVOCATION_REFRESH = Limit(
+    "least revocation refresh",
+    1,
+    1,
+    "seconds",
+    "own choice",
+    "Shorter intervals are refused: they would tell nothing sooner than their own requests take.",
+)
+MOST_REVOCATION_REFRESH = Limit(
+    "longest revocation refresh",
+    86_400,
+    86_400,
+    "seconds",
+    "own choice",
+    "Longer intervals are refused: nobody would know any more what the hub goes by.",
+)
+REVOCATION_LIST_RATE = Limit(
+    "whole revocation lists from one URL",
+    20_000,
+    20_000,
+    "bytes per second",
+    "own choice",
+    "Where the server sends neither ETag nor Last-Modified the list comes whole each time: then it is fetched as "
+    "seldom as this wants, whatever the interval.",
+)
+RESPONDER_QUESTIONS = Limit(
+    "questions to the responder of an authority",
+    20,
+    20,
+    "questions per second",
+    "own choice",
+    "About devices that are connected; with more of them than so many for each second of the interval, a round takes "
+    "longer. A device that connects is asked about at once.",
+)
+RESPONDER_ANSWER_COUNTS = Limit(
+    "answer of a responder counts",
+    600,
+    600,
+    "seconds",
+    "own choice",
+    "For devices that are connected, while the responder gives no newer one; a shorter nextUpdate decides.",
 )
 REVOCATION_WAIT = Limit(
     "wait for revocation news",

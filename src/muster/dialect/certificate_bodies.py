@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from muster.core.ambient import iso
+from muster.core.certificate_limits import REVOCATION_REFRESH
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.dialect.etag import etag_of
 from muster.dialect.json_body import Members
@@ -68,6 +69,7 @@ def read_rules(body: Members) -> RevocationRules:
         fail_closed=body.flag("failClosed"),
         list_url=body.text("listUrl") or "",
         responder_url=body.text("responderUrl") or "",
+        refresh=REVOCATION_REFRESH.open if (refresh := body.whole_number("refreshSeconds")) is None else refresh,
     )
 
 
@@ -86,6 +88,7 @@ def authority_body(one: Authority, lists: Sequence[RevocationList]) -> dict[str,
         "failClosed": one.rules.fail_closed,
         "listUrl": one.rules.list_url,
         "responderUrl": one.rules.responder_url,
+        "refreshSeconds": one.rules.refresh,
         "lists": [list_body(each) for each in lists],
     }
 

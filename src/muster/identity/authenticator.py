@@ -105,7 +105,7 @@ class ServiceAttempt:
     user: str = ""
 
 
-Ask = Callable[[ChainProof, tuple[int, Certificate]], Awaitable[None]]
+Ask = Callable[[ChainProof, tuple[int, Certificate]], Awaitable[object]]
 
 
 class Authenticator:

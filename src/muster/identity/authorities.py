@@ -13,7 +13,12 @@ from dataclasses import replace
 
 from muster.core.ambient import Ambient
 from muster.core.bus import AUTHORITIES_CHANGED, Bus
-from muster.core.certificate_limits import AUTHORITIES, REVOCATION_LISTS
+from muster.core.certificate_limits import (
+    AUTHORITIES,
+    LEAST_REVOCATION_REFRESH,
+    MOST_REVOCATION_REFRESH,
+    REVOCATION_LISTS,
+)
 from muster.core.errors import (
     ARGUMENT_INVALID,
     CERTIFICATE_NOT_FOUND,
@@ -148,10 +153,14 @@ class Authorities:
         return await self._edit(name, change)
 
     async def set_rules(self, name: str, rules: RevocationRules) -> Authority:
-        """Say where the authority tells what it has revoked. Raises ``HubError`` 404008, 400004 for a wrong URL."""
+        """Say where the authority tells what it has revoked. Raises ``HubError`` 404008, 400004 for a wrong URL or
+        interval."""
         for what, url in (("list", rules.list_url), ("responder", rules.responder_url)):
             if url and not (_URL.fullmatch(url) and len(url) <= 2048):
                 raise HubError(ARGUMENT_INVALID, f"The URL of the {what} is not http:// or https://, correct it.")
+        least, most = LEAST_REVOCATION_REFRESH.open, MOST_REVOCATION_REFRESH.open
+        if not least <= rules.refresh <= most:
+            raise HubError(ARGUMENT_INVALID, f"The refresh interval is not {least} to {most} seconds, correct it.")
 
         def change(standing: AuthorityStanding) -> Authority:
             present = _require(standing.authority, Match(), name)

@@ -6,18 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from muster.core.certificate_limits import REVOCATION_REFRESH
+
 
 @dataclass(frozen=True, slots=True)
 class RevocationRules:
     """Where an authority says which certificates it has revoked. Texts are empty where it has no such place.
 
     ``fail_closed``: a device is refused for as long as nothing current is known of its certificates; otherwise it
-    is let in until they are known to be revoked.
+    is let in until they are known to be revoked. ``refresh``: seconds from one look at these places to the next.
     """
 
     fail_closed: bool = False
     list_url: str = ""
     responder_url: str = ""
+    refresh: int = REVOCATION_REFRESH.open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,15 @@ def _revocation_findings(one: Authority, lists: Sequence[RevocationList], now: f
             yield from ending("list-ends", f"The revocation list of {each.issuer_text}", each.next_update, now, remedy)
 
 
+def news_findings(troubles: Mapping[str, str]) -> Iterator[Finding]:
+    """``troubles``: from where no news of revocations come, and why."""
+    for place, trouble in troubles.items():
+        yield Finding(
+            Level.WARNING, "no-revocation-news", f"No news come from the {place}: {trouble}.",
+            "Correct the URL (muster ca revocation) or the server behind it: what is revoked meanwhile is not known.",
+        )  # fmt: skip
+
+
 def session_findings(ends: Iterable[tuple[str, float]], now: float) -> Iterator[Finding]:
     """``ends``: identities that are connected with a certificate, and until when it is good."""
     for level, days in ((Level.BAD, 7), (Level.WARNING, 30), (Level.NOTICE, 60)):

@@ -1,40 +1,168 @@
 """News of what was revoked, fetched: lists from URLs, and answers of responders about devices that are connected.
 
-One timer of the ambient and a bounded number of requests a round; nothing is asked where no authority wants it.
-What fails is no news: the authority's rules say what that means, and it is tried again next time.
+Each authority has rounds of its own, as often as its rules say; nothing is asked where none wants it. What fails is no
+news: the authority's rules say what that means, and it is tried again next time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from muster.core.ambient import Ambient, Timer
-from muster.core.certificate_limits import REVOCATION_LIST_BYTES, REVOCATION_REFRESH, REVOCATION_WAIT
+from muster.core.certificate_limits import (
+    RESPONDER_QUESTIONS,
+    REVOCATION_LIST_BYTES,
+    REVOCATION_LIST_RATE,
+    REVOCATION_WAIT,
+)
 from muster.core.errors import HubError
 from muster.identity.authorities import Authorities
-from muster.identity.authority_contract import Authority
-from muster.identity.certificates import Certificate, CertificateError
-from muster.identity.revocation import read_answer, request_for
+from muster.identity.authority_contract import Authority, RevocationRules
+from muster.identity.responders import Fetch, Link, Request, Responders
 from muster.identity.trust import ChainProof, Trust
 
 log = logging.getLogger("muster.revocation")
 
-_ANSWER_BYTES = 65_536
-_AT_ONCE = 8
-_REQUEST_TYPE = "application/ocsp-request"
-_PAUSE = 10.0
-"""Seconds until a responder that gave no answer is asked about the same certificate again."""
+_OVERDUE_SECONDS = 60.0
+"""So often sessions are looked at for news that has run out, where an authority fails closed."""
+_AT_ONCE = 4
+"""Questions of a round under way; who connects needs some of the responder too."""
+_SLICE = 500
+"""Sessions looked through before others get their turn."""
+
+Proofs = Callable[[], Iterable[ChainProof]]
+_Essence = tuple[str, float, bytes, RevocationRules]
 
 
-class Fetch(Protocol):
-    """Gets what is behind a URL, off the loop."""
+class _Rounds:
+    """Does ``work`` again and again: it says after how many seconds next."""
 
-    async def __call__(self, url: str, body: bytes | None, media_type: str, most: int, seconds: float) -> bytes:
-        """POST ``body``, or GET when it is ``None``; at most ``most`` bytes within ``seconds``. Raises ``OSError``."""
-        ...
+    def __init__(self, ambient: Ambient, work: Callable[[], Awaitable[float]]) -> None:
+        self._ambient = ambient
+        self._work = work
+        self._timer: Timer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def begin(self) -> asyncio.Task[None]:
+        """Begin a round, unless one is under way; its task."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._round())
+        return self._task
+
+    def _due(self) -> None:
+        self.begin()
+
+    async def _round(self) -> None:
+        pause = _OVERDUE_SECONDS
+        try:
+            pause = await self._work()
+        finally:
+            if not self._stopped:
+                self._timer = self._ambient.at(self._ambient.now() + pause, self._due)
+
+    def stop(self) -> asyncio.Task[None] | None:
+        """No more rounds; the last one, which may be under way: a list that is being taken is taken."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        return self._task
+
+
+class _Place:
+    """Somewhere that an authority says what it has revoked. ``trouble``: why there are no news, told once."""
+
+    def __init__(self, authority: Authority, what: str) -> None:
+        self.authority = authority
+        self.what = what
+        self.trouble = ""
+
+    def heard(self, trouble: str) -> None:
+        """News have come, or not: because of ``trouble``."""
+        if trouble and not self.trouble:
+            log.warning("no news from the %s of authority %s: %s", self.what, self.authority.name, trouble)
+        elif self.trouble and not trouble:
+            log.warning("news from the %s of authority %s again", self.what, self.authority.name)
+        self.trouble = trouble
+
+
+class _ListPlace(_Place):
+    """A revocation list behind a URL, asked for only if it is another one."""
+
+    def __init__(self, authority: Authority, authorities: Authorities, fetch: Fetch) -> None:
+        super().__init__(authority, "revocation list")
+        self._authorities = authorities
+        self._fetch = fetch
+        self._request = Request(authority.rules.list_url)
+        self._taken = b""
+
+    async def look(self) -> float:
+        """One round; seconds until the next."""
+        pause, trouble = float(self.authority.rules.refresh), ""
+        try:
+            found = await self._fetch(self._request, REVOCATION_LIST_BYTES.open, REVOCATION_WAIT.open)
+            if found.content is not None:
+                if not found.conditional:
+                    pause = max(pause, len(found.content) / REVOCATION_LIST_RATE.open)
+                await self._take(found.content)
+                self._request = self._request._replace(etag=found.etag, modified=found.modified)
+        except (OSError, HubError) as error:
+            trouble = str(error) or type(error).__name__
+        self.heard(trouble)
+        return pause
+
+    async def _take(self, content: bytes) -> None:
+        digest = hashlib.sha256(content).digest()
+        if digest != self._taken:
+            await self._authorities.put_list(self.authority.name, content)
+            self._taken = digest
+
+
+class _ResponderPlace(_Place):
+    """A responder that is asked about the devices that are connected, one after the other, so many a second."""
+
+    def __init__(self, authority: Authority, responders: Responders, proofs: Proofs, ambient: Ambient) -> None:
+        super().__init__(authority, "responder")
+        self._responders = responders
+        self._proofs = proofs
+        self._ambient = ambient
+        self._anchor = hashlib.sha256(authority.certificate).hexdigest().upper()
+        self._left: deque[tuple[ChainProof, Link]] = deque()
+        self._began = 0.0
+
+    async def look(self) -> float:
+        """The share of a second; seconds until the next."""
+        if not self._left:
+            self._began = self._ambient.now()
+            self._left.extend(await self._connected())
+        share = deque(self._left.popleft() for _ in range(min(len(self._left), RESPONDER_QUESTIONS.open)))
+        troubles: list[str] = []
+        await asyncio.gather(*(self._ask(share, troubles) for _ in range(min(len(share), _AT_ONCE))))
+        if troubles:
+            self.heard("" if "" in troubles else troubles[0])
+        if self._left:
+            return 1.0
+        return max(self._began + self.authority.rules.refresh - self._ambient.now(), 1.0)
+
+    async def _ask(self, share: deque[tuple[ChainProof, Link]], troubles: list[str]) -> None:
+        while share:
+            troubles.append(await self._responders.ask(*share.popleft()))
+
+    async def _connected(self) -> Iterable[tuple[ChainProof, Link]]:
+        """What is to be asked: each certificate below the authority that a live session hangs on, once."""
+        links: dict[tuple[str, int], tuple[ChainProof, Link]] = {}
+        for number, proof in enumerate(self._proofs(), 1):
+            if proof.anchor == self._anchor:
+                links |= {(issuer.sha256, serial): (proof, (serial, issuer)) for serial, issuer in proof.links()}
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+        return links.values()
 
 
 class RevocationNews:
@@ -46,85 +174,83 @@ class RevocationNews:
         authorities: Authorities,
         fetch: Fetch,
         ambient: Ambient,
-        proofs: Callable[[], Iterable[ChainProof]],
+        proofs: Proofs,
     ) -> None:
         self._trust = trust
         self._authorities = authorities
         self._fetch = fetch
         self._ambient = ambient
         self._proofs = proofs
-        self._timer: Timer | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._asking: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._responders = Responders(trust, fetch, ambient)
+        self.ask = self._responders.ask
+        self._watched: dict[_Essence, list[tuple[_Place, _Rounds]]] = {}
+        self._overdue = _Rounds(ambient, self._look_for_overdue)
+        self._started = False
+        self._stopping: set[asyncio.Task[None]] = set()
+        trust.when_changed(self._changed)
 
     def start(self) -> None:
-        """Get the news at once, and then every ``REVOCATION_REFRESH`` seconds."""
-        self._due()
+        """Get the news at once, and then as often as each authority wants. Other rules count once they are made."""
+        self._started = True
+        self._changed()
+        self._overdue.begin()
 
     async def stop(self) -> None:
         """Ask no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        tasks = [*self._asking.values(), *filter(None, (self._task,))]
+        self._started = False
+        for essence in list(self._watched):
+            self._forget(essence)
+        tasks = {*self._stopping, *filter(None, (self._overdue.stop(),))}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _due(self) -> None:
-        self._timer = self._ambient.at(self._ambient.now() + REVOCATION_REFRESH.open, self._due)
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self.refresh())
+        await self._responders.stop()
 
     async def refresh(self) -> None:
-        """One round: every list that has a URL, every certificate in use that a responder knows of."""
-        wanted = self._authorities.all()
-        await asyncio.gather(*(self._refresh_list(one) for one in wanted if one.rules.list_url))
-        if any(one.rules.responder_url for one in wanted):
-            links = {
-                (issuer.sha256, serial): (proof, (serial, issuer))
-                for proof in self._proofs()
-                for serial, issuer in proof.links()
-            }
-            for proof, link in links.values():
-                await self.ask(proof, link)
-        if any(one.rules.fail_closed for one in wanted):
-            self._trust.look_again()
+        """One round of all, now."""
+        await asyncio.gather(*(rounds.begin() for places in self._watched.values() for _, rounds in places))
 
-    async def _refresh_list(self, authority: Authority) -> None:
-        url = authority.rules.list_url
-        try:
-            content = await self._fetch(url, None, "", REVOCATION_LIST_BYTES.open, REVOCATION_WAIT.open)
-            if any(one.der == content for one in self._trust.lists_of(authority.name)):
-                return
-            await self._authorities.put_list(authority.name, content)
-        except (OSError, HubError) as error:
-            log.warning("no revocation list of %s from its URL: %s", authority.name, error)
+    def troubles(self) -> Mapping[str, str]:
+        """From which places no news come at this moment, in words, and why."""
+        return {
+            f"{place.what} of authority {place.authority.name}": place.trouble
+            for places in self._watched.values()
+            for place, _ in places
+            if place.trouble
+        }
 
-    async def ask(self, proof: ChainProof, link: tuple[int, Certificate]) -> None:
-        """Ask the responder of the authority of ``proof`` about ``link``; who asks the same meanwhile waits along."""
-        serial, issuer = link
-        key = issuer.sha256, serial
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(proof, link))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        await asyncio.shield(task)
-
-    async def _ask(self, proof: ChainProof, link: tuple[int, Certificate]) -> None:
-        authority = self._trust.rules_of(proof)
-        if authority is None or not authority.rules.responder_url:
+    def _changed(self) -> None:
+        """Authorities may have come, gone or got other rules."""
+        if not self._started:
             return
-        serial, issuer = link
-        try:
-            async with asyncio.timeout(REVOCATION_WAIT.open), self._gate:
-                request = request_for(issuer, serial)
-                url = authority.rules.responder_url
-                content = await self._fetch(url, request, _REQUEST_TYPE, _ANSWER_BYTES, REVOCATION_WAIT.open)
-                longest = 2.0 * REVOCATION_REFRESH.open
-                answer = read_answer(content, issuer, serial, self._ambient.now(), longest)
-        except (OSError, CertificateError) as error:  # a TimeoutError is an OSError
-            log.warning("no answer of the responder of %s: %s", authority.name, error or type(error).__name__)
-            self._trust.answered(link, self._ambient.now() + _PAUSE)
-        else:
-            self._trust.answered(link, answer)
+        wanted = {
+            (one.name, one.created, one.certificate, one.rules): one
+            for one in self._authorities.all()
+            if one.rules.list_url or one.rules.responder_url
+        }
+        for essence in self._watched.keys() - wanted.keys():
+            self._forget(essence)
+        for essence in wanted.keys() - self._watched.keys():
+            self._watched[essence] = list(self._places(wanted[essence]))
+            for _, rounds in self._watched[essence]:
+                rounds.begin()
+
+    def _places(self, authority: Authority) -> Iterable[tuple[_Place, _Rounds]]:
+        if authority.rules.list_url:
+            lists = _ListPlace(authority, self._authorities, self._fetch)
+            yield lists, _Rounds(self._ambient, lists.look)
+        if authority.rules.responder_url:
+            responder = _ResponderPlace(authority, self._responders, self._proofs, self._ambient)
+            yield responder, _Rounds(self._ambient, responder.look)
+
+    def _forget(self, essence: _Essence) -> None:
+        for _, rounds in self._watched.pop(essence):
+            task = rounds.stop()
+            if task is not None:
+                self._stopping.add(task)
+                task.add_done_callback(self._stopping.discard)
+
+    async def _look_for_overdue(self) -> float:
+        if any(one.rules.fail_closed for one in self._authorities.all()):
+            self._trust.look_again()
+        return _OVERDUE_SECONDS

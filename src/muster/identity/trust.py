@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from muster.core.ambient import Ambient, iso
 from muster.core.bus import AUTHORITIES_CHANGED, Bus
-from muster.core.certificate_limits import CHAINS_REMEMBERED, RESPONDER_ANSWERS
+from muster.core.certificate_limits import CHAINS_REMEMBERED, RESPONDER_ANSWERS, REVOCATION_WAIT
 from muster.core.errors import HubError
 from muster.identity.authority_contract import Authority, AuthorityStore
 from muster.identity.certificates import Certificate, CertificateError, read_certificate
@@ -73,6 +73,19 @@ AnswerKey = tuple[str, int]
 """The thumbprint of an issuer and the serial of a certificate."""
 
 
+class Heard(NamedTuple):
+    """What a responder said last and when, if it ever answered; ``pause``: it need not be asked again before."""
+
+    answer: Answer | None = None
+    at: float = 0.0
+    pause: float = 0.0
+
+
+_NOTHING = Heard()
+_FRESH = 2.0 * REVOCATION_WAIT.open
+"""Seconds for which an answer is fresh at least: a chain with two questions may take as long as each may."""
+
+
 class Trust:
     """The authorities of ``hub`` as they stand. ``store`` is ``None`` for a hub that has none."""
 
@@ -88,7 +101,7 @@ class Trust:
         self._chains: OrderedDict[bytes, Found] = OrderedDict()
         self._readings: OrderedDict[tuple[bytes, ...], tuple[Certificate, ...]] = OrderedDict()
         self._issuers: WeakValueDictionary[str, Certificate] = WeakValueDictionary()
-        self._answers: OrderedDict[AnswerKey, Answer | float] = OrderedDict()
+        self._heard: OrderedDict[AnswerKey, Heard] = OrderedDict()
         self._listeners: list[Callable[[], None]] = []
         self._reloading: asyncio.Task[None] | None = None
         self._stale = False
@@ -216,23 +229,29 @@ class Trust:
 
     # --- revocation
 
-    def revocation(self, proof: ChainProof) -> Revoked:
-        """What is known of the revocation of a chain whose authority is trusted."""
+    def revocation(self, proof: ChainProof, *, begins: bool = True) -> Revoked:
+        """What is known of the revocation of a chain whose authority is trusted.
+
+        Where a session ``begins`` with it a responder is asked anew (``TO_ASK``) when its answer is not fresh; the
+        session then lives by the last one for as long as that counts.
+        """
         authority = self._by_thumbprint[proof.anchor]
         rules, lists = authority.rules, self._lists.get(authority.name, [])
         if not lists and not rules.fail_closed and not rules.list_url and not rules.responder_url:
             return Revoked(Standing.UNASKED, "the authority keeps no revocation list and no responder")
         worst = Revoked(Standing.GOOD, "not revoked")
         for serial, issuer in proof.links():
-            one = self._link(serial, issuer, authority, lists)
+            one = self._link((serial, issuer), authority, lists, begins=begins)
             if one.standing is Standing.REVOKED:
                 return one
             if one.standing is not Standing.GOOD and worst.standing is not Standing.TO_ASK:
                 worst = one
         return worst
 
-    def _link(self, serial: int, issuer: Certificate, authority: Authority, lists: list[RevocationList]) -> Revoked:
-        now, link, covered, overdue = self._ambient.now(), (serial, issuer), False, ""
+    def _link(
+        self, link: tuple[int, Certificate], authority: Authority, lists: list[RevocationList], *, begins: bool
+    ) -> Revoked:
+        now, (serial, issuer), covered, overdue = self._ambient.now(), link, False, ""
         for one in lists:
             if one.by(issuer):
                 if serial in one.serials:
@@ -240,18 +259,17 @@ class Trust:
                     return Revoked(Standing.REVOKED, f"serial {serial:x} of {issuer.subject_text}: {when}", link)
                 covered = covered or one.current(now)
                 overdue = "" if one.current(now) else "; the list is overdue"
-        answer = self._answers.get((issuer.sha256, serial))
-        if isinstance(answer, Answer):
-            if answer.revoked:
-                text = f"serial {serial:x} of {issuer.subject_text}: the responder"
-                return Revoked(Standing.REVOKED, text, link)
-            covered = covered or answer.until >= now
-        if covered:
-            return Revoked(Standing.GOOD, "not revoked", link)
+        answer, at, pause = self._heard.get((issuer.sha256, serial), _NOTHING)
+        revoked = answer is not None and answer.revoked
         text = f"nothing current on serial {serial:x} of {issuer.subject_text}{overdue}"
-        asked_lately = isinstance(answer, float) and answer > now
-        if authority.rules.responder_url and not asked_lately:
-            return Revoked(Standing.TO_ASK, text, link)
+        if begins and authority.rules.responder_url and pause <= now and (revoked or not covered):
+            fresh = max(_FRESH, authority.rules.refresh)
+            if answer is None or not at <= now <= at + fresh:
+                return Revoked(Standing.TO_ASK, text, link)
+        if revoked:
+            return Revoked(Standing.REVOKED, f"serial {serial:x} of {issuer.subject_text}: the responder", link)
+        if covered or (answer is not None and answer.until >= now):
+            return Revoked(Standing.GOOD, "not revoked", link)
         return Revoked(Standing.UNKNOWN, text, link)
 
     def rules_of(self, proof: ChainProof) -> Authority | None:
@@ -262,14 +280,15 @@ class Trust:
         """A responder has answered for ``link``; a number instead says until when it need not be asked again."""
         serial, issuer = link
         key = issuer.sha256, serial
-        before = self._answers.get(key)
-        if isinstance(answer, float) and isinstance(before, Answer) and (before.revoked or before.until > answer):
-            return
-        self._answers[key] = answer
-        self._answers.move_to_end(key)
-        if len(self._answers) > RESPONDER_ANSWERS.open:
-            self._answers.popitem(last=False)
-        if isinstance(answer, Answer) and answer.revoked and not (isinstance(before, Answer) and before.revoked):
+        before = self._heard.get(key, _NOTHING)
+        if isinstance(answer, Answer):
+            self._heard[key] = Heard(answer, self._ambient.now())
+        else:
+            self._heard[key] = before._replace(pause=answer)
+        self._heard.move_to_end(key)
+        if len(self._heard) > RESPONDER_ANSWERS.open:
+            self._heard.popitem(last=False)
+        if isinstance(answer, Answer) and answer.revoked and not (before.answer and before.answer.revoked):
             self._tell()
 
     def lost(self, proof: ChainProof) -> tuple[str, str]:
@@ -277,7 +296,7 @@ class Trust:
         authority = self._by_thumbprint.get(proof.anchor)
         if authority is None:
             return "authority-not-verified", "the authority was deleted, or is not verified any more"
-        revoked = self.revocation(proof)
+        revoked = self.revocation(proof, begins=False)
         if revoked.standing is Standing.REVOKED:
             return "certificate-revoked", revoked.seen
         if revoked.standing is not Standing.GOOD and authority.rules.fail_closed:

@@ -53,6 +53,7 @@ class Certificates:
             trust=self.trust,
             ambient=self.ambient,
             certificates=own,
+            troubles=self.news.troubles,
         )
         return [*AuthorityOperations(self.authorities, self.trust, self.hub).table(), *doctor.table()]
 

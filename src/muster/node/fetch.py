@@ -1,36 +1,74 @@
-"""Getting what is behind a URL: for revocation lists and responders, rarely and in a thread of its own."""
+"""Getting what is behind a URL: for revocation lists and responders, in threads of its own.
+
+Only what has changed is asked for (ETag, If-Modified-Since). What hangs holds up others that fetch, no other work.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
 import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from muster.identity.responders import Fetched, Request
 
-async def fetch(url: str, body: bytes | None, media_type: str, most: int, seconds: float) -> bytes:
-    """See ``identity.revocation_news.Fetch``. Follows no redirects; HTTPS is verified by the system's roots."""
-    return await asyncio.to_thread(_fetch, url, body, media_type, most, seconds)
+_threads = ThreadPoolExecutor(16, thread_name_prefix="fetch")
+_MOST_VALIDATOR = 256
+"""Characters of an ETag; a longer one is not sent back."""
+_SETTLED_SECONDS = 2
 
 
-def _fetch(url: str, body: bytes | None, media_type: str, most: int, seconds: float) -> bytes:
+async def fetch(request: Request, most: int, seconds: float) -> Fetched:
+    """See ``identity.responders.Fetch``. Follows no redirects; HTTPS is verified by the system's roots."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, _fetch, request, most, seconds)
+
+
+def _fetch(request: Request, most: int, seconds: float) -> Fetched:
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(request.url)
         kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
         connection = kind(parts.hostname or "", parts.port, timeout=seconds)
         deadline = time.monotonic() + seconds
         path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-        headers = {"Content-Type": media_type} if body is not None else {}
         try:
-            connection.request("GET" if body is None else "POST", path, body, headers)
+            connection.request("GET" if request.body is None else "POST", path, request.body, _headers(request))
             answer = connection.getresponse()
-            if answer.status != 200:
+            if answer.status == HTTPStatus.NOT_MODIFIED and (request.etag or request.modified):
+                return Fetched(None, request.etag, request.modified)
+            if answer.status != HTTPStatus.OK:
                 raise OSError(f"the answer was {answer.status}")
-            return _read(answer, most, deadline)
+            content, etag, modified = _read(answer, most, deadline), _header(answer, "ETag"), ""
+            if not etag and _settled(answer):
+                modified = _header(answer, "Last-Modified")
+            return Fetched(content, etag, modified, bool(etag or _header(answer, "Last-Modified")))
         finally:
             connection.close()
     except (http.client.HTTPException, ValueError, KeyError) as error:
         raise OSError(f"no good answer ({type(error).__name__})") from error
+
+
+def _headers(request: Request) -> dict[str, str]:
+    named = {
+        "Content-Type": request.media_type, "If-None-Match": request.etag, "If-Modified-Since": request.modified,
+    }  # fmt: skip
+    return {name: text for name, text in named.items() if text}
+
+
+def _header(answer: http.client.HTTPResponse, name: str) -> str:
+    text = answer.headers.get(name) or ""
+    return text if len(text) <= _MOST_VALIDATOR and text.isascii() and text.isprintable() else ""
+
+
+def _settled(answer: http.client.HTTPResponse) -> bool:
+    """Whether the time of the last change, in whole seconds, tells another change apart (RFC 9110 section 8.8.2.2)."""
+    try:
+        changed = parsedate_to_datetime(_header(answer, "Last-Modified"))
+        return (parsedate_to_datetime(_header(answer, "Date")) - changed).total_seconds() >= _SETTLED_SECONDS
+    except (TypeError, ValueError):
+        return False
 
 
 def _read(answer: http.client.HTTPResponse, most: int, deadline: float) -> bytes:

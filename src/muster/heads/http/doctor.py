@@ -21,7 +21,8 @@ _AT_ONCE = 200
 
 
 class DoctorOperations:
-    """Looks at one hub. ``certificates`` are the hub's own, DER, by what they are called."""
+    """Looks at one hub. ``certificates`` are the hub's own, DER, by what they are called; ``troubles`` says from where
+    no news of revocations come, and why."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class DoctorOperations:
         trust: Trust,
         ambient: Ambient,
         certificates: Callable[[], Mapping[str, bytes]],
+        troubles: Callable[[], Mapping[str, str]],
     ) -> None:
         self._authenticator = authenticator
         self._identities = identities
@@ -39,6 +41,7 @@ class DoctorOperations:
         self._trust = trust
         self._ambient = ambient
         self._certificates = certificates
+        self._troubles = troubles
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
@@ -53,6 +56,7 @@ class DoctorOperations:
         findings = [
             *doctor.server_findings(self._certificates(), now),
             *doctor.authority_findings(registered, lists, now),
+            *doctor.news_findings(self._troubles()),
             *doctor.session_findings(ends, now),
             *doctor.policy_findings(self._authenticator.policies_used, local_auth=not hub.switches.disable_local_auth),
         ]

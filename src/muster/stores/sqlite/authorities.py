@@ -16,12 +16,12 @@ from muster.identity.authority_contract import (
 )
 from muster.stores.sqlite.database import Writer, told_as_refusal
 
-_COLUMNS = "name, certificate, verified, created, updated, version, code, fail_closed, list_url, responder_url"
+_COLUMNS = "name, certificate, verified, created, updated, version, code, fail_closed, list_url, responder_url, refresh"
 # Only the fixed list of columns goes into these texts; every value is bound.
 _ALL = f"SELECT {_COLUMNS} FROM authorities WHERE hub = ? ORDER BY name"  # noqa: S608
 _GET = f"SELECT {_COLUMNS} FROM authorities WHERE hub = ? AND name = ?"  # noqa: S608
 _OTHERS = "SELECT count(*) FROM authorities WHERE hub = ? AND name <> ?"
-_PUT = f"INSERT OR REPLACE INTO authorities (hub, {_COLUMNS}) VALUES (?{', ?' * 10})"  # noqa: S608
+_PUT = f"INSERT OR REPLACE INTO authorities (hub, {_COLUMNS}) VALUES (?{', ?' * 11})"  # noqa: S608
 _DELETE = "DELETE FROM authorities WHERE hub = ? AND name = ?"
 _LISTS = "SELECT authority, issuer, der FROM revocation_lists WHERE hub = ? ORDER BY authority, issuer"
 _PUT_LIST = (
@@ -75,13 +75,13 @@ def _row(hub: str, one: Authority) -> tuple[Any, ...]:
     rules = one.rules
     return (
         hub, one.name, one.certificate, one.verified, one.created, one.updated, one.version, one.code,
-        rules.fail_closed, rules.list_url, rules.responder_url,
+        rules.fail_closed, rules.list_url, rules.responder_url, rules.refresh,
     )  # fmt: skip
 
 
 def _authority(row: tuple[Any, ...]) -> Authority:
-    name, certificate, verified, created, updated, version, code, fail_closed, list_url, responder_url = row
+    name, certificate, verified, created, updated, version, code, fail_closed, *rest = row
     return Authority(
         name=name, certificate=certificate, verified=bool(verified), created=created, updated=updated, version=version,
-        code=code, rules=RevocationRules(bool(fail_closed), list_url, responder_url),
+        code=code, rules=RevocationRules(bool(fail_closed), *rest),
     )  # fmt: skip

@@ -178,5 +178,8 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (hub, authority, issuer)
     ) STRICT
     """,
+    """
+    ALTER TABLE authorities ADD COLUMN refresh INTEGER NOT NULL DEFAULT 3
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""
