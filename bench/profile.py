@@ -1,6 +1,6 @@
-"""Profile the hub under load: where the CPU time of a message or a connect goes.
+"""Profile the hub under load: where the CPU time of a message, a connect or a talk back goes.
 
-usage: python -m bench.profile [--load window1|window20|connects] [--seconds 6] [--top 25]
+usage: python -m bench.profile [--load window1|window20|connects|method|property|message] [--seconds 6] [--top 25]
 
 Starts the hub on one core and the load on the other, as bench.run does, samples the hub and prints three tables: by
 layer (kernel, OpenSSL, SQLite, interpreter, ...), by module of muster, and by function. Uses `perf` for the layers
@@ -10,6 +10,8 @@ layer (kernel, OpenSSL, SQLite, interpreter, ...), by module of muster, and by f
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
 import re
 import shutil
 import subprocess
@@ -22,10 +24,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import uvloop
+
 from bench import machine, measure
 from bench.measure import FULL, Result, Scale
 from bench.run import FILES_BESIDE_CONNECTIONS, build_programs
-from bench.servers import BUILD, Accounts, Device, Muster, Server
+from bench.servers import BUILD, Accounts, Device, Muster
+from bench.talking import AT_ONCE, Pairs
 
 SAMPLES_A_SECOND = 250
 LAYERS = (
@@ -37,10 +42,28 @@ LAYERS = (
     ("interpreter", r"python|libpython"),
     ("allocator and C library", r"libc\.so|libc-"),
 )
-LOADS: dict[str, Callable[[Server, Scale], Result]] = {
+
+
+def talk(server: Muster, scale: Scale, name: str) -> Result:
+    """One of the exchanges of ``bench.talking``, from a loop of its own on the load's core."""
+
+    async def run() -> Result:
+        pairs = Pairs(server, server.accounts.devices[:AT_ONCE])
+        await pairs.open()
+        return await pairs.run(getattr(pairs, name), scale.seconds, scale.warm_up)
+
+    os.sched_setaffinity(0, {machine.LOAD_CORE})
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+LOADS: dict[str, Callable[[Muster, Scale], Result]] = {
     "window1": partial(measure.window, size=1),
     "window20": partial(measure.window, size=20),
     "connects": measure.connects,
+    "method": partial(talk, name="method"),
+    "property": partial(talk, name="twin"),
+    "message": partial(talk, name="message"),
 }
 
 
@@ -116,7 +139,8 @@ def profile(load: str, seconds: float, top: int) -> str:
     for stack, count in stacks:
         modules[module_of(stack)] += count
         functions[stack[-1]] += count
-    figures = {name: value for name, value in result.items() if name.startswith("server_") or name.endswith("_per_s")}
+    shown = re.compile("server_.*|.*per_s|us|busy")
+    figures = {name: value for name, value in result.items() if shown.fullmatch(name)}
     tables = [("by layer, perf", layers), ("by module, py-spy", modules), ("by function, py-spy", functions)]
     return f"{load}: {figures}" + "".join(table(title, counts, top) for title, counts in tables if counts)
 
