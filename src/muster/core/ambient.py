@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 
+_IDS_AT_ONCE = 64
+
+
 class Timer(Protocol):
     """A callback that is due later."""
 
@@ -48,14 +51,19 @@ class Ambient(Protocol):
         """A fresh random UUID."""
         ...
 
+    def fresh_id(self) -> str:
+        """32 random hex digits, to name something by."""
+        ...
+
 
 class SystemAmbient:
-    """The machine's own clock and randomness. All but ``at`` can be had without an instance."""
+    """The machine's own clock and randomness. All but ``at`` and ``fresh_id`` can be had without an instance."""
 
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
     random_bytes = staticmethod(os.urandom)
     uuid = staticmethod(uuid.uuid4)
+    _digits, _taken = "", 0
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -63,6 +71,15 @@ class SystemAmbient:
     def at(self, deadline: float, callback: Callable[[], None]) -> Timer:
         """See ``Ambient.at``. Re-armed when the wall clock was set back meanwhile."""
         return _SystemTimer(self._loop, deadline, callback)
+
+    def fresh_id(self) -> str:
+        """See ``Ambient.fresh_id``. Random bytes are fetched for many at a time: each call of the system lets go of
+        the interpreter's lock, and a writer that works meanwhile gives it back late."""
+        start = self._taken
+        if start == len(self._digits):
+            self._digits, start = os.urandom(_IDS_AT_ONCE * 16).hex(), 0
+        self._taken = start + 32
+        return self._digits[start : start + 32]
 
 
 class _SystemTimer:
@@ -88,7 +105,7 @@ def tracking_id(ambient: Ambient, digits: str = "") -> str:
 
     The digits are ``digits``, or fresh ones.
     """
-    return f"{digits or ambient.random_bytes(16).hex()}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
+    return f"{digits or ambient.fresh_id()}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
 
 
 @lru_cache(maxsize=4)

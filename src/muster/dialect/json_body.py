@@ -8,18 +8,12 @@ from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, FORMAT_ERROR, HubError
+from muster.core.json_text import decode, encode_any
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array", dict: "an object"}
 
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_no_constant)
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -31,7 +25,7 @@ def parse_json(data: bytes) -> Any:
     if not data.strip():
         raise HubError(ARGUMENT_NULL, "The body is empty, send JSON.")
     try:
-        return _decoder.decode(data.removeprefix(_BOM).decode())
+        return decode(data.removeprefix(_BOM).decode())
     except json.JSONDecodeError as error:
         raise HubError(
             FORMAT_ERROR, f"The body is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
@@ -46,7 +40,7 @@ def parse_json(data: bytes) -> Any:
 
 def compact(value: Any) -> bytes:
     """``value`` as the service writes JSON: no blanks, UTF-8."""
-    return _encoder.encode(value).encode()
+    return encode_any(value).encode()
 
 
 class Members:

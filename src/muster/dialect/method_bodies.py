@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from muster.core.ambient import iso
 from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.core.json_text import encode
 from muster.dialect.json_body import Members
 from muster.messages.methods import DEFAULT_RESPONSE_SECONDS, Invocation, MethodAnswer, MethodTimeoutError
 
@@ -38,13 +39,10 @@ def read_call(body: Members) -> MethodCall:
     )
 
 
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
 def payload_text(value: Any) -> bytes:
     """A service's payload as JSON text. Raises ``HubError`` 400004 for one that cannot be written as such."""
     try:
-        return _encoder.encode(value).encode()
+        return encode(value).encode()
     except UnicodeEncodeError:
         raise HubError(ARGUMENT_INVALID, "payload holds half of a surrogate pair.") from None
     except (ValueError, RecursionError):

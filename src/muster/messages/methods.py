@@ -9,12 +9,11 @@ connection answer it. An answer that comes late or from elsewhere is passed over
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
 from muster.core.errors import (
@@ -31,6 +30,7 @@ from muster.core.errors import (
     ErrorRow,
     HubError,
 )
+from muster.core.json_text import decode
 from muster.core.limits import (
     METHOD_HISTORY,
     METHOD_LEAST_RESPONSE,
@@ -264,11 +264,12 @@ class Methods:
 
     async def _ask(self, session: MethodSession, name: str, payload: bytes, seconds: float) -> MethodAnswer:
         future: asyncio.Future[MethodAnswer] = asyncio.get_running_loop().create_future()
-        request_id = self._ambient.random_bytes(16).hex()
+        request_id = self._ambient.fresh_id()
         calls = self._calls.setdefault(session, {})
         calls[request_id] = future
-        late = MethodTimeoutError(METHOD_TIMEOUT, "Timed out waiting for the response from device.", seconds)
-        timer = self._ambient.at(self._ambient.now() + seconds - ANSWER_MARGIN_SECONDS, partial(_fail, future, late))
+        timer = self._ambient.at(
+            self._ambient.now() + seconds - ANSWER_MARGIN_SECONDS, partial(_too_late, future, seconds)
+        )
         try:
             session.invoke(MethodRequest(request_id, name, payload))
             return await future
@@ -295,6 +296,10 @@ def _wake(future: asyncio.Future[None]) -> None:
 def _fail(future: asyncio.Future[MethodAnswer] | asyncio.Future[None], error: HubError) -> None:
     if not future.done():
         future.set_exception(error)
+
+
+def _too_late(future: asyncio.Future[MethodAnswer], seconds: float) -> None:
+    _fail(future, MethodTimeoutError(METHOD_TIMEOUT, "Timed out waiting for the response from device.", seconds))
 
 
 def _check(name: str, payload: bytes | None, connect_timeout: float, response_timeout: float) -> None:
@@ -325,14 +330,7 @@ def _json_text(payload: bytes) -> bytes:
     if not text.strip():
         return b"null"
     try:
-        _decoder.decode(text.decode())
+        decode(text.decode())
     except (ValueError, RecursionError):
         raise HubError(BAD_METHOD_ANSWER, "The device's answer is not JSON.") from None
     return text
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_no_constant)

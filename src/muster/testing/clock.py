@@ -58,6 +58,10 @@ class VirtualAmbient:
         """See ``Ambient.uuid``."""
         return uuid.UUID(bytes=self._random.randbytes(16), version=4)
 
+    def fresh_id(self) -> str:
+        """See ``Ambient.fresh_id``."""
+        return self._random.randbytes(16).hex()
+
     def advance(self, seconds: float) -> None:
         """Move the clock forward and run what falls due on the way, each at its own moment."""
         end = self._now + seconds

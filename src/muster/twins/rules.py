@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from muster.core.errors import ARGUMENT_INVALID, MESSAGE_TOO_LARGE, HubError
+from muster.core.json_text import encode
 from muster.core.limits import TWIN_DEPTH, TWIN_INTEGER, TWIN_KEY_BYTES, TWIN_STRING_BYTES, TWIN_TEXT, Limit
 
 TAGS, DESIRED, REPORTED = "tags", "properties.desired", "properties.reported"
@@ -20,7 +20,6 @@ _FOREIGN = re.compile(r"[\x00-\x20\x7f-\x9f.$]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SHOWN = 200
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def check_content(place: str, content: Any) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def check_size(place: str, values: Mapping[str, Any], limit: Limit) -> None:
             MESSAGE_TOO_LARGE,
             f"{place} would have a size of {size}, {limit.open} is allowed. Remove some of it: set members to null.",
         )
-    length = len(_encoder.encode(values))
+    length = len(encode(values))
     if length > TWIN_TEXT.open:
         raise HubError(
             MESSAGE_TOO_LARGE,

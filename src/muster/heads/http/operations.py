@@ -40,7 +40,7 @@ class Call:
 
     def __init__(self, request: Request, ambient: Ambient) -> None:
         self.request = request
-        self.request_id = ambient.random_bytes(16).hex()
+        self.request_id = ambient.fresh_id()
         self.operation: Operation | None = None
         self.parameters: Mapping[str, str] = {}
         self.path = self.caller = ""

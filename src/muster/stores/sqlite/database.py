@@ -31,7 +31,8 @@ WAL_FILE_LIMIT = 64 * 1024 * 1024
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], T]
 """Reads and writes through the connection it is given, inside a transaction that the writer ends. Runs in
-the writer's thread; may run SQL but not BEGIN, COMMIT, ROLLBACK or SAVEPOINT."""
+the writer's thread; may run SQL but not BEGIN, COMMIT, ROLLBACK or SAVEPOINT. Runs once more when what it did had to be
+undone because of other work."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Once this much was written to the write-ahead log, it is copied into the database file."""
@@ -150,6 +151,10 @@ class _Item(NamedTuple):
     done: Callable[[Any, BaseException | None], None]
 
 
+class _SpoiltError(Exception):
+    """Work failed after it had written: what others wrote can only be undone with it."""
+
+
 class _Outcome(NamedTuple):
     done: Callable[[Any, BaseException | None], None]
     result: Any
@@ -257,8 +262,12 @@ class Writer:
             return batch, False
         return batch, True
 
-    def _transact(self, batch: list[_Item]) -> list[_Outcome]:
-        """Run ``batch`` in one transaction. A single item needs no savepoint: its failure ends the whole."""
+    def _transact(self, batch: list[_Item], *, apart: bool = False) -> list[_Outcome]:
+        """Run ``batch`` in one transaction. A single item's failure ends the whole.
+
+        Work that refuses does so before it writes, as a rule. So savepoints, which cost as much as what stands between
+        them, are made (``apart``) only once that was not so, in a second try.
+        """
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -266,15 +275,33 @@ class Writer:
                 item = batch[0]
                 outcomes = [_Outcome(item.done, item.work(connection), None)]
             else:
-                outcomes = [self._step(item) for item in batch]
+                step = self._step_apart if apart else self._step
+                outcomes = [step(item) for item in batch]
             connection.execute("COMMIT")
             return outcomes
+        except _SpoiltError:
+            self._roll_back()
+            return self._transact(batch, apart=True)
         except BaseException as error:  # whatever it is, it belongs to those who wait; the thread goes on
             self._roll_back()
             told = self._told(error)
             return [_Outcome(item.done, None, told) for item in batch]
 
     def _step(self, item: _Item) -> _Outcome:
+        connection = self._connection
+        before = connection.total_changes()
+        try:
+            return _Outcome(item.done, item.work(connection), None)
+        except HubError as error:
+            if connection.total_changes() != before:
+                raise _SpoiltError from error
+            return _Outcome(item.done, None, error)
+        except BaseException as error:
+            if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
+                raise
+            raise _SpoiltError from error
+
+    def _step_apart(self, item: _Item) -> _Outcome:
         connection = self._connection
         connection.execute("SAVEPOINT item")
         try:
