@@ -91,7 +91,7 @@ class QueryHub:
             activity = Activity(
                 presence.is_connected(key), presence.connection_changed(key), presence.last_activity(key)
             )
-            bodies.append(json.loads(json.dumps(twin_body(identity, twin, activity))))
+            bodies.append(json.loads(twin_body(identity, twin, activity)))
         return bodies
 
     async def rows(self, text: str, size: int | None = None) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from muster.core.ambient import iso
 from muster.core.errors import HubError
+from muster.core.json_text import encode, text_of
 from muster.dialect.etag import etag_of, twin_etag_of
 from muster.dialect.identity_bodies import time_text
 from muster.dialect.json_body import Members, compact
@@ -29,13 +30,16 @@ def read_twin(body: Members) -> TwinChange:
     return TwinChange(body.raw("tags"), body.members("properties").raw("desired"))
 
 
-def twin_body(identity: Identity, twin: Twin, activity: Activity) -> dict[str, Any]:
-    """A ``Twin``, members in the service's order; ``tags`` and ``deviceScope`` only where there are any."""
+def twin_body(identity: Identity, twin: Twin, activity: Activity) -> bytes:
+    """A ``Twin`` as JSON, members in the service's order; ``tags`` and ``deviceScope`` only where there are any.
+
+    What the twin holds as text goes through as it is.
+    """
     authentication = identity.authentication
-    body: dict[str, Any] = {"deviceId": identity.device_id}
+    head: dict[str, Any] = {"deviceId": identity.device_id}
     if identity.module_id is not None:
-        body["moduleId"] = identity.module_id
-    body |= {
+        head["moduleId"] = identity.module_id
+    head |= {
         "etag": twin_etag_of(twin.revision),
         "deviceEtag": etag_of(identity.version),
         "status": identity.status,
@@ -52,15 +56,22 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> dict[str, A
         "modelId": twin.model_id or "",
         "version": twin.version,
     }
-    if twin.tags:
-        body["tags"] = twin.tags
-    body["properties"] = {"desired": properties_body(twin.desired), "reported": properties_body(twin.reported)}
+    tail: dict[str, Any] = {}
     if identity.module_id is None:
-        body["capabilities"] = {"iotEdge": identity.iot_edge}
+        tail["capabilities"] = {"iotEdge": identity.iot_edge}
     if identity.device_scope is not None:
-        body["deviceScope"] = identity.device_scope
-    body["parentScopes"] = list(identity.parent_scopes)
-    return body
+        tail["deviceScope"] = identity.device_scope
+    tail["parentScopes"] = identity.parent_scopes
+    tags = text_of(twin.tags)
+    shown_tags = "" if tags == "{}" else f'"tags":{tags},'
+    properties = f'{{"desired":{_properties_text(twin.desired)},"reported":{_properties_text(twin.reported)}}}'
+    return f'{encode(head)[:-1]},{shown_tags}"properties":{properties},{encode(tail)[1:]}'.encode()
+
+
+def _properties_text(properties: Properties) -> str:
+    values = text_of(properties.values)
+    before = "{" if values == "{}" else f"{values[:-1]},"
+    return f'{before}"$metadata":{text_of(properties.metadata)},"$version":{properties.version}}}'
 
 
 def device_twin(twin: Twin) -> bytes:

@@ -11,10 +11,11 @@ from dataclasses import field, replace
 from typing import Any
 
 from muster.core.ambient import iso
+from muster.core.json_text import JsonObject, plain
 from muster.core.values import value
 
 Content = Mapping[str, Any]
-"""A JSON object."""
+"""A JSON object; a ``core.json_text.JsonObject`` where it comes from a store or goes there."""
 
 LAST_UPDATED, LAST_UPDATED_VERSION = "$lastUpdated", "$lastUpdatedVersion"
 NEVER_UPDATED = "0001-01-01T00:00:00Z"
@@ -59,7 +60,7 @@ EMPTY = Twin()
 
 def merge(values: Content, patch: Content) -> dict[str, Any]:
     """``values`` with ``patch`` merged in, as RFC 7386 has it: null removes, objects merge, all else replaces."""
-    merged = dict(values)
+    merged = dict(plain(values))
     for name, change in patch.items():
         if change is None:
             merged.pop(name, None)
@@ -80,30 +81,32 @@ def patch_properties(properties: Properties, patch: Content, now: float, *, vers
         return properties
     version = properties.version + 1
     stamp = _stamp(now, version if versioned else None)
-    return Properties(
-        merge(properties.values, patch),
-        _merge_metadata(properties.values, properties.metadata, patch, stamp),
-        version,
-    )
+    values, metadata = plain(properties.values), plain(properties.metadata)
+    return _properties(merge(values, patch), _merge_metadata(values, metadata, patch, stamp), version)
 
 
 def replace_properties(properties: Properties, values: Content, now: float, *, versioned: bool) -> Properties:
     """``values`` in the place of ``properties``, at ``now``; members that are null are left out."""
     version = properties.version + 1
     stamp = _stamp(now, version if versioned else None)
-    return Properties(merge({}, values), _merge_metadata({}, {}, values, stamp), version)
+    return _properties(merge({}, values), _merge_metadata({}, {}, values, stamp), version)
+
+
+def _properties(values: dict[str, Any], metadata: dict[str, Any], version: int) -> Properties:
+    return Properties(JsonObject(members=values), JsonObject(members=metadata), version)
 
 
 def patch_twin(twin: Twin, tags: Content, desired: Content, now: float) -> Twin:
     """``twin`` after a service's patch; one that is empty changes nothing."""
     if not tags and not desired:
         return twin
-    return replace(
-        twin,
-        tags=merge(twin.tags, tags),
-        desired=patch_properties(twin.desired, desired, now, versioned=True),
-        version=twin.version + 1,
-        revision=twin.revision + 1,
+    return Twin(
+        JsonObject(members=merge(twin.tags, tags)) if tags else twin.tags,
+        patch_properties(twin.desired, desired, now, versioned=True),
+        twin.reported,
+        twin.version + 1,
+        twin.revision + 1,
+        twin.model_id,
     )
 
 
@@ -111,7 +114,7 @@ def replace_twin(twin: Twin, tags: Content, desired: Content, now: float) -> Twi
     """``twin`` with a service's tags and desired properties in the place of what it had."""
     return replace(
         twin,
-        tags=merge({}, tags),
+        tags=JsonObject(members=merge({}, tags)),
         desired=replace_properties(twin.desired, desired, now, versioned=True),
         version=twin.version + 1,
         revision=twin.revision + 1,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.core.errors import ARGUMENT_INVALID, MESSAGE_TOO_LARGE, HubError
-from muster.core.json_text import encode
+from muster.core.json_text import plain, text_of
 from muster.core.limits import TWIN_DEPTH, TWIN_INTEGER, TWIN_KEY_BYTES, TWIN_STRING_BYTES, TWIN_TEXT, Limit
 
 TAGS, DESIRED, REPORTED = "tags", "properties.desired", "properties.reported"
@@ -38,13 +38,13 @@ def check_content(place: str, content: Any) -> dict[str, Any]:
 def check_size(place: str, values: Mapping[str, Any], limit: Limit) -> None:
     """Refuse with 413001 when ``values``, which is what the part ``place`` would become, is over ``limit``,
     or over ``TWIN_TEXT`` as JSON."""
-    size = size_of(values)
+    size = size_of(plain(values))
     if size > limit.open:
         raise HubError(
             MESSAGE_TOO_LARGE,
             f"{place} would have a size of {size}, {limit.open} is allowed. Remove some of it: set members to null.",
         )
-    length = len(encode(values))
+    length = len(text_of(values))
     if length > TWIN_TEXT.open:
         raise HubError(
             MESSAGE_TOO_LARGE,

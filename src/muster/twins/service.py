@@ -169,8 +169,10 @@ class Twins:
             if revision is not None and revision != twin.revision:
                 raise HubError(PRECONDITION_FAILED)
             after = change(twin)
-            rules.check_size(rules.TAGS, after.tags, TWIN_TAGS)
-            rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
+            if after.tags is not twin.tags:
+                rules.check_size(rules.TAGS, after.tags, TWIN_TAGS)
+            if after.desired is not twin.desired:
+                rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
             return after
 
         return await self._store.edit(self._hub, key, checked, then, record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from muster.dialect.etag import read_twin_if_match, twin_etag_of
 from muster.dialect.twin_bodies import read_twin, twin_body
-from muster.heads.http.answers import json_answer
+from muster.heads.http.answers import JSON_TYPE
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.model import IdentityKey
@@ -47,7 +47,7 @@ class TwinOperations:
     async def _answer(self, key: IdentityKey, twin: Twin) -> Response:
         identity = await self._registry.get(key)
         body = twin_body(identity, twin, self._registry.activity(key))
-        return json_answer(body, etag=twin_etag_of(twin.revision))
+        return Response(body, headers={"Content-Type": JSON_TYPE, "ETag": f'"{twin_etag_of(twin.revision)}"'})
 
 
 def _key(call: Call) -> IdentityKey:

@@ -292,14 +292,12 @@ class Writer:
         before = connection.total_changes()
         try:
             return _Outcome(item.done, item.work(connection), None)
-        except HubError as error:
-            if connection.total_changes() != before:
-                raise _SpoiltError from error
-            return _Outcome(item.done, None, error)
         except BaseException as error:
             if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
                 raise
-            raise _SpoiltError from error
+            if isinstance(error, apsw.Error) or connection.total_changes() != before:
+                raise _SpoiltError from error
+            return _Outcome(item.done, None, self._told(error))
 
     def _step_apart(self, item: _Item) -> _Outcome:
         connection = self._connection

@@ -227,7 +227,7 @@ def _twin_row(activities: Activities, _: Sequence[bytes], columns: Sequence[Any]
     identity = identity_of(tuple(columns[:_IDENTITY_WIDTH]))
     twin = twin_of(tuple(columns[_IDENTITY_WIDTH:-1]))
     activity = activities.of(identity.device_id, identity.module_id or "")._replace(commands_waiting=columns[-1])
-    return compact(twin_body(identity, twin, activity))
+    return twin_body(identity, twin, activity)
 
 
 def _size(columns: Sequence[Any]) -> int:

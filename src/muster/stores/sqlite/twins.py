@@ -6,18 +6,18 @@ Rows are made and deleted by ``identities.py``, in the transactions that make an
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
 import apsw
 
+from muster.core.json_text import JsonObject, text_of
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
 from muster.stores.sqlite.database import Writer, store_error, told_as_refusal
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.twins.contract import Change, Record
-from muster.twins.document import Content, Properties, Twin
+from muster.twins.document import Properties, Twin
 
 COLUMNS = (
     "version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
@@ -26,14 +26,7 @@ COLUMNS = (
 """The columns that ``twin_of`` takes, in their order."""
 _GET = f"SELECT {COLUMNS} FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"  # noqa: S608  constants
 _MODEL_ID = "SELECT model_id FROM twins WHERE hub = ? AND device_id = ? AND module_id = ?"
-_PUT = (
-    "UPDATE twins SET version = ?, revision = ?, tags = ?, desired = ?, desired_metadata = ?, desired_version = ?, "
-    "reported = ?, reported_metadata = ?, reported_version = ?, model_id = ? "
-    "WHERE hub = ? AND device_id = ? AND module_id = ?"
-)
 _IS_DEVICE = "SELECT 1 FROM identities WHERE hub = ? AND device_id = ? AND module_id = ''"
-
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 class SqliteTwinStore:
@@ -90,7 +83,8 @@ class SqliteTwinStore:
             raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
         after = change(before)
         if after is not before:
-            connection.execute(_PUT, (*_row(after), hub, key.device_id, key.module_id or ""))
+            update, values = _update(before, after)
+            connection.execute(update, (*values, hub, key.device_id, key.module_id or ""))
             if record is not None and self._outbox is not None:
                 self._outbox.keep(connection, record(before, after))
         return after
@@ -102,24 +96,25 @@ def read_twin(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin |
     return None if row is None else twin_of(row)
 
 
-def _row(twin: Twin) -> tuple[Any, ...]:
-    desired, reported = twin.desired, twin.reported
-    return (
-        twin.version,
-        twin.revision,
-        _text(twin.tags),
-        _text(desired.values),
-        _text(desired.metadata),
-        desired.version,
-        _text(reported.values),
-        _text(reported.metadata),
-        reported.version,
-        twin.model_id,
-    )
+def _update(before: Twin, after: Twin) -> tuple[str, list[Any]]:
+    """The statement that writes what has changed, and its values."""
+    columns = "version = ?, revision = ?"
+    values: list[Any] = [after.version, after.revision]
+    if after.tags is not before.tags:
+        columns += ", tags = ?"
+        values.append(text_of(after.tags))
+    for name in ("desired", "reported"):
+        part: Properties = getattr(after, name)
+        if part is not getattr(before, name):
+            columns += _PROPERTIES[name]
+            values += text_of(part.values), text_of(part.metadata), part.version
+    if after.model_id != before.model_id:
+        columns += ", model_id = ?"
+        values.append(after.model_id)
+    return f"UPDATE twins SET {columns} WHERE hub = ? AND device_id = ? AND module_id = ?", values  # noqa: S608
 
 
-def _text(content: Content) -> str:
-    return _encoder.encode(content)
+_PROPERTIES = {name: f", {name} = ?, {name}_metadata = ?, {name}_version = ?" for name in ("desired", "reported")}
 
 
 def twin_of(row: tuple[Any, ...]) -> Twin:
@@ -129,10 +124,10 @@ def twin_of(row: tuple[Any, ...]) -> Twin:
         reported_version, model_id,
     ) = row  # fmt: skip
     return Twin(
-        tags=json.loads(tags),
-        desired=Properties(json.loads(desired), json.loads(desired_metadata), desired_version),
-        reported=Properties(json.loads(reported), json.loads(reported_metadata), reported_version),
-        version=version,
-        revision=revision,
-        model_id=model_id,
+        JsonObject(tags),
+        Properties(JsonObject(desired), JsonObject(desired_metadata), desired_version),
+        Properties(JsonObject(reported), JsonObject(reported_metadata), reported_version),
+        version,
+        revision,
+        model_id,
     )
