@@ -240,9 +240,8 @@ async def file_hub(
     hub.registry = Registry(facts.name, store, sessions, bus, ambient)
     hub.refusals = Refusals(ambient)
     gate = Authenticator(facts, store, ambient, hub.refusals)
-    hub.blobs = Blobs(
-        SqliteBlobIndex(writer, reader), FolderFiles(directory / "blobs", ambient, durable=False), ambient, quota
-    )
+    files = FolderFiles(directory / "blobs", ambient, durable=False)
+    hub.blobs = Blobs(SqliteBlobIndex(writer, reader, facts.name), files, ambient, quota)
     hub.blobs.start()
     place = EmbeddedStorage(hub.blobs, ACCOUNT, f"localhost:{hub.port}") if storage is None else storage(hub)
     uploads = Uploads(

@@ -238,7 +238,7 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
     facts = make_hub(["localhost"], development_policies())
-    outbox = SqliteOutbox(writer)
+    outbox = SqliteOutbox(writer, facts.name)
     recorder = EventRecorder(events, partial(event_record, facts.name), ambient) if events else None
     store, bus = SqliteIdentityStore(writer, reader, outbox, recorder), LocalBus()
     hub.writer = writer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def blob(name: str = "d/f", etag: str = "1") -> Blob:
 
 
 def _sqlite(directory: Path) -> Opener[BlobIndex]:
-    return opener_of(directory, SqliteBlobIndex)
+    return opener_of(directory, partial(SqliteBlobIndex, hub="hub"))
 
 
 @pytest.fixture(params=[_sqlite], ids=["sqlite"])

@@ -64,7 +64,7 @@ def entry(text: str) -> Entry:
 
 def _sqlite(directory: Path) -> Opener[Stores]:
     def make(writer: Writer, reader: apsw.Connection) -> Stores:
-        outbox = SqliteOutbox(writer)
+        outbox = SqliteOutbox(writer, HUB)
         identities = SqliteIdentityStore(writer, reader, outbox, Births())
         return Stores(outbox, identities, SqliteTwinStore(writer, reader, outbox))
 

@@ -38,11 +38,11 @@ async def settled(writer: Writer) -> None:
 
 async def test_what_was_kept_is_found_after_a_restart(writer: Writer) -> None:
     reader = open_connection(writer.path, readonly=True)
-    store = SqliteRefusalStore(writer, reader)
+    store = SqliteRefusalStore(writer, reader, "hub")
     for number, principal in enumerate(["dev1", "dev1/mod1", "dev10", "dev1.5", "service (policy)", "dev1"]):
         store.keep(refusal(number, principal))
     await settled(writer)
-    again = SqliteRefusalStore(writer, reader)
+    again = SqliteRefusalStore(writer, reader, "hub")
     assert await again.find(refusal(2).tracking_id[:32].upper()) == refusal(2, "dev10")
     assert await again.find("f" * 32) is None
     assert [one.tracking_id for one in await again.newest(None, 2)] == [refusal(n).tracking_id for n in (5, 4)]
@@ -54,7 +54,7 @@ async def test_what_was_kept_is_found_after_a_restart(writer: Writer) -> None:
 async def test_the_oldest_go_first_and_the_table_stays_bounded(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = open_connection(writer.path, readonly=True)
     monkeypatch.setattr("muster.stores.sqlite.refusals.REFUSALS_KEPT", REFUSALS_KEPT._replace(open=50))
-    store = SqliteRefusalStore(writer, reader)
+    store = SqliteRefusalStore(writer, reader, "hub")
     for number in range(200):
         store.keep(refusal(number))
         if number % 20 == 0:
@@ -67,7 +67,7 @@ async def test_the_oldest_go_first_and_the_table_stays_bounded(writer: Writer, m
 
 async def test_a_flood_is_dropped_and_not_queued_without_end(writer: Writer) -> None:
     reader = open_connection(writer.path, readonly=True)
-    store = SqliteRefusalStore(writer, reader)
+    store = SqliteRefusalStore(writer, reader, "hub")
     for number in range(5000):
         store.keep(refusal(number))
     await settled(writer)
@@ -78,7 +78,7 @@ async def test_a_flood_is_dropped_and_not_queued_without_end(writer: Writer) -> 
 async def test_keeping_after_the_end_is_harmless(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "hub.db", MIGRATIONS, asyncio.get_running_loop(), durable=False)
     reader = open_connection(writer.path, readonly=True)
-    store = SqliteRefusalStore(writer, reader)
+    store = SqliteRefusalStore(writer, reader, "hub")
     await writer.close()
     store.keep(refusal(1))
     assert await store.find(refusal(1).tracking_id) is None
@@ -92,7 +92,7 @@ async def test_a_full_disk_is_told_once_for_as_long_as_it_lasts(
         loop = asyncio.get_running_loop()
         writer = Writer(tmp_path / "hub.db", MIGRATIONS, loop, durable=False, vfs=disk.name)
         reader = open_connection(writer.path, readonly=True, vfs=disk.name)
-        store = SqliteRefusalStore(writer, reader)
+        store = SqliteRefusalStore(writer, reader, "hub")
         for number, full in enumerate((True, True, True, False, False, True, False)):
             disk.full = full
             store.keep(refusal(number))

@@ -107,7 +107,7 @@ async def test_disk_index_and_count_agree_whatever_fails(tmp_path: Path, seed: i
     luck, ambient = Luck(seed), VirtualAmbient(seed=seed)
     writer = Writer(tmp_path / "hub.db", MIGRATIONS, asyncio.get_running_loop(), durable=False)
     reader = open_connection(tmp_path / "hub.db", readonly=True)
-    index = UnluckyIndex(luck, writer, reader)
+    index = UnluckyIndex(luck, writer, reader, "hub")
     blobs = Blobs(index, UnluckyFiles(luck, tmp_path / "blobs", ambient), ambient, 1_000_000)
     blobs.start()
     refused = 0

@@ -65,7 +65,7 @@ async def file_operations(base: Foundation, gate: ServiceGate, queue: ServiceQue
 
 async def _embedded(base: Foundation, gate: ServiceGate, https_port: int) -> tuple[UploadStorage, list[Operation]]:
     account = Account(ACCOUNT_NAME, await _account_key(base))
-    index = SqliteBlobIndex(base.writer, base.reader)
+    index = SqliteBlobIndex(base.writer, base.reader, base.hub.name)
     files = FolderFiles(base.directory.blobs, base.ambient, durable=base.durable)
     blobs = Blobs(index, files, base.ambient, base.settings.upload_bytes)
     blobs.start()

@@ -74,5 +74,5 @@ async def open_offline(directory: DataDirectory) -> AsyncIterator[OfflineHub]:
         material = await load_material(settings, ambient, reach.hostnames, development=False)
         hub = hub_of(material, reach)
         registry = Registry(hub.name, SqliteIdentityStore(writer, reader), _Nobody(), LocalBus(), ambient)
-        refusals = Refusals(ambient, store=SqliteRefusalStore(writer, reader))
+        refusals = Refusals(ambient, store=SqliteRefusalStore(writer, reader, hub.name))
         yield OfflineHub(registry, refusals, facts_of(hub, material, directory, reach))

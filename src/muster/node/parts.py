@@ -54,11 +54,11 @@ async def make_parts(base: Foundation) -> Parts:
     """Put the hub together and let its time run. Raises ``HubError`` when a store fails."""
     settings, ambient, writer, reader, name = base.settings, base.ambient, base.writer, base.reader, base.hub.name
     telemetry = _telemetry(base)
-    outbox = SqliteOutbox(writer)
+    outbox = SqliteOutbox(writer, name)
     recorder = _recorder(base, outbox, telemetry)
     identities = SqliteIdentityStore(writer, reader, outbox, recorder)
     bus = LocalBus()
-    refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader))
+    refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader, name))
     sessions = SessionTable(name, identities, bus, ambient)
     if recorder is not None and Source.CONNECTION in recorder.sources:
         recorder.watch(sessions, outbox, await next_epoch(base.kept, ambient))

@@ -181,5 +181,70 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE authorities ADD COLUMN refresh INTEGER NOT NULL DEFAULT 3
     """,
+    """
+    ALTER TABLE outbox ADD COLUMN hub TEXT NOT NULL DEFAULT '';
+    UPDATE outbox SET hub = coalesce((SELECT CAST(value AS TEXT) FROM settings WHERE name = 'hub-name'), '');
+    CREATE INDEX outbox_by_hub ON outbox (hub, number);
+    ALTER TABLE refusals RENAME TO refusals_of_one;
+    CREATE TABLE refusals (
+        id INTEGER PRIMARY KEY,
+        hub TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        identifier TEXT NOT NULL,
+        tracking_id TEXT NOT NULL,
+        at REAL NOT NULL,
+        principal TEXT NOT NULL,
+        report TEXT NOT NULL,
+        UNIQUE (hub, number),
+        UNIQUE (hub, identifier)
+    ) STRICT;
+    INSERT INTO refusals (hub, number, identifier, tracking_id, at, principal, report)
+        SELECT coalesce((SELECT CAST(value AS TEXT) FROM settings WHERE name = 'hub-name'), ''),
+            number, identifier, tracking_id, at, principal, report FROM refusals_of_one ORDER BY number;
+    DROP TABLE refusals_of_one;
+    CREATE INDEX refusals_by_principal ON refusals (hub, principal, number);
+    ALTER TABLE blobs RENAME TO blobs_of_one;
+    ALTER TABLE blob_blocks RENAME TO blob_blocks_of_one;
+    ALTER TABLE blob_staged RENAME TO blob_staged_of_one;
+    CREATE TABLE blobs (
+        hub TEXT NOT NULL,
+        name TEXT NOT NULL,
+        etag TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        created REAL NOT NULL,
+        modified REAL NOT NULL,
+        headers TEXT NOT NULL,
+        metadata TEXT NOT NULL,
+        PRIMARY KEY (hub, name)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE blob_blocks (
+        hub TEXT NOT NULL,
+        name TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        block_id TEXT NOT NULL,
+        file TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (hub, name, position)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE blob_staged (
+        hub TEXT NOT NULL,
+        name TEXT NOT NULL,
+        block_id TEXT NOT NULL,
+        file TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        expires_at REAL NOT NULL,
+        PRIMARY KEY (hub, name, block_id)
+    ) WITHOUT ROWID, STRICT;
+    INSERT INTO blobs SELECT coalesce((SELECT CAST(value AS TEXT) FROM settings WHERE name = 'hub-name'), ''), *
+        FROM blobs_of_one;
+    INSERT INTO blob_blocks SELECT coalesce((SELECT CAST(value AS TEXT) FROM settings WHERE name = 'hub-name'), ''), *
+        FROM blob_blocks_of_one;
+    INSERT INTO blob_staged SELECT coalesce((SELECT CAST(value AS TEXT) FROM settings WHERE name = 'hub-name'), ''), *
+        FROM blob_staged_of_one;
+    DROP TABLE blobs_of_one;
+    DROP TABLE blob_blocks_of_one;
+    DROP TABLE blob_staged_of_one;
+    CREATE INDEX blob_staged_by_end ON blob_staged (hub, expires_at)
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

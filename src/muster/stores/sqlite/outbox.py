@@ -13,18 +13,19 @@ from muster.core.errors import HubError
 from muster.core.outbox import Entry, Numbered
 from muster.stores.sqlite.database import Writer
 
-_PUT = "INSERT INTO outbox (device_id, record) VALUES (?, ?)"
-_REMOVE = "DELETE FROM outbox WHERE number <= ?"
-_NEXT = "SELECT number, device_id, record FROM outbox ORDER BY number LIMIT ?"
+_PUT = "INSERT INTO outbox (hub, device_id, record) VALUES (?, ?, ?)"
+_REMOVE = "DELETE FROM outbox WHERE hub = ? AND number <= ?"
+_NEXT = "SELECT number, device_id, record FROM outbox WHERE hub = ? ORDER BY number LIMIT ?"
 
 log = logging.getLogger(__name__)
 
 
 class SqliteOutbox:
-    """``core.outbox.Outbox`` on the ``hub.db`` of ``writer``; to be made on a running loop."""
+    """``core.outbox.Outbox`` of ``hub`` on the ``hub.db`` of ``writer``; to be made on a running loop."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, hub: str) -> None:
         self._writer = writer
+        self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._listeners: list[Callable[[], None]] = []
         self._told = True
@@ -36,7 +37,7 @@ class SqliteOutbox:
         """
         if not entries:
             return
-        connection.executemany(_PUT, entries)
+        connection.executemany(_PUT, [(self._hub, *entry) for entry in entries])
         if self._told:
             self._told = False
             with contextlib.suppress(RuntimeError):  # the loop is gone; the next start finds the entries
@@ -50,10 +51,10 @@ class SqliteOutbox:
         """See ``Outbox.take``."""
 
         def work(connection: apsw.Connection) -> list[Numbered]:
-            connection.execute(_REMOVE, (told,))
+            connection.execute(_REMOVE, (self._hub, told))
             found: list[Numbered] = []
             left = limit_bytes
-            for number, device_id, record in connection.execute(_NEXT, (limit,)):
+            for number, device_id, record in connection.execute(_NEXT, (self._hub, limit)):
                 found.append(Numbered(number, Entry(device_id, record)))
                 left -= len(record)
                 if left <= 0:
