@@ -227,7 +227,7 @@ def test_an_authority_is_added_and_verified_by_command(hub: HubProcess, make: Ma
     assert "0 revoked" in muster(hub, "ca", "crl", "mine", str(tmp_path / "root.crl"))
     muster(hub, "ca", "delete", "mine")
     muster(hub, "ca", "add", "mine", str(tmp_path / "root.pem"))
-    assert "mine  verified" in muster(hub, "ca", "verify", "mine", "--key", str(tmp_path / "root.key"))
+    assert "mine  verified" in muster(hub, "ca", "verify", "mine", "--signing-key", str(tmp_path / "root.key"))
     muster(hub, "ca", "delete", "mine")
     muster(hub, "ca", "add", "mine", str(tmp_path / "root.pem"))
     assert "mine  verified" in muster(hub, "ca", "verify", "mine", "--set-verified")

@@ -106,7 +106,7 @@ def test_policies_in_use() -> None:
 
 def test_the_hubs_own_certificates() -> None:
     root = MAKE.root(days=(-1, 5))
-    (found,) = doctor.server_findings({"hub's CA": root.der}, NOW)
+    (found,) = doctor.server_findings(doctor.Shown({"hub's CA": root.der}, "Do it."), NOW)
     assert found.what.startswith("The hub's CA ends in 4 days") or found.what.startswith("The hub's CA ends in 5 days")
 
 

@@ -79,11 +79,11 @@ def show(*, name: str, data: Path, login: str | None, ca: Path | None) -> None:
 @ca.command()
 @click.argument("name")
 @click.argument("proof", type=_FILE, required=False)
-@click.option("--key", type=_FILE, help="The authority's private key (EC, PEM): prove it here and now.")
+@click.option("--signing-key", type=_FILE, help="The authority's private key (EC, PEM): prove it here and now.")
 @click.option("--set-verified", is_flag=True, help="Vouch for it, without proving that its key is yours.")
 @_hub_options
 def verify(
-    *, name: str, proof: Path | None, key: Path | None, set_verified: bool, data: Path, login: str | None,
+    *, name: str, proof: Path | None, signing_key: Path | None, set_verified: bool, data: Path, login: str | None,
     ca: Path | None,
 ) -> None:  # fmt: skip
     """Prove that the authority's key is yours, so that its certificates are trusted.
@@ -97,8 +97,8 @@ def verify(
         _tell(_put(hub, name, base64.b64decode(present), verified=True))
     elif proof is not None:
         _tell(_verify(hub, name, proof.read_bytes()))
-    elif key is not None:
-        _tell(_prove(hub, name, key.read_bytes()))
+    elif signing_key is not None:
+        _tell(_prove(hub, name, signing_key.read_bytes()))
     else:
         code = _code(hub, name)
         click.echo(f"{code}\n{_HOW_TO_PROVE.format(code=code, name=name)}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from muster.node.certificate_files import CertificateFiles
     from muster.node.settings import Settings
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -92,6 +93,10 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--disable-local-auth", is_flag=True, help="Take no tokens of shared access policies.")
 @click.option("--disable-device-sas", is_flag=True, help="Take no SAS tokens of devices: certificates only.")
 @click.option("--disable-module-sas", is_flag=True, help="Take no SAS tokens of modules: certificates only.")
+@click.option("--certificate", type=click.Path(path_type=Path, dir_okay=False),
+              help="Show clients the certificate in this file (PEM, its issuers behind it) instead of one by the hub's "
+                   "own CA; taken anew when it changes, and at once on SIGHUP.")  # fmt: skip
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help="The private key of --certificate (PEM).")
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
 @click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
@@ -146,6 +151,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         file_notifications=None if (told := options["file_notifications"]) is None else told == "on",
         indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
+        certificate=_certificate_files(options["certificate"], options["key"]),
         switches=Switches(options["disable_local_auth"], options["disable_device_sas"], options["disable_module_sas"]),
     )
     if ephemeral and settings.profile is Profile.AZURE and not settings.loopback_only:
@@ -156,8 +162,19 @@ def _settings(options: dict[str, Any]) -> Settings:
     return settings
 
 
+def _certificate_files(certificate: Path | None, key: Path | None) -> CertificateFiles | None:
+    from muster.node.certificate_files import CertificateFiles  # noqa: PLC0415
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise click.UsageError("--certificate and --key go together: a certificate is of no use without its key.")
+    return CertificateFiles(certificate, key)
+
+
 async def _serve(settings: Settings, *, demo: bool) -> None:
     from muster.core.errors import HubError  # noqa: PLC0415
+    from muster.node.certificate_files import CertificateFileError  # noqa: PLC0415
     from muster.node.directory import DirectoryInUseError, write_private  # noqa: PLC0415
     from muster.node.node import Node  # noqa: PLC0415
     from muster.node.sockets import BindError  # noqa: PLC0415
@@ -167,9 +184,11 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     node = Node(settings)
+    if settings.certificate is not None:  # else it ends the hub, as that of a terminal that is closed
+        loop.add_signal_handler(signal.SIGHUP, node.reload_certificate)
     try:
         await node.start()
-    except (BindError, DirectoryInUseError, HubError, OSError) as error:
+    except (BindError, CertificateFileError, DirectoryInUseError, HubError, OSError) as error:
         raise click.ClickException(str(error)) from error
     demo_task = None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
@@ -44,10 +45,16 @@ _BY_REASON = {
 
 
 class HandshakeRefusals:
-    """Keeps failed handshakes, bounded and so many a second, with the refusals of the hub that the client named."""
+    """Keeps failed handshakes, bounded and so many a second, with the refusals of the hub that the client named.
 
-    def __init__(self, hubs: HubDirectory[Refusals], ambient: Ambient) -> None:
+    ``covers`` says for which names the hub's certificate is; ``None``: for all names of ``hubs``.
+    """
+
+    def __init__(
+        self, hubs: HubDirectory[Refusals], ambient: Ambient, covers: Callable[[str], bool] | None = None
+    ) -> None:
         self._hubs = hubs
+        self._covers = covers or hubs.knows
         self._ambient = ambient
         self._rate = RateLimit(HANDSHAKES_EXPLAINED.open, _BURST, ambient.monotonic)
 
@@ -73,7 +80,7 @@ class HandshakeRefusals:
         for reason in reasons:
             for ending, (cause, expected) in _BY_REASON.items():
                 if reason.endswith(ending):
-                    if cause == "hub-certificate-refused" and name and not self._hubs.knows(name):
+                    if cause == "hub-certificate-refused" and name and not self._covers(name):
                         return "hub-name-not-in-certificate", "one of the hub's names", f"{shown(name)}; {seen}"
                     return cause, expected, seen
         return "handshake-failed", "a complete TLS handshake", seen

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from muster.core.limits import CONNECT_WAIT
@@ -383,14 +385,30 @@ def server_context(certificate_chain_file: str, key_file: str) -> SSL.Context:
     Sessions are not resumed, for a resumed one loses the chain that the client sent: there is no cache, and no ticket.
     Raises ``SSL.Error`` when the files do not hold a chain and its key.
     """
+    context = _context()
+    context.use_certificate_chain_file(certificate_chain_file)
+    context.use_privatekey_file(key_file)
+    context.check_privatekey()
+    return context
+
+
+def context_of(chain: Sequence[x509.Certificate], key: Any) -> SSL.Context:
+    """As ``server_context``, of what was read already: the hub's own certificate first."""
+    context = _context()
+    context.use_certificate(chain[0])
+    for issuer in chain[1:]:
+        context.add_extra_chain_cert(issuer)
+    context.use_privatekey(key)
+    context.check_privatekey()
+    return context
+
+
+def _context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES128:!aNULL:!eNULL:!SHA1")
-    context.use_certificate_chain_file(certificate_chain_file)
-    context.use_privatekey_file(key_file)
-    context.check_privatekey()
     prepare(context)
     return context

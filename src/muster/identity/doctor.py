@@ -53,11 +53,22 @@ def ending(name: str, what: str, end: float, now: float, remedy: str) -> Iterato
             return
 
 
-def server_findings(certificates: Mapping[str, bytes], now: float) -> Iterator[Finding]:
-    """``certificates`` are the hub's own, DER, by what they are called."""
-    for called, der in certificates.items():
-        remedy = "Start the hub again: it renews its certificate when half of its life is over."
-        yield from ending("hub-certificate-ends", f"The {called}", read_certificate(der).not_after, now, remedy)
+class Shown(NamedTuple):
+    """The certificates that the hub shows its clients, DER, by what they are called; what to do when one ends; and why
+    a new one was not taken, empty for nothing."""
+
+    certificates: Mapping[str, bytes]
+    remedy: str
+    trouble: str = ""
+
+
+def server_findings(shown: Shown, now: float) -> Iterator[Finding]:
+    """Of the hub's own certificates."""
+    for called, der in shown.certificates.items():
+        yield from ending("hub-certificate-ends", f"The {called}", read_certificate(der).not_after, now, shown.remedy)
+    if shown.trouble:
+        text = f"The hub's new certificate is not taken, the one of before goes on: {shown.trouble}."
+        yield Finding(Level.BAD, "hub-certificate-not-taken", text, "Correct the files: the hub notices.")
 
 
 def authority_findings(

@@ -14,7 +14,9 @@ from muster.core.ambient import Ambient, Timer
 from muster.core.errors import HubError
 from muster.heads.tls import server_context
 from muster.identity.certificates import read_upload
+from muster.identity.doctor import Shown
 from muster.issuing.authority import half_life
+from muster.node.certificate_files import covers
 from muster.node.directory import DataDirectory
 from muster.node.material import Material
 
@@ -41,7 +43,7 @@ class ServerCertificate:
         self._task: asyncio.Task[None] | None = None
         authority = material.authority.certificate
         directory.write(directory.ca_file, authority)
-        directory.write(directory.bundle_file, _system_roots() + authority)
+        directory.write(directory.bundle_file, system_roots() + authority)
         self._context = self._take(material)
         self._timer = self._arm(half_life(material.server))
 
@@ -49,11 +51,16 @@ class ServerCertificate:
         """The context for a handshake that begins now."""
         return self._context
 
-    def own(self) -> dict[str, bytes]:
-        """The hub's certificates, DER, by what they are called."""
+    def covers(self, name: str) -> bool:
+        """Whether the certificate is for ``name``."""
+        return covers(read_upload(self._material.server.certificate), name)
+
+    def own(self) -> Shown:
+        """The hub's certificates."""
         material = self._material
         called = {"hub's certificate": material.server.certificate, "hub's CA": material.authority.certificate}
-        return {name: read_upload(pem).der for name, pem in called.items()}
+        shown = {name: read_upload(pem).der for name, pem in called.items()}
+        return Shown(shown, "Start the hub again: it renews its certificate when half of its life is over.")
 
     async def close(self) -> None:
         """Renew no more."""
@@ -88,7 +95,7 @@ class ServerCertificate:
         self._timer = self._arm(max(moment, self._ambient.now() + RETRY_SECONDS))
 
 
-def _system_roots() -> bytes:
+def system_roots() -> bytes:
     """The machine's trusted roots as PEM, empty where it has none in one file."""
     paths = ssl.get_default_verify_paths()
     for candidate in (paths.cafile, paths.openssl_cafile, "/etc/ssl/certs/ca-certificates.crt"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
@@ -14,6 +14,7 @@ from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import AuthorityStore
 from muster.identity.contract import IdentityStore
+from muster.identity.doctor import Shown
 from muster.identity.hub import Hub
 from muster.identity.refusals import Refusals
 from muster.identity.revocation_news import RevocationNews
@@ -43,9 +44,9 @@ class Certificates:
         authenticator: Authenticator,
         identities: IdentityStore,
         sessions: SessionTable,
-        own: Callable[[], Mapping[str, bytes]],
+        own: Callable[[], Shown],
     ) -> list[Operation]:
-        """What REST offers of them; ``own`` are the hub's certificates, DER, by what they are called."""
+        """What REST offers of them; ``own`` are the certificates that the hub shows."""
         doctor = DoctorOperations(
             authenticator=authenticator,
             identities=identities,

@@ -40,6 +40,7 @@ from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.files import file_operations
 from muster.node.foundation import Foundation, Undo
 from muster.node.material import Material, load_material
+from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.parts import Parts, make_parts
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
@@ -61,6 +62,7 @@ class Node:
         self.settings = settings
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
+        self._certificate: ServerCertificate | OwnCertificate | None = None
         self._ready = False
         self._listeners: dict[str, TlsListener] = {}
         self._undo: Undo = []
@@ -88,6 +90,11 @@ class Node:
             if pending is not None:
                 await pending
 
+    def reload_certificate(self) -> None:
+        """Take the operator's certificate from its files now, if he has brought one."""
+        if isinstance(self._certificate, OwnCertificate):
+            self._certificate.reload()
+
     async def _start(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
         ambient = SystemAmbient(loop)
@@ -114,7 +121,7 @@ class Node:
         make_mqtt = partial(MqttConnection, HubDirectory(_mqtt_services(base, parts), hub.name, hub.hosts), loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
-        explain = HandshakeRefusals(HubDirectory(parts.refusals, hub.name, hub.hosts), ambient)
+        explain = HandshakeRefusals(HubDirectory(parts.refusals, hub.name, hub.hosts), ambient, certificate.covers)
         heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}
         self._listen(certificate, sockets, heads, explain)
         if "amqp_plain" in sockets:
@@ -155,12 +162,20 @@ class Node:
 
     async def _material(
         self, directory: DataDirectory, kept: HubSettingsStore, ambient: Ambient
-    ) -> tuple[Material, ServerCertificate]:
+    ) -> tuple[Material, ServerCertificate | OwnCertificate]:
         """What the hub is made of, and its certificate, which is kept fresh from now on."""
         settings = self.settings
         load = partial(load_material, kept, ambient, settings.all_hostnames, development=settings.data is None)
         material = await load()
-        certificate = ServerCertificate(directory, ambient, material, load)
+        certificate: ServerCertificate | OwnCertificate
+        if settings.certificate is None:
+            certificate = ServerCertificate(directory, ambient, material, load)
+        else:
+            names = settings.given_hostnames
+            certificate = await OwnCertificate.open(settings.certificate, names, directory, ambient)
+            if not certificate.rooted:
+                self.notes.append(ROOT_NOT_KNOWN.format(certificate=settings.certificate.certificate))
+        self._certificate = certificate
         self._undo.append(certificate.close)
         return material, certificate
 
@@ -193,7 +208,7 @@ class Node:
 
     def _listen(
         self,
-        certificate: ServerCertificate,
+        certificate: ServerCertificate | OwnCertificate,
         sockets: Mapping[str, list[socket.socket]],
         protocols: Mapping[str, Callable[[], Any]],
         when_failed: HandshakeRefusals,

@@ -13,6 +13,7 @@ from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_TTL
 from muster.events.model import Source
 from muster.identity.hub import TAKES_ALL, Hub, Switches, make_hub
 from muster.identity.policies import SharedAccessPolicy, make_local_policy
+from muster.node.certificate_files import CertificateFiles
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -29,7 +30,8 @@ class Settings:
     whether devices may upload files to the hub; ``storage_connection_string`` names an Azure Storage account (or
     Azurite) in its place, and ``storage_container`` the container there. ``file_notifications`` is ``None`` for the
     profile's own way. ``indexes`` are properties of twins that queries find fast (``tags.building``).
-    ``switches`` say which kinds of SAS token the hub takes no more.
+    ``switches`` say which kinds of SAS token the hub takes no more. ``certificate``: where the operator's own
+    certificate for the hub is, ``None`` for one by the hub's own CA.
     """
 
     data: Path | None
@@ -58,6 +60,7 @@ class Settings:
     indexes: tuple[str, ...] = ()
     ready_file: Path | None = None
     switches: Switches = TAKES_ALL
+    certificate: CertificateFiles | None = None
 
     @property
     def durable(self) -> bool:
@@ -80,9 +83,14 @@ class Settings:
         return all(_is_loopback(address) for address in self.bind)
 
     @property
+    def given_hostnames(self) -> tuple[str, ...]:
+        """The names that the operator gave the hub and provisioning; a certificate must be for them."""
+        return (*self.hostnames, *filter(None, (self.dps_hostname,)))
+
+    @property
     def all_hostnames(self) -> tuple[str, ...]:
         """Every name and address the hub answers to, the built-in ones included, each once."""
-        names = (*self.hostnames, *filter(None, (self.dps_hostname,)), "localhost", "hub.localhost", "127.0.0.1", "::1")
+        names = (*self.given_hostnames, "localhost", "hub.localhost", "127.0.0.1", "::1")
         return tuple(dict.fromkeys(names))
 
     def hub(self, name: str, policies: Sequence[SharedAccessPolicy], ambient: Ambient) -> Hub:

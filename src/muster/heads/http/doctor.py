@@ -21,8 +21,8 @@ _AT_ONCE = 200
 
 
 class DoctorOperations:
-    """Looks at one hub. ``certificates`` are the hub's own, DER, by what they are called; ``troubles`` says from where
-    no news of revocations come, and why."""
+    """Looks at one hub. ``certificates`` are those that it shows; ``troubles`` says from where no news of revocations
+    come, and why."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class DoctorOperations:
         sessions: SessionTable,
         trust: Trust,
         ambient: Ambient,
-        certificates: Callable[[], Mapping[str, bytes]],
+        certificates: Callable[[], doctor.Shown],
         troubles: Callable[[], Mapping[str, str]],
     ) -> None:
         self._authenticator = authenticator

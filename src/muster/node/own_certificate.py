@@ -1,0 +1,160 @@
+"""The operator's own certificate in the hub's name: taken from files, and taken again when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from muster.core.ambient import Ambient, Timer
+from muster.heads.tls import context_of
+from muster.identity.doctor import Shown
+from muster.node.certificate import system_roots
+from muster.node.certificate_files import CertificateFileError, CertificateFiles, Supplied, load
+from muster.node.directory import DataDirectory
+
+LOOK_SECONDS = 5.0
+"""So often the files are looked at. What has changed is taken at the second look that sees the same: certificate and
+key are written one after the other."""
+
+ROOT_NOT_KNOWN = (
+    "The root that clients have to trust is neither in {certificate} nor among this system's: append it there, so that "
+    "muster env names it."
+)
+
+log = logging.getLogger("muster.node")
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+class OwnCertificate:
+    """What new connections are shown; see ``certificate.ServerCertificate``.
+
+    Both ways to a new one are there: SIGHUP (``reload``), which tools that renew certificates know to send, and looking
+    at the files, for those that merely replace them: secrets mounted into containers, and people. Looking works across
+    symbolic links and network file systems, where the kernel's notices do not. A new one that is no good is told once,
+    in the log and by `muster doctor`; the old one goes on.
+    """
+
+    def __init__(
+        self, files: CertificateFiles, names: Sequence[str], directory: DataDirectory, ambient: Ambient
+    ) -> None:
+        """Use ``open``."""
+        self._files = files
+        self._names = names
+        self._directory = directory
+        self._ambient = ambient
+        self._supplied: Supplied
+        self._context: SSL.Context
+        self._tried: _Stamp = ()
+        self._seen: _Stamp = ()
+        self._trouble = ""
+        self._timer: Timer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def open(
+        cls, files: CertificateFiles, names: Sequence[str], directory: DataDirectory, ambient: Ambient
+    ) -> Self:
+        """Take the certificate for the hub of ``names``, and look after it from now on.
+
+        Raises ``CertificateFileError`` when it is no good, ``OSError`` when ``directory`` cannot be written.
+        """
+        made = cls(files, names, directory, ambient)
+        await made._take()
+        made._arm()
+        return made
+
+    def context(self) -> SSL.Context:
+        """The context for a handshake that begins now."""
+        return self._context
+
+    def covers(self, name: str) -> bool:
+        """Whether the certificate is for ``name``."""
+        return self._supplied.covers(name)
+
+    @property
+    def rooted(self) -> bool:
+        """Whether it is known which root clients have to trust."""
+        return self._supplied.rooted
+
+    def own(self) -> Shown:
+        """The certificates that clients are shown."""
+        leaf, *issuers = self._supplied.chain
+        shown = {"hub's certificate": leaf.der}
+        shown |= {f"certificate of its issuer {one.subject_text}": one.der for one in issuers}
+        return Shown(shown, f"Replace {self._files.certificate} and {self._files.key}: the hub notices.", self._trouble)
+
+    def reload(self) -> None:
+        """Take the files now, whether they have changed or not."""
+        self._begin(self._again(told=True))
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take(self) -> None:
+        self._tried = await asyncio.to_thread(_stamp, self._files)
+        supplied = await asyncio.to_thread(load, self._files, self._names, self._ambient.now(), system_roots)
+        try:
+            context = context_of([one.parsed for one in supplied.chain], supplied.key)
+        except SSL.Error as error:
+            raise CertificateFileError(f"OpenSSL does not take {self._files.certificate}: {error}") from None
+        anchor = supplied.anchor.parsed.public_bytes(Encoding.PEM)
+        self._directory.write(self._directory.ca_file, anchor)
+        self._directory.write(self._directory.bundle_file, system_roots() + anchor)
+        self._supplied, self._context = supplied, context
+
+    async def _again(self, *, told: bool) -> None:
+        async with self._turn:
+            try:
+                await self._take()
+            except (CertificateFileError, OSError) as error:
+                if told or str(error) != self._trouble:
+                    log.error("the new certificate is not taken, the one of before goes on: %s", error)
+                self._trouble = str(error)
+            else:
+                self._trouble = ""
+                log.warning("the certificate in %s is taken", self._files.certificate)
+
+    def _arm(self) -> None:
+        self._timer = self._ambient.at(self._ambient.now() + LOOK_SECONDS, self._due)
+
+    def _due(self) -> None:
+        if not self._tasks:
+            self._begin(self._look())
+        self._arm()
+
+    async def _look(self) -> None:
+        stamp = await asyncio.to_thread(_stamp, self._files)
+        settled, self._seen = stamp == self._seen, stamp
+        if settled and stamp != self._tried:
+            await self._again(told=False)
+
+
+def _stamp(files: CertificateFiles) -> _Stamp:
+    """What differs when one of the files was written or replaced."""
+    return tuple(_stamp_of(path) for path in (files.certificate, files.key))
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_mtime_ns, found.st_ino, found.st_size
