@@ -57,6 +57,47 @@ def test_the_events_are_the_same_at_every_split_point() -> None:
     assert decoded(*[STREAM[at : at + 1] for at in range(len(STREAM))]) == WHOLE
 
 
+LINES = (
+    "Host: h", "A: b c", "A: b ", "A:b", "B:", "Content-Length: 0", "Content-Length: 3", "content-length: 03",
+    "Content-Length: 3 ", "Content-Length: +3", "Content-Length: 9999999999", "Transfer-Encoding: chunked",
+    "Transfer-Encoding: keep-alive", "Connection: keep-alive", "Connection: close", "Connection: Keep-Alive, x",
+    "Proxy-Connection: keep-alive", "Proxy-Connection: close", "Upgrade: websocket", "Connection: upgrade",
+    "Expect: 100-continue", "Bad Name: x", "Größe: ß", "A: \x01", "A: x\r\n folded", "Keep-Alive: 3",
+)  # fmt: skip
+LINE_ENDS = st.sampled_from(["\r\n"] * 9 + ["\n"])
+TARGETS = ["/", "/a%20b?x=1", "/a#b", '/"<', "/é", "*", "http://h/c", "h:1", "/a b"]
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    line = f"{draw(st.sampled_from(['GET', 'POST', 'PATCH', 'HEAD', 'CONNECT', 'get', 'NO']))} "
+    line += f"{draw(st.sampled_from(['/'] * 5 + TARGETS))} HTTP/{draw(st.sampled_from(['1.1'] * 8 + ['1.0', '9']))}"
+    lines = [line, *draw(st.lists(st.sampled_from(LINES), max_size=4)), ""]
+    text = "".join(f"{line}{draw(LINE_ENDS)}" for line in lines)
+    return text.encode() + draw(st.sampled_from([b"", b"", b"abc", b"3\r\nabc\r\n0\r\n\r\n"]))
+
+
+def outcome(pieces: list[bytes]) -> tuple[list[Event], str]:
+    """What the pieces come to, and the fault that ended them."""
+    decoder, events = RequestDecoder(HEAD_BYTES), []
+    try:
+        for piece in pieces:
+            events += decoder.receive(piece)
+    except HttpError as error:
+        return joined(events + error.events), error.reason
+    return joined(events), ""
+
+
+@given(st.lists(requests(), min_size=1, max_size=3))
+def test_a_request_that_comes_whole_is_what_llhttp_reads_byte_by_byte(parts: list[bytes]) -> None:
+    stream = b"".join(parts)
+    by_byte = outcome([stream[at : at + 1] for at in range(len(stream))])
+    events, fault = outcome([stream])
+    if by_byte[0] and any(isinstance(one, RequestHead) and not one.keep_alive for one in by_byte[0]):
+        return  # what follows the last request is nobody's: how much of it is looked at depends on the pieces
+    assert (events, fault) == by_byte
+
+
 def test_a_truncated_stream_is_no_error_and_ends_nothing_too_early() -> None:
     for at in range(len(STREAM)):
         assert decoded(STREAM[:at]).count(END) <= WHOLE.count(END)

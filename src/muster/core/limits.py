@@ -129,6 +129,14 @@ PROVEN_TOKENS = Limit(
     "own choice",
     "Found good for the whole hub and not examined again until they expire; the oldest go first.",
 )
+IDENTITIES_REMEMBERED = Limit(
+    "devices remembered",
+    1024,
+    1024,
+    "devices",
+    "own choice",
+    "Kept in memory as they were read, with their modules and how many messages wait, until they change.",
+)
 TWIN_TAGS = Limit(
     "tags of a twin",
     8192,

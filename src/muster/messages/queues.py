@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import cycle
 from typing import NamedTuple
 from uuid import UUID
 
 from muster.core.ambient import Ambient, Timer
-from muster.core.bus import QUEUE_WAITING, Bus
+from muster.core.bus import IDENTITY_CHANGED, QUEUE_WAITING, Bus
 from muster.core.errors import LOCK_LOST, HubError
+from muster.core.limits import IDENTITIES_REMEMBERED
 from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_LOCK, QUEUE_TTL
 from muster.messages import queue as machine
 from muster.messages.queue import Entry, Lock, Outcome, Settlement, State, Step
@@ -95,7 +97,9 @@ class Queues:
         self._closed = False
         self.recorded: Callable[[int], None] = _ignore
         """Called with how many records were kept, once they are durable."""
+        self._depths: dict[str, int] = {}
         bus.subscribe(QUEUE_WAITING, self._tell)
+        bus.subscribe(IDENTITY_CHANGED, lambda _: self._depths.clear())
 
     def start(self) -> None:
         """Take up the deadlines of what an earlier run left. Raises ``HubError`` 500001."""
@@ -120,6 +124,7 @@ class Queues:
         most = self._rules(queue).most
 
         def then(entry: Entry) -> None:
+            self._depths.pop(queue, None)
             self._arm(entry.due)
             self._bus.publish(QUEUE_WAITING, queue)
 
@@ -128,7 +133,7 @@ class Queues:
     def take(self, queue: str, limit: int, holder: str = "") -> asyncio.Future[list[Edited]]:
         """Lock up to ``limit`` messages, the oldest first; ``taken`` says which they are. See ``Lock.holder``."""
         now, seconds = self._ambient.now(), self._rules(queue).lock_seconds
-        tokens = iter([self._ambient.uuid() for _ in range(limit)])
+        tokens = cycle([self._ambient.uuid() for _ in range(limit)])  # not more in one run, of which there may be two
 
         def change(name: str, entry: Entry) -> Entry | Ending:
             return self._step(name, entry, machine.take(entry, Lock(next(tokens), now + seconds, holder), now), now)
@@ -192,6 +197,7 @@ class Queues:
 
         def then(collected: Collected) -> None:
             if collected.entry is not None:
+                self._depths.pop(queue, None)
                 self._arm(collected.entry.due)
                 self._bus.publish(QUEUE_WAITING, queue)
 
@@ -203,7 +209,12 @@ class Queues:
 
     def depth(self, queue: str) -> int:
         """How many messages are in the queue, locked ones too."""
-        return self._store.depth(self._hub, queue)
+        depth = self._depths.get(queue)
+        if depth is None:
+            if len(self._depths) >= IDENTITIES_REMEMBERED.open:
+                self._depths.clear()
+            depth = self._depths[queue] = self._store.depth(self._hub, queue)
+        return depth
 
     def watch(self, queue: str, listener: Callable[[], None]) -> Callable[[], None]:
         """From now on call ``listener`` when something in ``queue`` may be taken, until what this returns is called."""
@@ -266,6 +277,7 @@ class Queues:
         records = 0
         for queue, before, after, _ in edited:
             if isinstance(after, Ending):
+                self._depths.pop(queue, None)
                 records += after.record is not None
             else:
                 self._arm(after.due)

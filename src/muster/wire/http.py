@@ -1,13 +1,16 @@
 """HTTP/1.1 as a server speaks it (RFC 9112): a client's bytes in, events out; the heads of answers.
 
 Parsing is llhttp's, through ``httptools``, in its strict setting: bare line feeds, folded headers, a length beside
-chunks and the like end the connection. What this module adds is the bound on the head and the events.
+chunks and the like end the connection. What this module adds is the bound on the head and the events, and a short way
+for what clients send nearly always: a request that came whole, in plain form, with headers that were seen before.
 """
 
 from __future__ import annotations
 
 import http
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -18,6 +21,12 @@ _VERSIONS: Final = ("1.1", "1.0")
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """What a client waits for that sent ``Expect: 100-continue`` (RFC 9110 section 10.1.1)."""
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_REQUEST_LINE: Final = re.compile(rb"(GET|POST|PATCH|PUT|DELETE) (/[0-9A-Za-z\-._~%!$&'()*+,;=:@/?]*) HTTP/1\.1\r\n")
+_PLAIN_HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [!-~](?:[ -~]*[!-~])?\r\n)+")
+_FRAMING: Final = frozenset({"connection", "proxy-connection", "transfer-encoding", "upgrade"})
+_LENGTH: Final = re.compile(r"[0-9]{1,9}")
+_REMEMBERED, _LONGEST_REMEMBERED = 256, 2048
 
 
 class HttpError(Exception):
@@ -34,7 +43,10 @@ class HttpError(Exception):
 
 
 class RequestHead(NamedTuple):
-    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on."""
+    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on.
+
+    Requests share ``headers``, which nobody changes.
+    """
 
     method: str
     target: str
@@ -52,6 +64,29 @@ Event = RequestHead | bytes | End
 """``bytes`` are a piece of the request's body."""
 
 
+class _Plain(NamedTuple):
+    """Headers that say nothing of the connection, and how long the body is."""
+
+    headers: CIMultiDict[str]
+    length: int
+
+
+@lru_cache(_REMEMBERED)
+def _plain(block: bytes) -> _Plain | None:
+    """The headers in ``block``, ``None`` when llhttp has to look at them: anything that it might read otherwise."""
+    if _PLAIN_HEADERS.fullmatch(block) is None:
+        return None
+    lines = [line.partition(": ") for line in block.decode("ascii").split("\r\n")[:-1]]
+    headers = CIMultiDict([(name, value) for name, _, value in lines])
+    for name in _FRAMING:
+        if headers.getall(name, []) not in ([], ["keep-alive"]):
+            return None
+    lengths = headers.getall("Content-Length", ["0"])
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        return None
+    return _Plain(headers, int(lengths[0]))
+
+
 class RequestDecoder:
     """Cuts a client's byte stream into requests.
 
@@ -64,7 +99,7 @@ class RequestDecoder:
         self._events: list[Event] = []
         self._headers: list[tuple[str, str]] = []
         self._target = b""
-        self._in_head = False
+        self._in_head = self._in_request = False
         self._foreign_at = -1
         """Where among the events a request of another version of HTTP came."""
         self._unfinished = 0
@@ -76,6 +111,12 @@ class RequestDecoder:
         false: what follows on that connection cannot be known to be HTTP.
         """
         events: list[Event] = []
+        if not self._in_request:
+            taken = _take_plain(data, events)
+            if taken == len(data):
+                return events
+            if taken:
+                data = data[taken:]
         self._events, began = events, self._in_head
         try:
             self._parser.feed_data(data)
@@ -99,7 +140,7 @@ class RequestDecoder:
     # --- called by the parser
 
     def on_message_begin(self) -> None:
-        self._in_head, self._target, self._headers = True, b"", []
+        self._in_head, self._in_request, self._target, self._headers = True, True, b"", []
 
     def on_url(self, part: bytes) -> None:
         self._target += part
@@ -128,7 +169,27 @@ class RequestDecoder:
         self._events.append(part)
 
     def on_message_complete(self) -> None:
+        self._in_request = False
         self._events.append(END)
+
+
+def _take_plain(data: bytes, events: list[Event]) -> int:
+    """Read the plain requests that ``data`` begins with, as far as they are whole; how many bytes that were."""
+    at = 0
+    while (line := _REQUEST_LINE.match(data, at)) is not None:
+        begin = line.end()
+        end = data.find(b"\r\n\r\n", begin, begin + _LONGEST_REMEMBERED)
+        plain = _plain(data[begin : end + 2]) if end > 0 else None
+        if plain is None or end + 4 + plain.length > len(data):
+            break
+        method, target = line.groups()
+        events.append(RequestHead(method.decode(), target.decode(), "1.1", plain.headers, True))
+        at = end + 4
+        if plain.length:
+            events.append(data[at : at + plain.length])
+            at += plain.length
+        events.append(END)
+    return at
 
 
 def response_head(version: str, status: int, headers: Mapping[str, str]) -> bytes:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from os import PathLike, fspath
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -141,6 +142,16 @@ def migrate(connection: apsw.Connection, migrations: Sequence[str]) -> None:
                 raise
 
 
+def settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
+    """Tell who waits for ``future``, if anybody still does, how the work ended."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
 def touch(connection: apsw.Connection) -> None:
     """Work for a ``Writer`` that writes a page and changes nothing. (An UPDATE to the same values would not write.)"""
     connection.pragma("user_version", connection.pragma("user_version"))
@@ -208,15 +219,7 @@ class Writer:
         """
         future: asyncio.Future[T] = self._loop.create_future()
 
-        def done(result: T, error: BaseException | None) -> None:
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        self.call(work, done)
+        self.call(work, partial(settle, future))
         return future
 
     def call(self, work: Work[T], done: Callable[[T, BaseException | None], None]) -> None:

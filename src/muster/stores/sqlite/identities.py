@@ -18,10 +18,11 @@ from typing import Any
 import apsw
 
 from muster.core.errors import DEVICE_NOT_FOUND, HubError
+from muster.core.limits import IDENTITIES_REMEMBERED
 from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
-from muster.stores.sqlite.database import Writer, store_error
+from muster.stores.sqlite.database import Writer, settle, store_error
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import forget_queues
 from muster.stores.sqlite.twins import read_twin
@@ -82,12 +83,27 @@ class SqliteIdentityStore:
         self._reader = reader
         self._outbox = outbox
         self._recorder = recorder
+        self._remembered: dict[tuple[str, str], dict[str | None, Identity]] = {}
+        """By hub and device: it and its modules, as they were last read."""
 
     async def get(self, hub: str, key: IdentityKey) -> Identity | None:
+        """See ``IdentityStore``. A device that is remembered is forgotten when a change of it or of a module is told
+        of, before the one who asked for that hears of it."""
+        device_id, module_id = key
+        known = self._remembered.get((hub, device_id))
+        if known is not None and module_id in known:
+            return known[module_id]
         try:
-            return _get(self._reader, hub, key)
+            identity = _get(self._reader, hub, key)
         except apsw.Error as error:
             raise store_error(self._writer.path, error) from error
+        if identity is not None:
+            if known is None:
+                if len(self._remembered) >= IDENTITIES_REMEMBERED.open:
+                    del self._remembered[next(iter(self._remembered))]
+                known = self._remembered[hub, device_id] = {}
+            known[module_id] = identity
+        return identity
 
     async def devices(self, hub: str, limit: int) -> Sequence[Identity]:
         found: list[Identity] = []
@@ -114,7 +130,15 @@ class SqliteIdentityStore:
     async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | Exception | None]:
         if not edits:
             return []
-        return await self._writer.submit(lambda connection: [self._edit(connection, hub, edit) for edit in edits])
+        future: asyncio.Future[list[Identity | Exception | None]] = asyncio.get_running_loop().create_future()
+
+        def done(outcomes: list[Identity | Exception | None], error: BaseException | None) -> None:
+            for edit in edits:
+                self._remembered.pop((hub, edit.key.device_id), None)
+            settle(future, outcomes, error)
+
+        self._writer.call(lambda connection: [self._edit(connection, hub, edit) for edit in edits], done)
+        return await future
 
     def _edit(self, connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
         """One edit within a transaction. What refuses is raised before anything is written."""

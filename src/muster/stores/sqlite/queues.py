@@ -32,7 +32,7 @@ from muster.messages.queue_contract import (
     Visible,
     WithToken,
 )
-from muster.stores.sqlite.database import Work, Writer, told_as_refusal
+from muster.stores.sqlite.database import Work, Writer, settle, told_as_refusal
 
 T = TypeVar("T")
 
@@ -130,11 +130,7 @@ class SqliteQueueStore:
         def done(result: T, error: BaseException | None) -> None:
             if error is None:
                 then(result)
-            if not future.done():
-                if error is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(error)
+            settle(future, result, error)
 
         try:
             self._writer.call(work, done)

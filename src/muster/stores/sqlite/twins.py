@@ -14,7 +14,7 @@ import apsw
 from muster.core.json_text import JsonObject, text_of
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
-from muster.stores.sqlite.database import Writer, store_error, told_as_refusal
+from muster.stores.sqlite.database import Writer, settle, store_error, told_as_refusal
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.twins.contract import Change, Record
 from muster.twins.document import Properties, Twin
@@ -63,11 +63,7 @@ class SqliteTwinStore:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
 
         def done(twin: Twin, error: BaseException | None) -> None:
-            if not future.done():
-                if error is None:
-                    future.set_result(twin)
-                else:
-                    future.set_exception(error)
+            settle(future, twin, error)
             if error is None:
                 then(twin)
 
