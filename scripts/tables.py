@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from muster.core import errors, limits, storage_errors
+from muster.core import errors, limits, storage_errors, throttles
 from muster.identity import causes
 from muster.identity.cause import Cause
 from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
@@ -45,6 +45,19 @@ Every limit of the hub (`src/muster/core/limits.py`) with its value in the `azur
 service, and in the `open` profile, the default of `muster serve`. *Source* is where the value comes from.
 """
 
+THROTTLES_INTRODUCTION = """## Throttles
+
+Rates that are enforced with `--profile azure` or `--throttle on`, by `--tier` and `--units`
+(`src/muster/core/throttles.py`); without, everything passes and is only counted. `muster limits --live` shows both.
+Above its rate an operation passes as long as the burst lasts, then it waits where that is said, then it is refused.
+"""
+
+QUOTAS_INTRODUCTION = """## Messages a day
+
+What *charged* says above counts for the quota, once for each block begun. With nothing left it is refused until
+midnight UTC, and so are new connections of devices.
+"""
+
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, a line a row; what would be read as the table's or as HTML's is escaped."""
@@ -77,7 +90,27 @@ def limits_page() -> str:
     head = ("limit", "azure", "open", "unit", "why", "source")
     rows = sorted(limits.ALL, key=lambda row: row.name.lower())
     cells = [(r.name, f"{r.azure:,}", f"{r.open:,}", r.unit, r.reason, r.source) for r in rows]
-    return f"{LIMITS_INTRODUCTION}\n{markdown_table(head, cells)}"
+    return (
+        f"{LIMITS_INTRODUCTION}\n{markdown_table(head, cells)}\n"
+        f"{THROTTLES_INTRODUCTION}\n{throttles_table()}\n{QUOTAS_INTRODUCTION}\n{quotas_table()}"
+    )
+
+
+def throttles_table() -> str:
+    head = ("operations", *throttles.Tier, "unit", "above it", "charged", "why", "source")
+    cells = [
+        (
+            row.name, *map(str, row.rates), f"{row.unit} {row.period}",
+            "late, then refused" if row.shaped else "refused", row.charge.value, row.reason, row.source,
+        )
+        for row in throttles.ALL
+    ]  # fmt: skip
+    return markdown_table(head, cells)
+
+
+def quotas_table() -> str:
+    cells = [(tier, f"{quota.messages:,}", f"{quota.block:,}") for tier, quota in throttles.QUOTAS.items()]
+    return markdown_table(("tier", "messages a unit", "bytes in a block"), cells)
 
 
 PAGES = {"errors.md": errors_page, "limits.md": limits_page}

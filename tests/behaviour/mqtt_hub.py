@@ -14,7 +14,10 @@ from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
+from muster.core.daily_use import DailyUse
 from muster.core.limits import Profile
+from muster.core.meters import Meters
+from muster.core.throttles import Plan, Quota
 from muster.dialect.event_bodies import event_record
 from muster.dialect.record import describe
 from muster.events.model import Source
@@ -27,6 +30,7 @@ from muster.heads.hubs import HubDirectory
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_connect import MqttServices
+from muster.heads.mqtt_throttled import connection_maker
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
@@ -102,8 +106,9 @@ class HeldLog:
 class MqttHub:
     """A hub that speaks MQTT. Devices are registered on first use."""
 
-    def __init__(self, ambient: VirtualAmbient, ca_file: Path) -> None:
+    def __init__(self, ambient: VirtualAmbient, ca_file: Path, meters: Meters) -> None:
         self.ambient = ambient
+        self.meters = meters
         self.ca_file = ca_file
         self.client_trust = ssl.create_default_context(cafile=str(ca_file))
         self.registry: Registry
@@ -226,14 +231,17 @@ def _telemetry(directory: Path, ambient: VirtualAmbient) -> tuple[HeldLog, Telem
 
 
 @contextlib.asynccontextmanager
-async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MqttHub]:
+async def mqtt_hub(
+    directory: Path, events: Collection[Source] = (), plan: Plan | None = None, quota: Quota | None = None
+) -> AsyncIterator[MqttHub]:
+    """``plan``: what is enforced, with ``quota`` in the place of its own."""
     loop = asyncio.get_running_loop()
     system, ambient = SystemAmbient(loop), VirtualAmbient()
     authority = make_authority(system)
     issued = issue_server_certificate(authority, ["localhost"], system)
     for name, content in (("ca", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
         (directory / name).write_bytes(content)
-    hub = MqttHub(ambient, directory / "ca")
+    hub = MqttHub(ambient, directory / "ca", meters_of(ambient, plan, quota))
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
@@ -254,15 +262,13 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
     hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader, outbox), hub.sessions, ambient, recorder)
     hub.trust_authorities(facts.name, SqliteAuthorityStore(writer, reader), bus)
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trusted, ask=hub.news.ask)
-    hub.methods = Methods(hub.registry, hub.sessions, ambient)
-    hub.messaging, stop_queues = make_messaging(facts.name, hub.queues, hub.registry, ambient, SETTINGS)
+    hub.methods = Methods(hub.registry, hub.sessions, ambient, hub.meters)
+    hub.messaging, stop_queues = make_messaging(
+        facts.name, hub.queues, hub.registry, ambient, SETTINGS, meters=hub.meters
+    )
     hub.amqp = AmqpHead(HubDirectory(AmqpHub(hub.authenticator, hub.refusals, hub.messaging.roles)), ambient, loop)
     context = server_context(str(directory / "chain"), str(directory / "key"))
-
-    def make_mqtt() -> Any:
-        hub.connections.append(MqttConnection(HubDirectory(_services(hub)), loop))
-        return hub.connections[-1]
-
+    make_mqtt = _connections(hub, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
     explain = HandshakeRefusals(HubDirectory(hub.refusals), ambient)
     listeners = [_listening(loop, context, make_protocol, explain) for make_protocol in (make_mqtt, make_front)]
@@ -284,10 +290,25 @@ async def mqtt_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIte
         await writer.close()
 
 
+def meters_of(ambient: VirtualAmbient, plan: Plan | None, quota: Quota | None = None) -> Meters:
+    """Meters of a hub that has ``plan``, with ``quota`` in the place of the plan's."""
+    return Meters(ambient, plan, None if plan is None else DailyUse(quota or plan.quota))
+
+
+def _connections(hub: MqttHub, loop: asyncio.AbstractEventLoop) -> Callable[[], MqttConnection]:
+    make_connection = connection_maker(HubDirectory(_services(hub)), loop)
+
+    def make_mqtt() -> MqttConnection:
+        hub.connections.append(make_connection())
+        return hub.connections[-1]
+
+    return make_mqtt
+
+
 def _services(hub: MqttHub) -> MqttServices:
     return MqttServices(
         hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, hub.ambient, hub.twins, hub.methods,
-        hub.messaging.commands,
+        hub.messaging.commands, hub.meters,
     )  # fmt: skip
 
 

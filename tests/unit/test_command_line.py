@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from muster.cli.main import COMMANDS, LazyGroup, flag_of, main, options_of
 from muster.cli.monitor import line_of
 from muster.cli.serve import EVENTS
-from muster.core import limits
+from muster.core import limits, throttles
 from muster.events.model import Source
 from muster.identity import sas
 from muster.identity.policies import development_key
@@ -211,8 +211,10 @@ def test_the_events_of_the_command_line_are_those_of_the_hub() -> None:
 def test_limits_lists_every_limit(run: Run) -> None:
     text = run("limits").stdout
     rows = json.loads(run("limits", "--json").stdout)
-    assert [row["name"] for row in rows] == [limit.name for limit in limits.ALL]
-    assert all(limit.name in text and limit.reason in text for limit in limits.ALL)
+    assert [row["name"] for row in rows["limits"]] == [limit.name for limit in limits.ALL]
+    assert [row["name"] for row in rows["throttles"]] == [row.name for row in throttles.ALL]
+    assert rows["throttles"][0]["rates"]["S1"] == {"perUnit": 12, "least": 100}
+    assert all(limit.name in text and limit.reason in text for limit in (*limits.ALL, *throttles.ALL))
 
 
 def test_a_message_is_one_line_and_cannot_play_with_the_terminal() -> None:

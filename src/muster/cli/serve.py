@@ -60,6 +60,11 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
                    "[default: closed]")  # fmt: skip
 @click.option("--profile", type=click.Choice(["open", "azure"]), default="open", show_default=True,
               help="azure copies every limit of the cloud service; open lifts those users hate.")  # fmt: skip
+@click.option("--throttle", type=click.Choice(["on", "off"]), default=None,
+              help="Enforce rates and quota of --tier and --units.  [default: on with --profile azure]")  # fmt: skip
+@click.option("--tier", type=click.Choice(["F1", "S1", "S2", "S3"], case_sensitive=False), default="S1",
+              show_default=True, help="Whose rates and quota are enforced; `muster limits` lists them.")  # fmt: skip
+@click.option("--units", type=click.IntRange(1, 200), default=1, show_default=True, help="How many units of the tier.")
 @click.option("--partitions", type=click.IntRange(1, 32), default=4, show_default=True,
               help="Of the built-in endpoint; fixed at the first start.")  # fmt: skip
 @click.option("--consumer-group", multiple=True, help="A consumer group besides $Default. Repeatable.")
@@ -120,10 +125,13 @@ def serve(**options: Any) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     from muster.core.limits import Profile  # noqa: PLC0415
+    from muster.core.throttles import Tier  # noqa: PLC0415
     from muster.events.model import Source  # noqa: PLC0415
     from muster.identity.hub import Switches  # noqa: PLC0415
     from muster.node.settings import DAY_SECONDS, Settings  # noqa: PLC0415
 
+    if options["tier"] == "F1" and options["units"] > 1:
+        raise click.UsageError("--tier F1, the free one, has a single unit; leave --units out, or use S1.")
     ephemeral = options["ephemeral"]
     settings = Settings(
         data=None if ephemeral else options["data"],
@@ -135,6 +143,9 @@ def _settings(options: dict[str, Any]) -> Settings:
         https_port=options["https_port"],
         amqp_plain_port=options["amqp_plain_port"],
         profile=Profile(options["profile"]),
+        throttle=_on(options["throttle"]),
+        tier=Tier(options["tier"]),
+        units=options["units"],
         partitions=options["partitions"],
         consumer_groups=tuple(options["consumer_group"]),
         retention_seconds=int(options["retention_days"] * DAY_SECONDS),
@@ -148,7 +159,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         storage_container=options["storage_container"],
         upload_bytes=options["upload_mib"] * 1024**2,
         upload_ttl_seconds=options["upload_ttl_minutes"] * 60,
-        file_notifications=None if (told := options["file_notifications"]) is None else told == "on",
+        file_notifications=_on(options["file_notifications"]),
         indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
         certificate=_certificate_files(options["certificate"], options["key"]),
@@ -170,6 +181,11 @@ def _certificate_files(certificate: Path | None, key: Path | None) -> Certificat
     if certificate is None or key is None:
         raise click.UsageError("--certificate and --key go together: a certificate is of no use without its key.")
     return CertificateFiles(certificate, key)
+
+
+def _on(choice: str | None) -> bool | None:
+    """What a switch of ``on`` and ``off`` says, ``None`` when it was not given."""
+    return None if choice is None else choice == "on"
 
 
 async def _serve(settings: Settings, *, demo: bool) -> None:

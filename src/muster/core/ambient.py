@@ -6,6 +6,7 @@ timeouts (handshakes, keep-alive) use real time, the event loop's, and do not co
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -98,6 +99,16 @@ class _SystemTimer:
 
     def cancel(self) -> None:
         self._handle.cancel()
+
+
+async def pause(ambient: Ambient, seconds: float) -> None:
+    """Wait, by the domain's clock."""
+    over = asyncio.Event()
+    timer = ambient.at(ambient.now() + seconds, over.set)
+    try:
+        await over.wait()
+    finally:
+        timer.cancel()
 
 
 def tracking_id(ambient: Ambient, digits: str = "") -> str:

@@ -6,43 +6,13 @@ code. Sources: service.md 3.6 and 7.3, device.md 3.2 and 10.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from muster.core.redaction import redacted
-
-CONNACK_PROTOCOL, CONNACK_IDENTIFIER, CONNACK_UNAVAILABLE, CONNACK_REFUSED = 1, 2, 3, 5
-
-
-class ErrorRow(NamedTuple):
-    """One error. ``mqtt`` is the CONNACK return code at connect; later MQTT can only close."""
-
-    code: int
-    name: str
-    condition: str
-    mqtt: int
-    cause: str
-    remedy: str
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self.code // 1000
-
-
-class HubError(Exception):
-    """A refusal with its row of the catalogue.
-
-    ``message`` is what the wire says beside the row's name: it names the offending field and never
-    holds a secret: what looks like one is taken out of it here. ``tracking_id`` ties it to a kept verdict
-    where there is one.
-    """
-
-    def __init__(self, row: ErrorRow, message: str = "", *, tracking_id: str = "") -> None:
-        self.row = row
-        self.message = redacted(message) if message else row.cause
-        super().__init__(f"{row.name}: {self.message}")
-        self.tracking_id = tracking_id
-
+from muster.core import throttle_errors
+from muster.core.error import CONNACK_IDENTIFIER as CONNACK_IDENTIFIER  # noqa: PLC0414 - for all who read errors
+from muster.core.error import CONNACK_PROTOCOL as CONNACK_PROTOCOL  # noqa: PLC0414
+from muster.core.error import CONNACK_REFUSED as CONNACK_REFUSED  # noqa: PLC0414
+from muster.core.error import CONNACK_UNAVAILABLE as CONNACK_UNAVAILABLE  # noqa: PLC0414
+from muster.core.error import ErrorRow as ErrorRow  # noqa: PLC0414
+from muster.core.error import HubError as HubError  # noqa: PLC0414
 
 _BAD, _ARGUMENT = "amqp:decode-error", "com.microsoft:argument-error"
 
@@ -453,5 +423,8 @@ METHOD_TIMEOUT = ErrorRow(
     "Raise responseTimeoutInSeconds, or have the device answer sooner.",
 )
 
-ALL: tuple[ErrorRow, ...] = tuple(value for value in list(globals().values()) if isinstance(value, ErrorRow))
+ALL: tuple[ErrorRow, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, ErrorRow)),
+    *throttle_errors.ALL,
+)
 BY_CODE: dict[int, ErrorRow] = {row.code: row for row in ALL}

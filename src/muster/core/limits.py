@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muster.core import certificate_limits, query_limits, queue_limits, upload_limits
+from muster.core import certificate_limits, query_limits, queue_limits, throttle_limits, upload_limits
 from muster.core.limit import Limit as Limit  # noqa: PLC0414 - for all who read limits
 from muster.core.limit import Profile as Profile  # noqa: PLC0414
 
@@ -487,5 +487,6 @@ ALL: tuple[Limit, ...] = (
     *certificate_limits.ALL,
     *query_limits.ALL,
     *queue_limits.ALL,
+    *throttle_limits.ALL,
     *upload_limits.ALL,
 )

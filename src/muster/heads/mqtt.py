@@ -340,7 +340,7 @@ class MqttConnection:
         if packet.qos == 2:
             return self._breach("qos", "QoS 0 or 1", "a PUBLISH of QoS 2")
         if self._twins is None:
-            self._twins = TwinRequests(self._services.twins, self._services.ambient, self._key, self, self._loop)
+            self._twins = TwinRequests(self._services, self._key, self, self._loop)
         try:
             self._twins.serve(packet)
         except HubError as error:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from muster.core.ambient import Ambient
+from muster.core.ambient import Ambient, pause
+from muster.core.errors import HubError
+from muster.core.meters import Meters
+from muster.core.throttle_errors import QUOTA_EXCEEDED
+from muster.core.throttles import CONNECTIONS
 from muster.dialect.mqtt import Login
 from muster.heads.client_certificates import tls_credential
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator, DeviceAttempt
+from muster.identity.breaches import breach
+from muster.identity.model import IdentityKey
 from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
 from muster.messages.commands import Commands
@@ -32,12 +38,14 @@ class MqttServices:
     twins: Twins
     methods: Methods
     commands: Commands
+    meters: Meters
 
 
 async def judge(services: MqttServices, packet: Connect, login: Login, transport: Any, name: str) -> Verdict:
     """The verdict on a CONNECT that came over ``transport``, a transport of kind ``name``.
 
-    The twin is told of the model that it announces. Raises ``HubError`` when the stores fail.
+    The twin is told of the model that it announces. Above the rate of new connections the verdict comes late.
+    Raises ``HubError`` when the stores fail.
     """
     attempt = DeviceAttempt(
         transport=name,
@@ -50,6 +58,32 @@ async def judge(services: MqttServices, packet: Connect, login: Login, transport
         **tls_credential(transport, without=packet.password),
     )
     verdict = await services.authenticator.device(attempt)
+    if verdict.error is None:
+        try:
+            wait = _let_in(services.meters, login.key)
+        except HubError as error:
+            return _refused(services, attempt, error)
+        if wait:
+            await pause(services.ambient, wait)
+            verdict = await services.authenticator.device(attempt)  # meanwhile it may have lost its ground
     if verdict.error is None and await services.twins.announce(login.key, login.model_id):
         verdict = await services.authenticator.device(attempt)  # meanwhile it may have lost its ground
+    return verdict
+
+
+def _let_in(meters: Meters, key: IdentityKey) -> float:
+    """After how many seconds the connection of ``key`` may open. Raises ``HubError`` 429002, 429005 or 403002."""
+    if meters.spent():
+        raise HubError(QUOTA_EXCEEDED)
+    return meters.shape(CONNECTIONS, key.device_id)
+
+
+def _refused(services: MqttServices, attempt: DeviceAttempt, error: HubError) -> Verdict:
+    quota = error.row is QUOTA_EXCEEDED
+    verdict = breach(
+        services.ambient, "quota" if quota else "throttle", error.row, transport=attempt.transport, peer=attempt.peer,
+        expected="messages left of the day's quota" if quota else "new connections at the rate of the hub's tier",
+        seen="none" if quota else error.message, principal=str(attempt.key),
+    )  # fmt: skip
+    services.refusals.add(verdict)
     return verdict

@@ -6,16 +6,17 @@ import asyncio
 import logging
 from typing import Protocol
 
-from muster.core.ambient import Ambient, tracking_id
+from muster.core.ambient import tracking_id
 from muster.core.errors import ARGUMENT_INVALID, SERVER_ERROR, THROTTLED, HubError
 from muster.core.limits import TWIN_REQUESTS
+from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.json_body import parse_json
 from muster.dialect.mqtt import SubscriptionKind
 from muster.dialect.mqtt_twins import TwinRequest, desired_topic, parse_twin_topic, response_topic
 from muster.dialect.twin_bodies import desired_patch, device_error, device_twin
+from muster.heads.mqtt_connect import MqttServices
 from muster.identity.model import IdentityKey
 from muster.twins.document import Content
-from muster.twins.service import Twins
 from muster.wire.mqtt.packets import Publish
 
 log = logging.getLogger("muster.mqtt")
@@ -44,13 +45,14 @@ def push_desired(publisher: Publisher, patch: Content, version: int) -> None:
 class TwinRequests:
     """The twin requests of one connection. Each is answered, then acknowledged if it came at QoS 1."""
 
-    __slots__ = ("_ambient", "_key", "_loop", "_patches", "_publisher", "_tasks", "_twins")
+    __slots__ = ("_ambient", "_key", "_loop", "_meters", "_patches", "_publisher", "_tasks", "_twins")
 
     def __init__(
-        self, twins: Twins, ambient: Ambient, key: IdentityKey, publisher: Publisher, loop: asyncio.AbstractEventLoop
+        self, services: MqttServices, key: IdentityKey, publisher: Publisher, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._twins = twins
-        self._ambient = ambient
+        self._twins = services.twins
+        self._ambient = services.ambient
+        self._meters = services.meters
         self._key = key
         self._publisher = publisher
         self._loop = loop
@@ -70,10 +72,12 @@ class TwinRequests:
                 raise HubError(
                     THROTTLED, f"{TWIN_REQUESTS.open} twin requests are in progress. Wait for their answers."
                 )
+            self._meters.take(TWIN_UPDATES if request.patch else TWIN_READS, self._key.device_id)
             if request.patch:
                 status, body, version = 204, b"", await self._patch(request, packet.payload)
             else:
                 status, body, version = 200, await self._get(), None
+            self._meters.charge(len(packet.payload) + len(body))
         except HubError as error:
             status, body, version = error.row.status, self._error(error), None
         except Exception:

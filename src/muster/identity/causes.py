@@ -319,6 +319,17 @@ BREACHES = (
         "Publish to $iothub/twin/GET/?$rid=<id> or $iothub/twin/PATCH/properties/reported/?$rid=<id>; parts of a twin "
         "cannot be asked for.",
     ),
+    Cause(
+        "throttle",
+        "The hub's rate, or the device's share of it, was exceeded for too long.",
+        "Send less often, or give the hub more --units, another --tier or --throttle off; `muster limits --live` shows "
+        "every rate.",
+    ),
+    Cause(
+        "quota",
+        "The hub has had all the messages of its tier and units for this day.",
+        "Wait until midnight UTC, or give the hub more --units, another --tier or --throttle off.",
+    ),
     Cause("qos", "A message of QoS 2 was published.", "Publish with QoS 1, or 0."),
     Cause(
         "backlog",

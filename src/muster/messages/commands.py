@@ -20,6 +20,7 @@ from uuid import UUID
 from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, INVALID_EXPIRY, MESSAGE_TOO_LARGE, HubError
 from muster.core.limits import Profile
+from muster.core.meters import Meters
 from muster.core.queue_limits import (
     COMMAND_BYTES,
     COMMAND_PROPERTIES,
@@ -31,6 +32,7 @@ from muster.core.queue_limits import (
     QUEUE_LOCK,
     QUEUE_TTL,
 )
+from muster.core.throttles import COMMANDS
 from muster.identity.ids import PUNCTUATION
 from muster.identity.model import Identity, IdentityKey
 from muster.messages.queue import Entry, Outcome, Settlement
@@ -114,9 +116,10 @@ class Commands:
 
     def __init__(
         self, queues: Queues, identities: Identities, ambient: Ambient, profile: Profile = Profile.OPEN,
-        ttl_seconds: float = QUEUE_TTL.open,
+        ttl_seconds: float = QUEUE_TTL.open, *, meters: Meters | None = None,
     ) -> None:  # fmt: skip
         """``ttl_seconds`` counts for messages that bring no expiry time."""
+        self._meters = Meters(ambient) if meters is None else meters
         self._queues = queues
         self._identities = identities
         self._ambient = ambient
@@ -128,15 +131,19 @@ class Commands:
     async def send(self, key: IdentityKey, command: Command) -> Entry:
         """Put ``command`` into the queue of ``key``; returns once it is durable. The identity may be disabled.
 
-        Raises ``HubError``: 404001, 404010, 403004 when the queue is full, 403009, 413001, and 400004 with the name of
-        what is wrong. An expiry time that has passed is taken: the message ends at once, as any that came too late.
+        Raises ``HubError``: 404001, 404010, 403004 when the queue is full, 403009, 413001, as ``Meters.take``, and
+        400004 with the name of what is wrong. An expiry time that has passed is taken: the message ends at once, as any
+        that came too late.
         """
         now = self._ambient.now()
         check(command, now, self._profile)
+        self._meters.take(COMMANDS)
         identity = await self._identities.get(key)
         expires = now + self._ttl_seconds if command.expires is None else command.expires
         head = _head(command, identity.generation_id)
-        return await self._queues.put(str(key), head, command.body, expires, generation=identity.generation_id)
+        entry = await self._queues.put(str(key), head, command.body, expires, generation=identity.generation_id)
+        self._meters.charge(_size(command) + len(command.body))
+        return entry
 
     async def purge(self, key: IdentityKey) -> int:
         """Throw away all that waits for ``key`` or is in its hands; how many. Raises ``HubError`` 404001, 404010."""

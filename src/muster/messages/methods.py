@@ -41,6 +41,8 @@ from muster.core.limits import (
     METHODS_OF_HUB,
     Limit,
 )
+from muster.core.meters import Meters
+from muster.core.throttles import METHODS
 from muster.core.values import value
 from muster.identity.model import Identity, IdentityKey
 
@@ -132,7 +134,10 @@ class Invocation:
 class Methods:
     """All method calls of one hub on this node; ``in_flight`` is how many there are now."""
 
-    def __init__(self, identities: Identities, sessions: MethodSessions, ambient: Ambient) -> None:
+    def __init__(
+        self, identities: Identities, sessions: MethodSessions, ambient: Ambient, meters: Meters | None = None
+    ) -> None:
+        self._meters = Meters(ambient) if meters is None else meters
         self._identities = identities
         self._sessions = sessions
         self._ambient = ambient
@@ -170,10 +175,11 @@ class Methods:
             tracking_id: of the request, for the history.
 
         Raises ``HubError``: 400004 (name, timeouts), 413001 (payload), 404001, 404010, 403800 and 429001 (too many
-        calls, or too much that the device has not read), 404103, 504101, 404104 (the connection ended meanwhile),
-        502000 (no JSON, or too much of it).
+        calls, or too much that the device has not read), as ``Meters.take``, 404103, 504101, 404104 (the connection
+        ended meanwhile), 502000 (no JSON, or too much of it).
         """
         _check(name, payload, connect_timeout, response_timeout)
+        self._meters.take(METHODS, size=len(payload or b""))
         self._enter(key)
         began, since = self._ambient.now(), self._ambient.monotonic()
         outcome: int | str = CANCELLED
@@ -183,6 +189,8 @@ class Methods:
                 await self._identities.get(key)
                 session = await self._connected(key, name, connect_timeout)
             answer = await self._ask(session, name, b"null" if payload is None else payload, response_timeout)
+            self._meters.charge(len(payload or b""))
+            self._meters.charge(len(answer.payload))
             outcome = answer.status
             return answer
         except HubError as error:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from muster.core.ambient import Ambient
 from muster.core.bus import Bus
+from muster.core.meters import Meters
 from muster.dialect.command_messages import feedback_body
 from muster.heads.amqp_links import Role
 from muster.heads.devicebound import Devicebound
@@ -37,10 +38,11 @@ def make_queues(hub: str, store: QueueStore, bus: Bus, ambient: Ambient, setting
 
 
 def make_messaging(
-    hub: str, queues: Queues, identities: Identities, ambient: Ambient, settings: Settings
-) -> tuple[Messaging, Callable[[], Awaitable[None] | None]]:
+    hub: str, queues: Queues, identities: Identities, ambient: Ambient, settings: Settings, *,
+    meters: Meters | None = None,
+) -> tuple[Messaging, Callable[[], Awaitable[None] | None]]:  # fmt: skip
     """All that stands on ``queues``, whose time runs from now on until the second part of the result is called."""
-    commands = Commands(queues, identities, ambient, settings.profile, settings.command_ttl_seconds)
+    commands = Commands(queues, identities, ambient, settings.profile, settings.command_ttl_seconds, meters=meters)
     feedback = ServiceQueue(queues, FEEDBACK, ambient)
     files = ServiceQueue(queues, FILE_NOTIFICATIONS, ambient)
     gatherer = Feedback(queues, ambient, feedback_body)

@@ -25,14 +25,15 @@ from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.hubs import answer_by_hub
+from muster.heads.http.meters import MeterOperations
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.hubs import HubDirectory
 from muster.heads.listener import BACKLOG, TlsListener
-from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_connect import MqttServices
+from muster.heads.mqtt_throttled import connection_maker
 from muster.heads.websocket import WebSocketTransport
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
@@ -118,7 +119,7 @@ class Node:
         roles = [events, *parts.messaging.roles]
         amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles)
         make_amqp = AmqpHead(HubDirectory(amqp_hub, hub.name, hub.hosts), ambient, loop)
-        make_mqtt = partial(MqttConnection, HubDirectory(_mqtt_services(base, parts), hub.name, hub.hosts), loop)
+        make_mqtt = connection_maker(HubDirectory(_mqtt_services(base, parts), hub.name, hub.hosts), loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
         explain = HandshakeRefusals(HubDirectory(parts.refusals, hub.name, hub.hosts), ambient, certificate.covers)
@@ -143,8 +144,10 @@ class Node:
             gate=parts.authenticator,
             ambient=base.ambient,
             ready=lambda: self._ready and not parts.telemetry.failing,
+            meters=parts.meters,
             more=[
                 *admin.table(),
+                *MeterOperations(parts.meters).table(),
                 *TwinOperations(parts.registry, parts.twins).table(),
                 *QueryOperations(parts.queries).table(),
                 *methods.table(),
@@ -236,7 +239,7 @@ def _flag(listener: str) -> str:
 def _mqtt_services(base: Foundation, parts: Parts) -> MqttServices:
     return MqttServices(
         parts.authenticator, parts.sessions, parts.telemetry, parts.refusals, base.ambient, parts.twins, parts.methods,
-        parts.messaging.commands,
+        parts.messaging.commands, parts.meters,
     )  # fmt: skip
 
 

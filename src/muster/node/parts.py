@@ -7,7 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 from muster.core.bus import LocalBus
+from muster.core.meters import Meters
 from muster.core.outbox import Outbox
+from muster.core.throttles import TELEMETRY
 from muster.dialect.event_bodies import event_record
 from muster.events.model import Source
 from muster.events.recorder import EventRecorder, next_epoch
@@ -21,6 +23,7 @@ from muster.messages.telemetry import Telemetry
 from muster.node.certificates import Certificates, open_certificates
 from muster.node.foundation import Foundation
 from muster.node.messaging import Messaging, make_messaging, make_queues
+from muster.node.metering import open_meters
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -48,12 +51,15 @@ class Parts(NamedTuple):
     methods: Methods
     messaging: Messaging
     queries: Queries
+    meters: Meters
 
 
 async def make_parts(base: Foundation) -> Parts:
     """Put the hub together and let its time run. Raises ``HubError`` when a store fails."""
     settings, ambient, writer, reader, name = base.settings, base.ambient, base.writer, base.reader, base.hub.name
+    meters = await open_meters(base)
     telemetry = _telemetry(base)
+    meters.count_by(TELEMETRY, lambda: telemetry.messages)
     outbox = SqliteOutbox(writer, name)
     recorder = _recorder(base, outbox, telemetry)
     identities = SqliteIdentityStore(writer, reader, outbox, recorder)
@@ -68,8 +74,8 @@ async def make_parts(base: Foundation) -> Parts:
     base.undo.append(certificates.news.stop)
     queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
     registry = Registry(name, identities, sessions, bus, ambient, depth=queues.depth)
-    methods = Methods(registry, sessions, ambient)
-    messaging, stop_queues = make_messaging(name, queues, registry, ambient, settings)
+    methods = Methods(registry, sessions, ambient, meters)
+    messaging, stop_queues = make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)
     return Parts(
         telemetry=telemetry,
@@ -83,6 +89,7 @@ async def make_parts(base: Foundation) -> Parts:
         methods=methods,
         messaging=messaging,
         queries=await _queries(base, sessions),
+        meters=meters,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from muster.core.ambient import Ambient
 from muster.core.limits import Profile
 from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_TTL
+from muster.core.throttles import Plan, Tier
 from muster.events.model import Source
 from muster.identity.hub import TAKES_ALL, Hub, Switches, make_hub
 from muster.identity.policies import SharedAccessPolicy, make_local_policy
@@ -32,6 +33,8 @@ class Settings:
     profile's own way. ``indexes`` are properties of twins that queries find fast (``tags.building``).
     ``switches`` say which kinds of SAS token the hub takes no more. ``certificate``: where the operator's own
     certificate for the hub is, ``None`` for one by the hub's own CA.
+    ``switches`` say which kinds of SAS token the hub takes no more. ``throttle``, ``None`` for the profile's own way,
+    says whether the rates and the daily quota of ``units`` of ``tier`` are enforced.
     """
 
     data: Path | None
@@ -61,6 +64,9 @@ class Settings:
     ready_file: Path | None = None
     switches: Switches = TAKES_ALL
     certificate: CertificateFiles | None = None
+    tier: Tier = Tier.S1
+    units: int = 1
+    throttle: bool | None = None
 
     @property
     def durable(self) -> bool:
@@ -76,6 +82,12 @@ class Settings:
     def notify_of_files(self) -> bool:
         """Whether services are told of files that have arrived; off in the cloud unless it is switched on."""
         return self.profile is Profile.OPEN if self.file_notifications is None else self.file_notifications
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the hub is given of messages and operations; ``None``: as many as it can take."""
+        throttled = self.profile is Profile.AZURE if self.throttle is None else self.throttle
+        return Plan(self.tier, self.units) if throttled else None
 
     @property
     def loopback_only(self) -> bool:

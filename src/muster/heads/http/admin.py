@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 
-from muster.core import limits
+from muster.core import limits, throttles
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import Profile
 from muster.dialect.json_body import compact
@@ -60,9 +60,15 @@ class AdminOperations:
         return json_answer({"refusals": [one.report for one in found], "counts": self._refusals.counts()})
 
     async def limits(self, _: Call) -> Response:
-        """Every limit with its value in force."""
+        """Every limit with its value in force, and the rates of every tier; ``/$muster/meters`` says if they are."""
         rows = [{**limit._asdict(), "value": limit.under(self._profile)} for limit in limits.ALL]
-        return json_answer({"profile": self._profile.value, "limits": rows})
+        return json_answer(
+            {
+                "profile": self._profile.value,
+                "limits": rows,
+                "throttles": [throttles.as_json(row) for row in throttles.ALL],
+            }
+        )
 
     async def monitor(self, call: Call) -> StreamResponse:
         """Messages as they are stored, one JSON object a line, until the caller goes or the hub stops.

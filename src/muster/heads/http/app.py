@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from math import ceil
 
 from muster.core.ambient import Ambient
 from muster.core.errors import SERVER_ERROR, HubError
+from muster.core.meters import Meters
+from muster.core.throttle_errors import ThrottledError
+from muster.core.throttles import Charge, Throttle
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import error_answer, signature
 from muster.heads.http.auth import Gate, authorize, authorize_device
@@ -37,6 +41,7 @@ def build_app(
     ambient: Ambient,
     ready: Callable[[], bool],
     more: Iterable[Operation] = (),
+    meters: Meters | None = None,
 ) -> App:
     """The application for port 443.
 
@@ -45,6 +50,7 @@ def build_app(
         gate: judges callers, services and devices; an ``identity.authenticator.Authenticator``.
         ready: whether every listener of the node serves, for ``/health/ready``.
         more: operations besides those of the registry and of health.
+        meters: count, and throttle, operations that have a rate; without, nobody looks at the counts.
     """
     operations = OperationTable(
         [
@@ -55,14 +61,15 @@ def build_app(
             *more,
         ]
     )
-    return _Dispatcher(operations, gate, ambient).answer
+    return _Dispatcher(operations, gate, ambient, Meters(ambient) if meters is None else meters).answer
 
 
 class _Dispatcher:
-    def __init__(self, operations: OperationTable, gate: Gate, ambient: Ambient) -> None:
+    def __init__(self, operations: OperationTable, gate: Gate, ambient: Ambient, meters: Meters) -> None:
         self._operations = operations
         self._gate = gate
         self._ambient = ambient
+        self._meters = meters
 
     async def answer(self, request: Request) -> Response | StreamResponse:
         """Every request comes here. An operation that fails in the midst of a stream can only break it off."""
@@ -83,7 +90,10 @@ class _Dispatcher:
         told = refusal.tracking_id or call.tracking_id
         request.signature = _signature(request, told[:32])
         refuse = error_answer if call.operation is None or call.operation.refuse is None else call.operation.refuse
-        return refuse(refusal, told)
+        answer = refuse(refusal, told)
+        if isinstance(refusal, ThrottledError):
+            answer.headers["Retry-After"] = str(ceil(refusal.retry_after))
+        return answer
 
     async def _perform(self, call: Call) -> Response | StreamResponse:
         operation = call.find(self._operations, _method(call.request))
@@ -94,7 +104,19 @@ class _Dispatcher:
             else:
                 authorize(call, operation.right, self._gate)
         call.request.cancel_when_lost = operation.waits
-        return await operation.handler(call)
+        if operation.throttle is None:
+            return await operation.handler(call)
+        by_device = operation.right is Right.DEVICE_CONNECT
+        self._meters.take(operation.throttle, call.parameters["device_id"] if by_device else None)
+        answer = await operation.handler(call)
+        self._charge(operation.throttle, call.request, answer)
+        return answer
+
+    def _charge(self, throttle: Throttle, request: Request, answer: Response | StreamResponse) -> None:
+        if throttle.charge is Charge.REQUEST:
+            self._meters.charge(int(request.headers.get("Content-Length", "0")))
+        elif throttle.charge is Charge.ANSWER and isinstance(answer, Response):
+            self._meters.charge(len(answer.body))
 
 
 def _signature(request: Request, request_id: str) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from muster.core.errors import BULK_FAILURE, KEYS_NOT_REGENERATED, HubError
 from muster.core.limits import REGISTRY_PAGE
+from muster.core.throttles import REGISTRY
 from muster.dialect.bulk_bodies import (
     Problem,
     Rotated,
@@ -33,12 +34,15 @@ class DeviceOperations:
         """The rows for the operation table."""
         read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
         return [
-            Operation("GET", "/devices", read, self.list),
-            Operation("POST", "/devices", write, self.bulk),
-            Operation("POST", "/devices/keys/regenerate", write, self.regenerate),
-            Operation("GET", "/devices/{device_id}", read, self.get),
-            Operation("PUT", "/devices/{device_id}", write, self.put),
-            Operation("DELETE", "/devices/{device_id}", write, self.delete),
+            Operation(method, path, right, handler, throttle=REGISTRY)
+            for method, path, right, handler in (
+                ("GET", "/devices", read, self.list),
+                ("POST", "/devices", write, self.bulk),
+                ("POST", "/devices/keys/regenerate", write, self.regenerate),
+                ("GET", "/devices/{device_id}", read, self.get),
+                ("PUT", "/devices/{device_id}", write, self.put),
+                ("DELETE", "/devices/{device_id}", write, self.delete),
+            )
         ]
 
     async def list(self, call: Call) -> Response:

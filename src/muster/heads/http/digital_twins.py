@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from muster.core.limits import METHOD_LEAST_RESPONSE, METHOD_MOST_TIMEOUT
+from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.digital_twin_bodies import read_operations
 from muster.dialect.etag import read_twin_if_match, twin_etag_of
 from muster.dialect.method_bodies import payload_text
@@ -32,7 +33,10 @@ class DigitalTwinOperations:
         """The rows for the operation table. A command whose caller goes is given up."""
         right, rows = Right.SERVICE_CONNECT, []
         for path in ("/digitaltwins/{device_id}", "/digitaltwins/{device_id}/modules/{module_id}"):
-            rows += [Operation("GET", path, right, self.get), Operation("PATCH", path, right, self.patch)]
+            rows += [
+                Operation("GET", path, right, self.get, throttle=TWIN_READS),
+                Operation("PATCH", path, right, self.patch, throttle=TWIN_UPDATES),
+            ]
             for place in ("", "/components/{component}"):
                 command = f"{path}{place}/commands/{{command}}"
                 rows.append(Operation("POST", command, right, self.command, True, self._spelling.refuse))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.core.errors import MODULE_UNDER_MODULE, HubError
+from muster.core.throttles import REGISTRY
 from muster.dialect.etag import etag_of
 from muster.dialect.identity_bodies import module_body, module_draft
 from muster.heads.http.answers import json_answer
@@ -25,11 +26,14 @@ class ModuleOperations:
         read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
         module = "/devices/{device_id}/modules/{module_id}"
         return [
-            Operation("GET", "/devices/{device_id}/modules", read, self.list),
-            Operation("GET", module, read, self.get),
-            Operation("PUT", module, write, self.put),
-            Operation("DELETE", module, write, self.delete),
-            Operation("PUT", f"{module}/modules/{{inner_id}}", write, self.put_below),
+            Operation(method, path, right, handler, throttle=REGISTRY)
+            for method, path, right, handler in (
+                ("GET", "/devices/{device_id}/modules", read, self.list),
+                ("GET", module, read, self.get),
+                ("PUT", module, write, self.put),
+                ("DELETE", module, write, self.delete),
+                ("PUT", f"{module}/modules/{{inner_id}}", write, self.put_below),
+            )
         ]
 
     async def list(self, call: Call) -> Response:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
+from muster.core.throttles import Throttle
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
 from muster.heads.http.messages import Request, Response, StreamResponse
@@ -110,7 +111,8 @@ class Operation:
     ``right`` is what the caller must have; ``DEVICE_CONNECT`` asks for the device or module that the path names, and
     ``None`` opens the operation to everybody, without an api-version.
     ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
-    done whole. ``refuse`` makes its refusals where they have not the usual shape.
+    done whole. ``refuse`` makes its refusals where they have not the usual shape. ``throttle`` is the rate that it is
+    counted by, where nobody further inside does that.
     """
 
     method: str
@@ -119,6 +121,7 @@ class Operation:
     handler: Handler
     waits: bool = False
     refuse: Callable[[HubError, str], Response] | None = None
+    throttle: Throttle | None = None
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.query_limits import QUERY_PAGE
+from muster.core.throttles import QUERIES
 from muster.heads.http.answers import JSON_TYPE
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
@@ -21,7 +22,7 @@ class QueryOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table. A query whose caller goes is given up."""
-        return [Operation("POST", "/devices/query", Right.SERVICE_CONNECT, self.query, waits=True)]
+        return [Operation("POST", "/devices/query", Right.SERVICE_CONNECT, self.query, waits=True, throttle=QUERIES)]
 
     async def query(self, call: Call) -> Response:
         """An array of rows; what asks for the next page stands in ``x-ms-continuation``, absent on the last one."""

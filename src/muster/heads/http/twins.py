@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.etag import read_twin_if_match, twin_etag_of
 from muster.dialect.twin_bodies import read_twin, twin_body
 from muster.heads.http.answers import JSON_TYPE
@@ -24,9 +25,13 @@ class TwinOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         return [
-            Operation(method, path, Right.SERVICE_CONNECT, handler)
+            Operation(method, path, Right.SERVICE_CONNECT, handler, throttle=throttle)
             for path in ("/twins/{device_id}", "/twins/{device_id}/modules/{module_id}")
-            for method, handler in (("GET", self.get), ("PATCH", self.patch), ("PUT", self.replace))
+            for method, handler, throttle in (
+                ("GET", self.get, TWIN_READS),
+                ("PATCH", self.patch, TWIN_UPDATES),
+                ("PUT", self.replace, TWIN_UPDATES),
+            )
         ]
 
     async def get(self, call: Call) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.core.throttles import UPLOADS
 from muster.dialect.upload_bodies import grant_body, read_report
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
@@ -20,7 +21,7 @@ class UploadOperations:
         """The rows for the operation table."""
         right, path = Right.DEVICE_CONNECT, "/devices/{device_id}/files"
         return [
-            Operation("POST", path, right, self.begin),
+            Operation("POST", path, right, self.begin, throttle=UPLOADS),
             Operation("POST", f"{path}/notifications", right, self.report),
             Operation("POST", f"{path}/notifications/{{correlation_id}}", right, self.report),
         ]

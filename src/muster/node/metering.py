@@ -1,0 +1,44 @@
+"""The hub's meters put together: a part of the composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from muster.core.daily_use import DailyUse
+from muster.core.errors import HubError
+from muster.core.meters import Meters
+from muster.core.settings_store import HubSettingsStore
+from muster.node.foundation import Foundation
+
+log = logging.getLogger("muster.node")
+
+_NAME = "daily-use"
+
+
+async def open_meters(base: Foundation) -> Meters:
+    """The meters of the hub, with what an earlier run has used of the day's quota. Raises ``HubError`` 500001."""
+    plan = base.settings.plan
+    if plan is None:
+        return Meters(base.ambient)
+    kept = _Kept(base.kept)
+    use = DailyUse(plan.quota, await base.kept.get_setting(_NAME), kept.keep)
+    base.undo.append(lambda: kept.write(use.state))
+    return Meters(base.ambient, plan, use)
+
+
+class _Kept:
+    """Writes the use of the day's quota behind."""
+
+    def __init__(self, store: HubSettingsStore) -> None:
+        self._store = store
+        self._task: asyncio.Task[None] | None = None
+
+    def keep(self, state: bytes) -> None:
+        self._task = asyncio.get_running_loop().create_task(self.write(state))
+
+    async def write(self, state: bytes) -> None:
+        try:
+            await self._store.put_settings({_NAME: state})
+        except HubError as error:
+            log.error("what was used of the day's messages is not written: %s", error.message)
