@@ -224,9 +224,10 @@ async def gathered(hub: CommandHub, *ids: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def command_hub(directory: Path) -> AsyncIterator[CommandHub]:
+async def command_hub(directory: Path, **limits: Any) -> AsyncIterator[CommandHub]:
+    """``limits``: ``plan`` and ``quota`` of ``mqtt_hub``."""
     async with (
-        mqtt_hub(directory) as mqtt,
+        mqtt_hub(directory, **limits) as mqtt,
         aiohttp.ClientSession() as session,
         contextlib.AsyncExitStack() as stack,
     ):

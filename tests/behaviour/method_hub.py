@@ -16,6 +16,7 @@ from mqtt_hub import MqttHub, mqtt_hub
 from muster.events.model import Source
 from muster.heads.http.app import build_app
 from muster.heads.http.digital_twins import DigitalTwinOperations
+from muster.heads.http.meters import MeterOperations
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.twins import TwinOperations
 from muster.testing.mqtt import Answer as Packet
@@ -89,20 +90,23 @@ def refusal(answer: Answer) -> tuple[int, int, dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def method_hub(directory: Path, events: Collection[Source] = ()) -> AsyncIterator[MethodHub]:
+async def method_hub(directory: Path, events: Collection[Source] = (), **limits: Any) -> AsyncIterator[MethodHub]:
+    """``limits``: ``plan`` and ``quota`` of ``mqtt_hub``."""
     async with (
-        mqtt_hub(directory, events) as mqtt,
+        mqtt_hub(directory, events, **limits) as mqtt,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         operations = MethodOperations(mqtt.methods, mqtt.ambient)
         more = [
             *TwinOperations(mqtt.registry, mqtt.twins).table(),
             *operations.table(),
+            *MeterOperations(mqtt.meters).table(),
             *DigitalTwinOperations(mqtt.twins, mqtt.methods, operations).table(),
         ]
         app = build_app(
-            registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True, more=more
-        )
+            registry=mqtt.registry, gate=mqtt.authenticator, ambient=mqtt.ambient, ready=lambda: True, more=more,
+            meters=mqtt.meters,
+        )  # fmt: skip
         async with serving(app, mqtt.ambient) as port:
             try:
                 yield MethodHub(mqtt, RestHub(port, session, mqtt.registry, mqtt.refusals))
