@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from muster.core import certificate_limits, query_limits, queue_limits, throttle_limits, upload_limits
+from muster.core import (
+    certificate_limits,
+    provisioning_limits,
+    query_limits,
+    queue_limits,
+    throttle_limits,
+    upload_limits,
+)
 from muster.core.limit import Limit as Limit  # noqa: PLC0414 - for all who read limits
 from muster.core.limit import Profile as Profile  # noqa: PLC0414
 
@@ -485,6 +492,7 @@ METHOD_HISTORY = Limit(
 ALL: tuple[Limit, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Limit)),
     *certificate_limits.ALL,
+    *provisioning_limits.ALL,
     *query_limits.ALL,
     *queue_limits.ALL,
     *throttle_limits.ALL,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from muster.identity.cause import Cause
 from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
+from muster.identity.provisioning_causes import PROVISIONING
 
 _WRITE_IT_SO = "Send SharedAccessSignature sr=...&sig=...&se=..., as `muster token` prints it."
 _SAME_AS_AZURE = "Let an SDK or `muster token` make the token."
@@ -182,8 +183,9 @@ SCOPE = (
 POLICY = (
     Cause(
         "policy-unknown",
-        "The hub has no shared access policy of the name in skn.",
-        "Use iothubowner, service, device, registryRead or registryReadWrite; leave skn out with a device key.",
+        "There is no shared access policy of the name in skn.",
+        "Use iothubowner, service, device, registryRead or registryReadWrite at a hub, provisioningserviceowner at the "
+        "provisioning service; leave skn out with a device key.",
     ),
     Cause(
         "policy-lacks-right",
@@ -371,4 +373,4 @@ BREACHES = (
 
 ALL: tuple[Cause, ...] = CREDENTIAL + PLACE + REGISTRY + SCOPE + POLICY + SIGNATURE + TIME + CONNECTION
 """What may be wrong with a token, and with the connection that it came on."""
-BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL + CERTIFICATE + BREACHES + HANDSHAKE}
+BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL + CERTIFICATE + BREACHES + HANDSHAKE + PROVISIONING}

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from muster.core.ambient import iso
 from muster.core.certificate_limits import CERTIFICATE_CLOCK_SKEW
 from muster.core.errors import DEVICE_UNAUTHORIZED, UNAVAILABLE
 from muster.identity.certificates import Certificate, CertificateError, read_chain, thumbprint_digits
-from muster.identity.chains import Found, key_fault, purpose_faults, text_of
+from muster.identity.chains import Fault, Found, key_fault, purpose_faults, text_of
 from muster.identity.examination import Examination
 from muster.identity.mistakes import shown
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey
@@ -133,7 +133,19 @@ def check_leaf_alone(exam: Examination, leaf: Certificate, now: float) -> float:
 # --- chains
 
 
-def check_chain(exam: Examination, trust: Trust, chain: Sequence[Certificate]) -> Found | None:
+class Finder(Protocol):
+    """Finds the way to what is trusted; ``identity.trust.Trust`` is one."""
+
+    def find(self, sent: Sequence[Certificate]) -> Found | list[Fault]:
+        """See ``chains.find``."""
+        ...
+
+    def name_of(self, certificate: Certificate) -> str:
+        """Under which name the end of a way is registered."""
+        ...
+
+
+def check_chain(exam: Examination, trust: Finder, chain: Sequence[Certificate]) -> Found | None:
     """The way to a verified authority, and each rule on it."""
     found = trust.find(chain)
     if isinstance(found, Found):

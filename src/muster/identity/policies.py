@@ -17,6 +17,15 @@ LOCAL = "muster-local"
 at each start, its key stands in ``run.json`` only."""
 PROVISIONING_OWNER = "provisioningserviceowner"
 """The built-in policy of a provisioning service; it has no rights at a hub (provisioning.md section 7)."""
+PROVISIONING_RIGHTS = (
+    Right.SERVICE_CONFIG
+    | Right.ENROLLMENT_READ
+    | Right.ENROLLMENT_WRITE
+    | Right.DEVICE_CONNECT
+    | Right.REGISTRATION_READ
+    | Right.REGISTRATION_WRITE
+)
+"""What that policy grants there: everything (provisioning.md 7.1)."""
 
 BUILT_IN: Mapping[str, Right] = {
     OWNER: Right.REGISTRY_READ | Right.REGISTRY_WRITE | Right.SERVICE_CONNECT | Right.DEVICE_CONNECT,
@@ -32,6 +41,11 @@ _RIGHT_NAMES = {
     Right.REGISTRY_WRITE: "RegistryWrite",
     Right.SERVICE_CONNECT: "ServiceConnect",
     Right.DEVICE_CONNECT: "DeviceConnect",
+    Right.SERVICE_CONFIG: "ServiceConfig",
+    Right.ENROLLMENT_READ: "EnrollmentRead",
+    Right.ENROLLMENT_WRITE: "EnrollmentWrite",
+    Right.REGISTRATION_READ: "RegistrationStatusRead",
+    Right.REGISTRATION_WRITE: "RegistrationStatusWrite",
 }
 
 
@@ -57,7 +71,7 @@ def make_local_policy(ambient: Ambient) -> SharedAccessPolicy:
 
 def make_provisioning_policy(ambient: Ambient) -> SharedAccessPolicy:
     """The provisioning service's owner with fresh random keys."""
-    return _random(PROVISIONING_OWNER, Right.NONE, ambient)
+    return _random(PROVISIONING_OWNER, PROVISIONING_RIGHTS, ambient)
 
 
 def development_policies() -> tuple[SharedAccessPolicy, ...]:
@@ -71,7 +85,7 @@ def development_policies() -> tuple[SharedAccessPolicy, ...]:
 
 def development_provisioning_policy() -> SharedAccessPolicy:
     """The provisioning service's owner with keys that anyone can know."""
-    return _well_known(PROVISIONING_OWNER, Right.NONE)
+    return _well_known(PROVISIONING_OWNER, PROVISIONING_RIGHTS)
 
 
 def development_key(name: str) -> str:

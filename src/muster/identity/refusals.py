@@ -34,8 +34,9 @@ class KeptRefusal(NamedTuple):
 
 
 def identifier_of(tracking_id: str) -> str:
-    """The part of a tracking id that is unique: its 32 hex digits, in lower case. The rest people leave off."""
-    return tracking_id.strip()[:32].lower()
+    """The part of a tracking id that is unique: its 32 hex digits, in lower case, without the dashes that the
+    provisioning service writes between them. The rest people leave off."""
+    return tracking_id.strip().replace("-", "")[:32].lower()
 
 
 class RefusalStore(Protocol):

@@ -221,6 +221,10 @@ class Trust:
         """Under which name a trusted authority is registered."""
         return self._anchors.trusted.get(certificate.sha256, "")
 
+    def trusts(self, sha256: str) -> bool:
+        """Whether the authority with this thumbprint is trusted."""
+        return sha256 in self._by_thumbprint
+
     @staticmethod
     def proof_of(found: Found) -> ChainProof:
         """What a session keeps of a chain."""

@@ -25,13 +25,19 @@ class Outcome(StrEnum):
 
 
 class Right(Flag):
-    """What a shared access policy grants (cs Common/Data/AccessRights.cs)."""
+    """What a shared access policy grants: at a hub (cs Common/Data/AccessRights.cs), and from ``SERVICE_CONFIG`` on at
+    a provisioning service (provisioning.md 7.1)."""
 
     NONE = 0
     REGISTRY_READ = auto()
     REGISTRY_WRITE = auto()
     SERVICE_CONNECT = auto()
     DEVICE_CONNECT = auto()
+    SERVICE_CONFIG = auto()
+    ENROLLMENT_READ = auto()
+    ENROLLMENT_WRITE = auto()
+    REGISTRATION_READ = auto()
+    REGISTRATION_WRITE = auto()
 
 
 @value(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import hub_name
 from muster.identity.policies import (
     BUILT_IN,
+    PROVISIONING_OWNER,
+    PROVISIONING_RIGHTS,
     SharedAccessPolicy,
     development_policies,
     development_provisioning_policy,
@@ -92,8 +94,9 @@ def _policies_text(policies: Sequence[SharedAccessPolicy]) -> bytes:
 def _policies_from(text: bytes | None) -> tuple[SharedAccessPolicy, ...]:
     if text is None:
         return ()
+    rights = {**BUILT_IN, PROVISIONING_OWNER: PROVISIONING_RIGHTS}
     return tuple(
-        SharedAccessPolicy(name, BUILT_IN.get(name, Right.NONE), primary, secondary)
+        SharedAccessPolicy(name, rights.get(name, Right.NONE), primary, secondary)
         for name, (primary, secondary) in json.loads(text).items()
     )
 

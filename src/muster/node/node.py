@@ -40,9 +40,11 @@ from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
 from muster.node.files import file_operations
 from muster.node.foundation import Foundation, Undo
+from muster.node.linked_hub import LocalHub
 from muster.node.material import Material, load_material
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.parts import Parts, make_parts
+from muster.node.provisioning import open_provisioning
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.stores.sqlite.database import Writer, open_connection
@@ -111,8 +113,10 @@ class Node:
         parts = await make_parts(base)
         self.ambient, self.registry = ambient, parts.registry
 
-        doctor = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
-        app = await self._app(base, parts, ports["https"], doctor)
+        more = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
+        linked = LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)
+        more += await open_provisioning(base, material, [linked], parts.certificates, parts.refusals)
+        app = await self._app(base, parts, ports["https"], more)
         http = HttpServer(answer_by_hub(HubDirectory(app, hub.name, hub.hosts)), ambient.now)
         self._undo.append(http.close)
         events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])

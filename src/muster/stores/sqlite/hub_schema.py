@@ -246,5 +246,41 @@ MIGRATIONS: tuple[str, ...] = (
     DROP TABLE blob_staged_of_one;
     CREATE INDEX blob_staged_by_end ON blob_staged (hub, expires_at)
     """,
+    """
+    CREATE TABLE enrollments (
+        scope TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        attestation TEXT NOT NULL,
+        secrets TEXT NOT NULL,
+        record TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        created REAL NOT NULL,
+        updated REAL NOT NULL,
+        PRIMARY KEY (scope, kind, id)
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE registrations (
+        scope TEXT NOT NULL,
+        registration_id TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        enrollment_id TEXT NOT NULL,
+        record TEXT NOT NULL,
+        intent TEXT,
+        version INTEGER NOT NULL,
+        created REAL NOT NULL,
+        updated REAL NOT NULL,
+        PRIMARY KEY (scope, registration_id)
+    ) WITHOUT ROWID, STRICT;
+    CREATE INDEX registrations_by_enrollment ON registrations (scope, kind, enrollment_id, registration_id);
+    CREATE INDEX registrations_unfinished ON registrations (scope, registration_id) WHERE intent IS NOT NULL;
+    CREATE TABLE registration_timeline (
+        number INTEGER PRIMARY KEY,
+        scope TEXT NOT NULL,
+        at REAL NOT NULL,
+        registration_id TEXT NOT NULL,
+        report TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX registration_timeline_by_id ON registration_timeline (scope, registration_id, number)
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -1,0 +1,89 @@
+"""Limits of the provisioning service; see ``limits``."""
+
+from __future__ import annotations
+
+from muster.core.limit import Limit
+
+_QUOTAS = "docs iot-dps-limits"
+
+REGISTRATION_ID_CHARACTERS = Limit(
+    "registration id", 128, 128, "characters", "docs iot-dps concepts-service", "Ids of enrollment groups too.",
+)  # fmt: skip
+ENROLLMENT_GROUPS = Limit(
+    "enrollment groups of one kind of attestation",
+    100,
+    100,
+    "groups",
+    _QUOTAS,
+    "A device that is not enrolled by itself is tried against each of its kind.",
+)
+BULK_ENROLLMENTS = Limit(
+    "enrollments of a bulk call", 10, 100, "enrollments", "provisioning.md 7.2", "Each is a write of its own."
+)
+ENROLLMENT_PAGE = Limit(
+    "page of enrollments or registrations",
+    100,
+    1000,
+    "rows",
+    "own choice",
+    "What a query returns at a time; further ones by the continuation.",
+)
+REGISTRATION_BODY_BYTES = Limit(
+    "body of a registration", 98_304, 98_304, "bytes", _QUOTAS, "The device's own payload is in it."
+)
+REGISTRATION_RETRY = Limit(
+    "retry-after of a registration",
+    3,
+    2,
+    "seconds",
+    "provisioning.md 5.4",
+    "When the device shall poll; by then it is assigned. All SDKs are content with 2 or 3.",
+)
+REGISTRATIONS_AT_ONCE = Limit(
+    "registrations in progress",
+    10_000,
+    10_000,
+    "devices",
+    "own choice",
+    "More are answered 429001; SDKs come back by themselves.",
+)
+ALLOCATION_WAIT = Limit(
+    "answer of a custom allocation's webhook",
+    5,
+    5,
+    "seconds",
+    "provisioning.md 7.4, unconfirmed",
+    "Then the registration has failed with 400207.",
+)
+ALLOCATION_ANSWER_BYTES = Limit(
+    "answer of a custom allocation's webhook", 262_144, 262_144, "bytes", "own choice", "A hub's name and a twin."
+)
+ALLOCATION_CALLS = Limit(
+    "webhook calls at the same time", 16, 16, "calls", "own choice", "Others wait; each has a thread of its own."
+)
+ASSIGNMENT_RETRY = Limit(
+    "pause before an assignment is tried again",
+    5,
+    5,
+    "seconds",
+    "own choice",
+    "Where a hub's store failed in the midst of it: a device is never left in two hubs.",
+)
+ATTEMPTS_KEPT = Limit(
+    "registration attempts kept",
+    20_000,
+    20_000,
+    "entries",
+    "own choice",
+    "`muster provisioning log` shows them; the oldest go first.",
+)
+ATTEMPTS_WAITING = Limit(
+    "registration attempts not yet written",
+    2048,
+    2048,
+    "entries",
+    "own choice",
+    "In a flood the rest are only counted.",
+)
+
+ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

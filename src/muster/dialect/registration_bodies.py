@@ -1,0 +1,74 @@
+"""Registrations as devices and services see them (provisioning.md 5)."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, NamedTuple
+
+from muster.core.ambient import iso
+from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.dialect.etag import etag_of
+from muster.dialect.json_body import Members
+from muster.provisioning.model import Registration, RegistrationStatus, Substatus
+
+
+class DeviceRegistration(NamedTuple):
+    """What a device sends: its registration id (empty: not said) and its own payload."""
+
+    registration_id: str = ""
+    payload: Any = None
+
+
+def read_registration(body: Members) -> DeviceRegistration:
+    """A ``DeviceRegistration``. Raises ``HubError`` 400004, also for a certificate signing request: an answer without
+    the certificate would leave the device without one."""
+    for name in ("csr", "clientCertificateCsr"):
+        if body.any(name) is not None:
+            raise HubError(ARGUMENT_INVALID, f"{name} is not taken, register without it.")
+    return DeviceRegistration(body.text("registrationId") or "", body.any("payload"))
+
+
+def operation_body(registration: Registration) -> dict[str, Any]:
+    """A ``RegistrationOperationStatus``."""
+    return {
+        "operationId": registration.operation_id,
+        "status": registration.status.value,
+        "registrationState": device_state_body(registration),
+    }
+
+
+def disabled_body(registration_id: str) -> dict[str, Any]:
+    """What a device hears whose enrollment is disabled: no error (provisioning.md 5.3)."""
+    status = RegistrationStatus.DISABLED.value
+    state = {"registrationId": registration_id, "status": status}
+    return {"operationId": "", "status": status, "registrationState": state}
+
+
+def state_body(registration: Registration) -> dict[str, Any]:
+    """A ``DeviceRegistrationState`` for services."""
+    substatus: Substatus | None = registration.substatus
+    body: dict[str, Any] = {
+        "registrationId": registration.registration_id,
+        "createdDateTimeUtc": iso(registration.created),
+        "assignedHub": registration.assigned_hub or None,
+        "deviceId": registration.device_id or None,
+        "status": registration.status.value,
+        "substatus": None if substatus is None else substatus.value,
+        "errorCode": registration.error_code or None,
+        "errorMessage": registration.error_message or None,
+        "lastUpdatedDateTimeUtc": iso(registration.updated),
+        "payload": registration.payload,
+        "etag": etag_of(registration.version),
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def device_state_body(registration: Registration) -> dict[str, Any]:
+    """A ``DeviceRegistrationResult``: as ``state_body``, with what the device is told of its proof once it is assigned.
+    Before that little is known, and clients want the id and the status."""
+    if registration.status is RegistrationStatus.ASSIGNING:
+        status = registration.status.value
+        return {"registrationId": registration.registration_id, "status": status}
+    body = state_body(registration)
+    body["etag"] = base64.b64encode(f'"{body["etag"]}"'.encode()).decode()
+    return {**registration.attested, **body} if registration.status is RegistrationStatus.ASSIGNED else body

@@ -1,0 +1,129 @@
+"""The usual mistakes of devices that register with the provisioning service, by name; see ``causes``."""
+
+from __future__ import annotations
+
+from muster.identity.cause import Cause
+
+_DERIVE = (
+    "Derive the device's key as base64(HMAC-SHA256(base64-decoded group key, registration id)), as "
+    "`muster provisioning group key <name> <registration id>` does."
+)
+_RESOURCE = "Write the token's sr as <id scope>/registrations/<registration id>."
+
+PROVISIONING = (
+    Cause(
+        "id-scope-unknown",
+        "The device named an id scope that is not this provisioning service's.",
+        "Use the id scope that `muster env` prints (DPS_ID_SCOPE).",
+    ),
+    Cause(
+        "registration-id-malformed",
+        "The registration id is not one.",
+        "Use 1 to 128 ASCII letters, digits, '-', '.', '_' and ':', a letter, digit or '-' at the end.",
+    ),
+    Cause(
+        "registration-id-differs",
+        "The registration id in the body is not the one in the address.",
+        "Send one registration id in both places, or none in the body.",
+    ),
+    Cause(
+        "no-attestation",
+        "The device sent nothing to prove who it is.",
+        "Send a SAS token signed with its key, or let it present its certificate in the TLS handshake.",
+    ),
+    Cause(
+        "enrollment-unknown",
+        "There is no enrollment for the device, and no group of its kind of attestation.",
+        "Enroll it: muster provisioning enrollment add <id>, or make a group: muster provisioning group add <name>.",
+    ),
+    Cause(
+        "enrollment-disabled",
+        "The device's enrollment is disabled; it proved who it is.",
+        "Enable it: set its provisioningStatus to enabled, if the device is still to be trusted.",
+    ),
+    Cause(
+        "token-for-x509-enrollment",
+        "A SAS token was sent, and the device is enrolled for X.509.",
+        "Let it present its certificate, or enroll it with a symmetric key.",
+    ),
+    Cause(
+        "certificate-for-key-enrollment",
+        "A certificate was sent and no token, and the device is enrolled with a symmetric key.",
+        "Let it send a token signed with its key, or enroll it for X.509.",
+    ),
+    Cause(
+        "attestation-kind",
+        "The device is enrolled for another kind of attestation than it uses.",
+        "Compare the enrollment (muster provisioning enrollment show <id>) with how the device attests.",
+    ),
+    Cause("token-scope-differs", "The token was made for another id scope than the one asked.", _RESOURCE),
+    Cause(
+        "token-registration-differs", "The token was made for another registration id than the one asked.", _RESOURCE
+    ),
+    Cause(
+        "hub-token-on-provisioning",
+        "A token for a hub was sent to the provisioning service.",
+        f"{_RESOURCE} The hub's token is for the hub, once the device is assigned.",
+    ),
+    Cause("token-resource-malformed", "The token's sr is not that of a registration.", _RESOURCE),
+    Cause(
+        "wrong-enrollment-key",
+        "The token was signed with a key that is none of the enrollment's.",
+        "Copy the key again: muster provisioning enrollment show <id> --keys prints it.",
+    ),
+    Cause(
+        "group-key-used",
+        "The token was signed with the group's own key, which no device should have.",
+        _DERIVE,
+    ),
+    Cause(
+        "derived-from-other-id",
+        "The key was derived from the registration id in other letters, upper and lower case count there.",
+        "Derive the key from the registration id exactly as the device sends it; lower case is best.",
+    ),
+    Cause(
+        "derived-with-key-as-text",
+        "The key was derived with the text of the group's key; it must be base64-decoded first.",
+        _DERIVE,
+    ),
+    Cause(
+        "derived-key-unknown",
+        "The token was signed with a key that derives from no group's.",
+        f"{_DERIVE} Or enroll the device by itself.",
+    ),
+    Cause(
+        "registration-cn-differs",
+        "The certificate's common name is not the registration id.",
+        "Issue it with CN=<registration id>, or let the device register with the certificate's common name.",
+    ),
+    Cause(
+        "registration-cn-missing",
+        "The certificate has no common name, which would be the registration id.",
+        "Issue it with CN=<registration id> in the subject.",
+    ),
+    Cause(
+        "certificate-not-enrolled",
+        "The certificate is none of those that the device is enrolled with.",
+        "Put the device's own certificate into its enrollment, as primary or secondary.",
+    ),
+    Cause(
+        "issuer-enrolled-as-device",
+        "The device is enrolled with the certificate of its issuer, as if that were its own.",
+        "Put the device's own certificate into its enrollment, or make a group of the issuer's.",
+    ),
+    Cause(
+        "no-group-for-certificate",
+        "The certificate leads to no authority that a group is made of.",
+        "Make a group of the issuer's certificate: muster provisioning group add <name> --certificate <file>.",
+    ),
+    Cause(
+        "reference-unknown",
+        "The enrollment refers to a certificate authority that is not registered.",
+        "Register it under that name: muster ca add <name> <file>, then muster ca verify <name>.",
+    ),
+    Cause(
+        "allocation-failed",
+        "The device proved who it is and was given no hub.",
+        "See what was seen; then let the device register again.",
+    ),
+)

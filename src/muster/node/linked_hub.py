@@ -1,0 +1,94 @@
+"""A hub of this deployment as the provisioning service sees it."""
+
+from __future__ import annotations
+
+from muster.core.errors import DEVICE_NOT_FOUND, HubError
+from muster.identity.changes import ANY, Draft
+from muster.identity.hub import Hub
+from muster.identity.keys import Credentials
+from muster.identity.model import AuthenticationType, Identity, IdentityKey
+from muster.identity.registry import Registry
+from muster.identity.trust import Trust
+from muster.provisioning.contract import DeviceDraft
+from muster.provisioning.model import DeviceData
+from muster.twins.service import Twins
+
+
+class LocalHub:
+    """``provisioning.contract.LinkedHub`` for a hub in this process."""
+
+    def __init__(
+        self, hub: Hub, registry: Registry, twins: Twins, trust: Trust, *, weight: int = 1, allocates: bool = True
+    ) -> None:
+        self.host = hub.host
+        self.weight = weight
+        self.allocates = allocates
+        self._registry = registry
+        self._twins = twins
+        self._trust = trust
+
+    def trusts(self, authority: str) -> bool:
+        return self._trust.trusts(authority)
+
+    async def has(self, device_id: str) -> bool:
+        return await self._get(IdentityKey(device_id)) is not None
+
+    async def put(self, draft: DeviceDraft) -> None:
+        key = IdentityKey(draft.device_id)
+        present = await self._get(key)
+        if present is None:
+            await self._registry.create(Draft(key=key, credentials=draft.credentials, iot_edge=draft.iot_edge))
+        elif present.iot_edge is not draft.iot_edge or not _same(present, draft.credentials):
+            await self._registry.update(
+                Draft(
+                    key=key, credentials=draft.credentials, iot_edge=draft.iot_edge, status=present.status,
+                    status_reason=present.status_reason,
+                    device_scope=None if draft.iot_edge else present.device_scope,
+                    parent_scopes=present.parent_scopes,
+                ),
+                ANY,
+            )  # fmt: skip
+        if draft.data is not None:
+            await self._put_data(key, draft.data)
+
+    async def _put_data(self, key: IdentityKey, data: DeviceData) -> None:
+        twin = await self._twins.get(key)
+        if (twin.tags, twin.desired.values) != (data.tags, data.desired):
+            await self._twins.replace(key, dict(data.tags), dict(data.desired))
+        if twin.reported.values != data.reported:
+            gone = dict.fromkeys(name for name in twin.reported.values if name not in data.reported)
+            await self._twins.report(key, {**gone, **data.reported})
+
+    async def data_of(self, device_id: str) -> DeviceData | None:
+        key = IdentityKey(device_id)
+        if await self._get(key) is None:
+            return None
+        twin = await self._twins.get(key)
+        return DeviceData(twin.tags, twin.desired.values, twin.reported.values)
+
+    async def remove(self, device_id: str) -> None:
+        try:
+            await self._registry.delete(IdentityKey(device_id))
+        except HubError as error:
+            if error.row is not DEVICE_NOT_FOUND:
+                raise
+
+    async def _get(self, key: IdentityKey) -> Identity | None:
+        try:
+            return await self._registry.get(key)
+        except HubError as error:
+            if error.row is not DEVICE_NOT_FOUND:
+                raise
+            return None
+
+
+def _same(present: Identity, wanted: Credentials) -> bool:
+    """Whether the hub knows the device by these credentials already."""
+    held = present.authentication
+    if held.type is not wanted.type:
+        return False
+    if held.type is AuthenticationType.SAS:
+        return (held.primary_key, held.secondary_key) == (wanted.primary_key, wanted.secondary_key)
+    return held.type is not AuthenticationType.SELF_SIGNED or (
+        (held.primary_thumbprint, held.secondary_thumbprint) == (wanted.primary_thumbprint, wanted.secondary_thumbprint)
+    )

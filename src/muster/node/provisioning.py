@@ -1,0 +1,108 @@
+"""The provisioning service of a node put together."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
+from muster.dialect.enrollment_bodies import webhook_body
+from muster.heads.http.device_registration import DeviceRegistrationOperations
+from muster.heads.http.enrollments import EnrollmentOperations
+from muster.heads.http.operations import Operation
+from muster.heads.http.provisioning_answers import ProvisioningAnswers
+from muster.heads.http.registrations import RegistrationOperations
+from muster.identity.authenticator import Authenticator
+from muster.identity.hub import make_hub
+from muster.identity.refusals import Refusals
+from muster.node.certificates import Certificates
+from muster.node.foundation import Foundation
+from muster.node.material import Material
+from muster.provisioning.contract import LinkedHub, Webhook, WebhookError
+from muster.provisioning.enrollments import Enrollments
+from muster.provisioning.examiner import Examiner
+from muster.provisioning.groups import Groups
+from muster.provisioning.model import AllocationKind
+from muster.provisioning.registrar import Registrar
+from muster.provisioning.timeline import Timeline
+from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.provisioning import SqliteProvisioningStore
+from muster.stores.sqlite.timeline import SqliteTimelineStore
+
+
+async def open_provisioning(
+    base: Foundation, material: Material, hubs: Sequence[LinkedHub], certificates: Certificates, refusals: Refusals
+) -> list[Operation]:
+    """Begin to provision devices for ``hubs``; the operations of its REST API, for devices and for services.
+
+    Registered certificate authorities are those of ``certificates``. Raises ``HubError`` when a store fails.
+    """
+    scope, ambient, profile = material.id_scope, base.ambient, base.settings.profile
+    store = SqliteProvisioningStore(base.writer, base.reader)
+    groups = Groups(scope, store, certificates.trust)
+    await groups.load()
+    examiner = Examiner(
+        scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
+        ask=certificates.news.ask,
+    )  # fmt: skip
+    entries = SqliteTimelineStore(scope, base.writer, base.reader, profile)
+    base.undo.append(entries.flush)
+    timeline = Timeline(entries, ambient)
+    registrar = Registrar(
+        scope, store, examiner, timeline, hubs=hubs, default=AllocationKind.HASHED, webhook=make_webhook(),
+        webhook_body=webhook_body, ambient=ambient, profile=profile,
+    )  # fmt: skip
+    await registrar.resume()
+    base.undo.append(registrar.close)
+    service = make_hub(base.settings.all_hostnames, (material.provisioning,), profile, name=scope)
+    gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
+    answers = ProvisioningAnswers(gate, ambient, profile)
+    enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
+    return [
+        *EnrollmentOperations(enrollments, registrar, answers).table(),
+        *RegistrationOperations(registrar, timeline, answers).table(),
+        *DeviceRegistrationOperations(registrar, answers).table(),
+    ]
+
+
+def make_webhook() -> Webhook:
+    """``provisioning.contract.Webhook``, so many calls at once, each in a thread; HTTPS is verified by the system's
+    roots."""
+    turns = asyncio.Semaphore(ALLOCATION_CALLS.open)
+
+    async def post(url: str, body: bytes) -> bytes:
+        async with turns:
+            return await asyncio.to_thread(_post, url, body, float(ALLOCATION_WAIT.open), ALLOCATION_ANSWER_BYTES.open)
+
+    return post
+
+
+def _post(url: str, body: bytes, seconds: float, most: int) -> bytes:
+    deadline = time.monotonic() + seconds
+    try:
+        parts = urlsplit(url)
+        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
+        connection = kind(parts.hostname or "", parts.port, timeout=seconds)
+        path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json; charset=utf-8"})
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise WebhookError(f"the webhook answered {answer.status}", answer.status)
+            content = bytearray()
+            while part := answer.read1(65_536):
+                content += part
+                if len(content) > most:
+                    raise WebhookError(f"the webhook's answer has more than {most} bytes")
+                if time.monotonic() > deadline:
+                    raise WebhookError(f"the webhook did not answer within {seconds:.0f} seconds")
+            return bytes(content)
+        finally:
+            connection.close()
+    except TimeoutError as error:
+        raise WebhookError(f"the webhook did not answer within {seconds:.0f} seconds") from error
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise WebhookError(f"the webhook cannot be reached ({type(error).__name__})") from error

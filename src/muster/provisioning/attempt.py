@@ -1,0 +1,48 @@
+"""A device's attempt to register, and what proving who it is gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any
+
+from muster.core.values import value
+from muster.identity.keys import Credentials
+
+
+@value(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A device asks to be registered, or what became of that.
+
+    ``transport`` is a short name that begins with ``dps-``; ``registration_id`` is as the device wrote it.
+    ``token`` is what came where a SAS token belongs, ``None`` for nothing; ``certificates`` (DER, the device's own
+    first) what it sent in a TLS handshake that proved that it has the key: they count only when no token came.
+    ``named`` is the registration id in the body, empty when there was none; ``payload`` the device's own JSON.
+    """
+
+    transport: str
+    peer: str
+    id_scope: str
+    registration_id: str
+    api_version: str
+    token: str | None = field(default=None, repr=False)
+    certificates: Sequence[bytes] = field(default=(), repr=False)
+    tls_version: str = ""
+    named: str = ""
+    payload: Any = None
+
+
+@value(frozen=True, slots=True)
+class Attested:
+    """A device has proven who it is.
+
+    ``credentials`` are what its hub will know it by. ``told`` is what the device is told of its proof, by the kind of
+    attestation (provisioning.md 5.2), and ``context`` what a webhook is told of it. ``authority`` is the SHA-256
+    thumbprint of the registered authority that its certificate leads to, empty for none: a hub that trusts that
+    one takes any certificate of it.
+    """
+
+    credentials: Credentials
+    told: Mapping[str, Any]
+    context: Mapping[str, Any]
+    authority: str = ""

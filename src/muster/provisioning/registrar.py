@@ -1,0 +1,347 @@
+"""Registration: a device proves who it is, is assigned to a hub, and asks what became of that.
+
+The state machine of one registration: ``assigning`` from the first write on, then ``assigned`` or ``failed``; a device
+that comes again begins anew, or finds the operation that is in progress. ``disabled`` is answered and not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from muster.core.ambient import Ambient, Timer
+from muster.core.errors import PRECONDITION_FAILED, SERVER_ERROR, THROTTLED, UNAVAILABLE, HubError
+from muster.core.limits import Profile
+from muster.core.provisioning_errors import (
+    ENROLLMENT_DISABLED,
+    ENROLLMENT_NOT_FOUND,
+    OPERATION_NOT_FOUND,
+    REGISTRATION_IN_PROGRESS,
+    REGISTRATION_NOT_FOUND,
+)
+from muster.core.provisioning_limits import ASSIGNMENT_RETRY, REGISTRATION_RETRY, REGISTRATIONS_AT_ONCE
+from muster.identity.changes import ANY, Match
+from muster.provisioning import plan
+from muster.provisioning.allocation import candidates, custom
+from muster.provisioning.assignment import Postponed, carry_out
+from muster.provisioning.attempt import Attempt, Attested
+from muster.provisioning.contract import LinkedHub, ProvisioningStore, Webhook
+from muster.provisioning.examiner import Examiner, Finding
+from muster.provisioning.ids import normal
+from muster.provisioning.model import (
+    AllocationKind,
+    Content,
+    Enrollment,
+    EnrollmentKey,
+    EnrollmentKind,
+    Intent,
+    Registration,
+    RegistrationStatus,
+)
+from muster.provisioning.timeline import Timeline
+
+log = logging.getLogger("muster.provisioning")
+
+
+class Operation(NamedTuple):
+    """What a device is told: its registration as it stands, ``None`` where its enrollment is disabled, and in how many
+    seconds it shall ask again (0: it need not)."""
+
+    registration: Registration | None
+    retry_after: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    """An assignment in progress. ``begun`` is done once the registration is on disk."""
+
+    begun: asyncio.Future[Registration]
+    task: asyncio.Task[None] | None = None
+    timer: Timer | None = None
+
+
+WebhookBody = Callable[[Enrollment, Content, Sequence[str]], Content]
+"""How the wire spells the question: the enrollment, the device's context, host names that may be answered."""
+
+
+class Registrar:
+    """Registers devices at the provisioning service ``scope``."""
+
+    def __init__(
+        self,
+        scope: str,
+        store: ProvisioningStore,
+        examiner: Examiner,
+        timeline: Timeline,
+        *,
+        hubs: Sequence[LinkedHub],
+        default: AllocationKind,
+        webhook: Webhook,
+        webhook_body: WebhookBody,
+        ambient: Ambient,
+        profile: Profile,
+    ) -> None:
+        """``default`` is the allocation policy of enrollments that name none."""
+        self._scope = scope
+        self._store = store
+        self._examiner = examiner
+        self._timeline = timeline
+        self._hubs: Mapping[str, LinkedHub] = {hub.host: hub for hub in hubs}
+        self._default = default
+        self._webhook = webhook
+        self._webhook_body = webhook_body
+        self._ambient = ambient
+        self._retry = REGISTRATION_RETRY.under(profile)
+        self._most = REGISTRATIONS_AT_ONCE.under(profile)
+        self._running: dict[str, _Running] = {}
+
+    # --- for devices
+
+    async def register(self, attempt: Attempt) -> Operation:
+        """Begin to assign the device, or find the assignment that is in progress; its answer is on disk.
+
+        Raises ``HubError``: 401002 for a device that does not prove who it is, under the verdict's tracking id; 429001
+        for too many at once, 500001 when the store fails.
+        """
+        finding = await self._examine(attempt, log_it=True)
+        if finding is None:
+            return Operation(None)
+        name = normal(attempt.registration_id)
+        running = self._running.get(name)
+        if running is None:
+            if len(self._running) >= self._most:
+                raise HubError(THROTTLED, "Too many devices are registering, come back later.")
+            running = self._begin(name, attempt, finding)
+        return Operation(await asyncio.shield(running.begun), self._retry)
+
+    async def status(self, attempt: Attempt, operation_id: str) -> Operation:
+        """What became of an operation of the device. Raises ``HubError`` as ``register``, and 404203."""
+        finding = await self._examine(attempt)
+        if finding is None:
+            return Operation(None)
+        found = await self._store.registration(self._scope, normal(attempt.registration_id))
+        if found is None or found.operation_id != operation_id:
+            raise HubError(OPERATION_NOT_FOUND, "The device has no such operation, or a newer one; register again.")
+        return Operation(found, self._retry if found.status is RegistrationStatus.ASSIGNING else 0)
+
+    async def lookup(self, attempt: Attempt) -> Operation:
+        """The device's registration. Raises ``HubError`` as ``register``, and 404202."""
+        finding = await self._examine(attempt)
+        return Operation(None if finding is None else await self.get(normal(attempt.registration_id)))
+
+    async def _examine(self, attempt: Attempt, *, log_it: bool = False) -> Finding | None:
+        """The finding that lets the device in; ``None`` where its enrollment is disabled."""
+        finding = await self._examiner.examine(attempt)
+        verdict = finding.verdict
+        if log_it:
+            self._timeline.attempted(attempt, verdict, finding.enrollment)
+        if verdict.error is ENROLLMENT_DISABLED:
+            return None
+        if verdict.error is not None:
+            message = "Invalid certificate." if verdict.by_certificate else "Unauthorized"
+            raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
+        return finding
+
+    # --- for services
+
+    async def get(self, registration_id: str) -> Registration:
+        """A registration. Raises ``HubError`` 404202."""
+        found = await self._store.registration(self._scope, registration_id)
+        if found is None:
+            raise _not_found(registration_id)
+        return found
+
+    async def page(self, group_id: str, after: str, limit: int) -> Sequence[Registration]:
+        """Up to ``limit`` registrations by a group, whose ids come after ``after``."""
+        key = EnrollmentKey(EnrollmentKind.GROUP, group_id)
+        return await self._store.registrations(self._scope, key, after, limit)
+
+    async def delete(self, registration_id: str, match: Match = ANY) -> None:
+        """Forget a registration; the device stays at its hub. Raises ``HubError`` 404202, 412001, 409202."""
+
+        def change(present: Registration | None) -> None:
+            if present is None:
+                raise _not_found(registration_id)
+            if match.version is not None and match.version != present.version:
+                raise HubError(PRECONDITION_FAILED)
+            if present.intent is not None:
+                raise HubError(REGISTRATION_IN_PROGRESS, f"{registration_id} is being assigned, try again in a moment.")
+
+        await self._store.edit_registration(self._scope, registration_id, change)
+
+    # --- the assignment
+
+    async def resume(self) -> None:
+        """Finish what was in progress when the service ended; to be called once, before anything else."""
+        for registration in await self._store.unfinished(self._scope):
+            self._run(registration.registration_id, registration)
+
+    async def close(self) -> None:
+        """Stop. What is in progress stays on disk and is finished after the next start."""
+        running = list(self._running.values())
+        for one in running:
+            if one.timer is not None:
+                one.timer.cancel()
+            if one.task is not None:
+                one.task.cancel()
+        await asyncio.gather(*(one.task for one in running if one.task is not None), return_exceptions=True)
+
+    def _begin(self, name: str, attempt: Attempt, finding: Finding) -> _Running:
+        running = self._running[name] = _Running(asyncio.get_running_loop().create_future())
+        running.begun.add_done_callback(_retrieved)
+        running.task = asyncio.get_running_loop().create_task(self._assign(name, running, attempt, finding))
+        return running
+
+    def _run(self, name: str, registration: Registration) -> None:
+        """Go on with an assignment that is on disk."""
+        running = self._running.setdefault(name, _Running(asyncio.get_running_loop().create_future()))
+        if not running.begun.done():
+            running.begun.set_result(registration)
+        running.task = asyncio.get_running_loop().create_task(self._go_on(name, running, registration))
+
+    async def _assign(self, name: str, running: _Running, attempt: Attempt, finding: Finding) -> None:
+        enrollment, attested = finding.enrollment, finding.attested
+        assert enrollment is not None
+        assert attested is not None
+        try:
+            present = await self._store.registration(self._scope, name)
+            first = self._first(name, attempt, attested, enrollment, present)
+            if not self._asks(enrollment, first):
+                with suppress(HubError):  # what cannot be chosen is found out again, once the beginning is on disk
+                    first = await self._decided(first, enrollment)
+            begun = await self._record(first)
+        except BaseException as error:
+            del self._running[name]
+            running.begun.set_exception(
+                error if isinstance(error, Exception) else HubError(UNAVAILABLE, "The service is stopping.")
+            )
+            return
+        running.begun.set_result(begun)
+        await self._go_on(name, running, begun)
+
+    def _first(
+        self, name: str, attempt: Attempt, attested: Attested, enrollment: Enrollment, present: Registration | None
+    ) -> Registration:
+        """The registration as the assignment begins."""
+        now = self._ambient.now()
+        fresh = 1 + (int.from_bytes(self._ambient.random_bytes(4)) >> 2)
+        mark = hashlib.blake2b(f"{self._scope}\n{name}".encode(), digest_size=8).hexdigest()
+        return Registration(
+            registration_id=name,
+            key=enrollment.key,
+            operation_id=f"5.{mark}.{self._ambient.uuid()}",
+            status=RegistrationStatus.ASSIGNING,
+            assigned_hub="" if present is None else present.assigned_hub,
+            device_id="" if present is None else present.device_id,
+            attested=attested.told,
+            payload=None if present is None else present.payload,
+            intent=plan.first_intent(attempt, attested, enrollment, present),
+            version=fresh if present is None else present.version + 1,
+            created=now if present is None else present.created,
+            updated=now,
+        )
+
+    async def _go_on(self, name: str, running: _Running, registration: Registration) -> None:
+        """From a beginning that is on disk to the end, or to a pause after which it is tried again."""
+        try:
+            await self._settle(await self._carried_out(registration))
+        except Postponed as postponed:
+            self._later(name, running, registration, postponed.__cause__)
+        except HubError as error:
+            self._later(name, running, registration, error)
+        except Exception as error:
+            log.exception("the assignment of %s failed", name)
+            self._later(name, running, registration, error)
+        else:
+            self._running.pop(name, None)
+
+    async def _carried_out(self, registration: Registration) -> Registration:
+        """The registration as it ends. Raises ``Postponed`` and ``HubError`` 500001 for what passes."""
+        try:
+            intent = registration.intent
+            assert intent is not None
+            if not intent.hub:
+                enrollment = await self._store.enrollment(self._scope, registration.key)
+                if enrollment is None:
+                    raise HubError(ENROLLMENT_NOT_FOUND, "The enrollment was deleted meanwhile.")
+                registration = await self._record(await self._decided(registration, enrollment))
+                intent = registration.intent
+                assert intent is not None
+            await carry_out(intent, self._hubs)
+        except HubError as error:
+            if error.row.status >= SERVER_ERROR.status:
+                raise
+            log.info("%s was not assigned: %s", registration.registration_id, error)
+            failed = RegistrationStatus.FAILED
+            return replace(registration, status=failed, error_code=error.row.code, error_message=error.message)
+        return replace(
+            registration, status=RegistrationStatus.ASSIGNED, substatus=intent.substatus, assigned_hub=intent.hub,
+            device_id=intent.device_id,
+        )  # fmt: skip
+
+    def _later(self, name: str, running: _Running, registration: Registration, why: BaseException | None) -> None:
+        log.warning("the assignment of %s is tried again in a moment: %s", name, why)
+        due = self._ambient.now() + ASSIGNMENT_RETRY.open
+        running.task = None
+        running.timer = self._ambient.at(due, lambda: self._run(name, registration))
+
+    def _asks(self, enrollment: Enrollment, registration: Registration) -> bool:
+        """Whether the hub is chosen by a webhook."""
+        intent = registration.intent
+        assert intent is not None
+        policy = plan.reprovision_policy(enrollment, str(intent.context["apiVersion"]))
+        kept = intent.previous in self._hubs and not policy.update_hub
+        return not kept and plan.allocation_of(enrollment, self._default) is AllocationKind.CUSTOM
+
+    async def _decided(self, registration: Registration, enrollment: Enrollment) -> Registration:
+        """The registration with its hub chosen. Raises ``HubError`` 400207, 400208."""
+        intent = registration.intent
+        assert intent is not None
+        policy = plan.reprovision_policy(enrollment, str(intent.context["apiVersion"]))
+        name, data, payload = registration.registration_id, None, None
+        if self._asks(enrollment, registration) and enrollment.custom is not None:
+            hubs = candidates(enrollment, list(self._hubs.values()))
+            body = self._webhook_body(enrollment, _context(intent), [hub.host for hub in hubs])
+            hub, data, payload = await custom.ask(self._webhook, enrollment.custom, body, hubs)
+        elif intent.previous in self._hubs and not policy.update_hub:
+            hub, payload = self._hubs[intent.previous], registration.payload
+        else:
+            kind = plan.allocation_of(enrollment, self._default)
+            hub = plan.pick(enrollment, kind, name, list(self._hubs.values()))
+        there = await hub.has(intent.device_id)
+        decided = plan.decide(intent, hub, enrollment, policy, data=data, there=there)
+        return replace(registration, intent=decided, payload=payload)
+
+    async def _record(self, registration: Registration) -> Registration:
+        made = await self._store.edit_registration(self._scope, registration.registration_id, lambda _: registration)
+        assert made is not None
+        return made
+
+    async def _settle(self, registration: Registration) -> None:
+        """The last write: the intent goes."""
+        ended = replace(registration, intent=None, updated=self._ambient.now(), version=registration.version + 1)
+        await self._record(ended)
+        self._timeline.settled(ended)
+
+
+def _context(intent: Intent) -> Content:
+    """What a webhook is told of the device."""
+    context = {name: value for name, value in intent.context.items() if name not in {"apiVersion", "authority"}}
+    if intent.previous:
+        context |= {"currentIotHubHostName": intent.previous, "currentDeviceId": intent.previous_device}
+    return context
+
+
+def _not_found(registration_id: str) -> HubError:
+    return HubError(REGISTRATION_NOT_FOUND, f"{registration_id} has not registered.")
+
+
+def _retrieved(future: asyncio.Future[Registration]) -> None:
+    """An error is told to whoever waits; nobody may be waiting any more."""
+    if not future.cancelled():
+        future.exception()
