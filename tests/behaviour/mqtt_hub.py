@@ -271,7 +271,7 @@ async def mqtt_hub(
     make_mqtt = _connections(hub, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
     explain = HandshakeRefusals(HubDirectory(hub.refusals), ambient)
-    listeners = [_listening(loop, context, make_protocol, explain) for make_protocol in (make_mqtt, make_front)]
+    listeners = [listening(context, make_protocol, explain) for make_protocol in (make_mqtt, make_front)]
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
     try:
         yield hub
@@ -312,12 +312,13 @@ def _services(hub: MqttHub) -> MqttServices:
     )  # fmt: skip
 
 
-def _listening(
-    loop: asyncio.AbstractEventLoop, context: Any, make_protocol: Callable[[], Any], explain: HandshakeRefusals
+def listening(
+    context: Any, make_protocol: Callable[[], Any], explain: HandshakeRefusals | None = None
 ) -> tuple[TlsListener, int]:
+    """A TLS listener on a port of 127.0.0.1, and that port."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    listener = TlsListener(loop, lambda: context, make_protocol, explain)
+    listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol, explain)
     listener.listen([sock])
     return listener, int(sock.getsockname()[1])
 

@@ -74,7 +74,7 @@ def send_something(surroundings: dict[str, str]) -> None:
 def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str, code: str) -> None:
     reads = "receive" in code or "subscribe" in code
     uploads, commands = "upload_blob" in code, "send_c2d_message" in code
-    sends = not (reads or uploads or commands or "curl" in code or "get_devices" in code)
+    sends = "-d " in code or not (reads or uploads or commands or "curl" in code or "get_devices" in code)
     if uploads and own_hub.port("https") != 443:
         pytest.skip("port 443 may not be bound here, and the device client knows no other for files")
     before = stored(own_hub) if sends else 0

@@ -91,9 +91,7 @@ class Bench:
         hub = make_hub([HOST, "alias.example", "10.0.0.7"], development_policies())
         self.authenticator = Authenticator(hub, self.shelf, self.ambient, self.refusals)  # type: ignore[arg-type]
 
-    async def device(
-        self, device_id: str, token: str | None, module_id: str | None = None, **more: str | None
-    ) -> Verdict:
+    async def device(self, device_id: str, token: str | None, module_id: str | None = None, **more: object) -> Verdict:
         key = IdentityKey(device_id, module_id)
         attempt = {"host": HOST, "api_version": "2021-04-12", "client_id": str(key), "transport": "mqtt", **more}
         return await self.authenticator.device(DeviceAttempt(peer="10.9.9.9:1", key=key, token=token, **attempt))  # type: ignore[arg-type]
@@ -246,7 +244,7 @@ ENCODED = f"{HOST}%2Fdevices%2Fdev1"
 MIXED = "MyHub.example%2Fdevices%2Fdev1"
 MODULE = f"{ENCODED}%2Fmodules%2Fmod1"
 D = DEVICE_UNAUTHORIZED
-Refused = tuple[str, str | None, dict[str, str | None], str, ErrorRow]
+Refused = tuple[str, str | None, dict[str, object], str, ErrorRow]
 
 DEVICE_TABLE: list[Refused] = [
     # device, token, more, cause, error
@@ -322,6 +320,7 @@ DEVICE_TABLE: list[Refused] = [
     ("dev1", tok(), {"client_id": ""}, "client-id-mismatch", D),
     ("dev1", tok(), {"api_version": None}, "api-version-missing", INVALID_PROTOCOL_VERSION),
     ("dev1", tok(), {"api_version": "", "transport": "https"}, "api-version-missing", INVALID_PROTOCOL_VERSION),
+    ("dev1/mod1", tok(MODULE, KEYS["dev1/mod1"]), {"target": IdentityKey("dev2")}, "method-target", D),
 ]  # fmt: skip
 
 SERVICE_TABLE: list[tuple[str, dict[str, object], str]] = [

@@ -14,6 +14,14 @@ QUEUE_LOCK = Limit(
     _C2D,
     "Whoever received a message has it for so long; then others may receive it.",
 )
+HTTP_COMMAND_LOCK = Limit(
+    "longest lock that a device may ask for over HTTPS",
+    300,
+    300,
+    "seconds",
+    "own choice",
+    "C# and Java ask for one of their own (iothub-messagelocktimeout); the longest that the cloud allows for feedback.",
+)
 QUEUE_DELIVERIES = Limit(
     "failed deliveries of a message",
     10,

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 from muster.core.ambient import Ambient
 from muster.core.errors import HubError
 from muster.core.limits import EVENT_BYTES_RELAYED, EVENTS_RELAYED
-from muster.core.outbox import Numbered, Outbox
+from muster.core.outbox import Outbox
 from muster.messages.telemetry import Telemetry
 
 RETRY_SECONDS = 1.0
@@ -61,25 +60,6 @@ class EventRelay:
 
     async def _drain(self) -> None:
         while entries := await self._outbox.take(self._last, EVENTS_RELAYED.open, EVENT_BYTES_RELAYED.open):
-            await self._append(entries)
+            telemetry = self._telemetry
+            await telemetry.store([(telemetry.partition_of(entry.device_id), entry.record) for _, entry in entries])
             self._last = entries[-1].number
-
-    async def _append(self, entries: Sequence[Numbered]) -> None:
-        """Have the partitions take ``entries``; returns when they are on disk."""
-        loop, telemetry = asyncio.get_running_loop(), self._telemetry
-        while telemetry.congested:
-            clear = asyncio.Event()
-            telemetry.when_clear(clear.set)
-            await clear.wait()
-        durable: asyncio.Future[None] = loop.create_future()
-
-        def done(error: BaseException | None) -> None:
-            if error is None:
-                durable.set_result(None)
-            else:
-                durable.set_exception(error)
-
-        for _, entry in entries:  # all at once, so that they share a batch
-            batch = telemetry.append(telemetry.partition_of(entry.device_id), entry.record)
-        batch.when_durable(done)
-        await durable

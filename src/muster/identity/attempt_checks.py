@@ -96,6 +96,25 @@ def check_connection(exam: Examination, attempt: DeviceAttempt) -> None:
         )  # fmt: skip
 
 
+def check_target(exam: Examination, target: IdentityKey, device: Identity | None, other: Identity | None) -> None:
+    """Whether a module of ``device`` may call methods of ``target``, which is ``other`` or a module of it.
+
+    Those of its own device it may, and below an edge device those of the devices that name it as their parent: whom
+    the edge hub lets it call (device.md 5.5). All others are the business of services.
+    """
+    if device is None:
+        exam.skipped("target", NO_IDENTITY)
+    elif target.device_id == device.device_id:
+        exam.passed("target", "the module's own device", "its own device")
+    elif other is not None and device.iot_edge and device.device_scope in other.parent_scopes:
+        exam.passed("target", "a device below the module's edge device", "a device below it")
+    else:
+        exam.failed(
+            "target", "method-target", DEVICE_UNAUTHORIZED,
+            expected=f"{device.device_id!r}, or a device below it", seen=shown(target.device_id),
+        )  # fmt: skip
+
+
 def check_user(exam: Examination, hub: Hub, user: str, token: SasToken) -> None:
     """SASL PLAIN's user name: ``{policy}@sas.root.{hub name}``, the part after ``@`` in any case (service.md 3.1)."""
     policy, _, place = user.partition("@")

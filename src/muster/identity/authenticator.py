@@ -28,6 +28,7 @@ from muster.identity.attempt_checks import (
     check_credential,
     check_host,
     check_switches,
+    check_target,
     check_user,
     skip_token_checks,
 )
@@ -71,6 +72,7 @@ class DeviceAttempt:
     the hub, empty when it did not say; ``token`` what came where a SAS token belongs, ``None`` for nothing.
     ``certificates`` (DER, the client's own first) are what it sent in a TLS handshake that proved that it has the
     key; they count only when no token came. ``tls_version`` is that of the handshake (``TLSv1.3``).
+    ``target`` is whose methods it wants to call, ``None`` where it speaks for itself only.
     ``api_version`` and ``client_id`` are ``None`` where the transport has none; over MQTT a missing
     api-version is a mistake.
     """
@@ -84,6 +86,7 @@ class DeviceAttempt:
     client_id: str | None = None
     certificates: Sequence[bytes] = field(default=(), repr=False)
     tls_version: str = ""
+    target: IdentityKey | None = None
 
 
 @value(frozen=True, slots=True, kw_only=True)
@@ -181,6 +184,7 @@ class Authenticator:
             check_expiry(exam, token, now, DEVICE_UNAUTHORIZED, self._skew)
             check_switches(exam, self._hub, token, DEVICE_UNAUTHORIZED, key)
         check_connection(exam, attempt)
+        await self._check_target(exam, attempt, device)
         if policy is not None:
             auth_method = AUTH_METHOD_HUB
         else:
@@ -189,6 +193,11 @@ class Authenticator:
             exam, attempt.transport, attempt.peer, now, token, principal=str(key), identity=identity,
             policy=policy, auth_method=auth_method,
         )  # fmt: skip
+
+    async def _check_target(self, exam: Examination, attempt: DeviceAttempt, device: Identity | None) -> None:
+        if attempt.target is not None:
+            other = await self._store.get(self._hub.name, IdentityKey(attempt.target.device_id))
+            check_target(exam, attempt.target, device, other)
 
     async def _look_up(self, key: IdentityKey) -> tuple[Identity | None, Identity | None]:
         """The device, and the identity itself; for a device they are the same."""
@@ -220,6 +229,7 @@ class Authenticator:
                 )
                 believed = question.believed
             check_connection(exam, attempt)
+            await self._check_target(exam, attempt, device)
             break
         return self._verdict(
             exam, attempt.transport, attempt.peer, self._ambient.now(), None, principal=str(key), identity=identity,

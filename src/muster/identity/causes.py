@@ -139,6 +139,11 @@ REGISTRY = (
 
 SCOPE = (
     Cause(
+        "method-target",
+        "A module called a method of a device that is not its own and not below its edge device.",
+        "Name the module's edge device in the target's parentScopes, or call as a service, with ServiceConnect.",
+    ),
+    Cause(
         "device-mismatch",
         "The token is for another device than the one that connects.",
         "Use the same device id in the connection and in the token's sr.",

@@ -35,12 +35,12 @@ from muster.core.queue_limits import (
 from muster.core.throttles import COMMANDS
 from muster.identity.ids import PUNCTUATION
 from muster.identity.model import Identity, IdentityKey
+from muster.messages.properties import bad_character, check_property
 from muster.messages.queue import Entry, Outcome, Settlement
 from muster.messages.queue_contract import Edited, Record
 from muster.messages.queues import Queues, Rules, taken
 
 _ID = re.compile(rf"[A-Za-z0-9{re.escape(PUNCTUATION)}]*")
-_PROPERTY = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]*")
 
 
 class Ack(StrEnum):
@@ -152,12 +152,15 @@ class Commands:
 
     # --- for devices
 
-    def take(self, key: IdentityKey, limit: int, holder: str = "") -> asyncio.Future[list[Edited]]:
+    def take(
+        self, key: IdentityKey, limit: int, holder: str = "", *, lock_seconds: float | None = None
+    ) -> asyncio.Future[list[Edited]]:
         """Lock up to ``limit`` commands of ``key``, the oldest first; ``received`` reads the answer.
 
-        ``holder`` names the connection that the locks end with; without it they lapse by time only.
+        ``holder`` names the connection that the locks end with; without it they lapse by time only: after
+        ``lock_seconds``, or a minute.
         """
-        return self._queues.take(str(key), limit, holder)
+        return self._queues.take(str(key), limit, holder, lock_seconds=lock_seconds)
 
     def settle(self, key: IdentityKey, token: UUID, how: Settlement) -> asyncio.Future[None]:
         """See ``Queues.settle``: raises ``HubError`` 412002."""
@@ -218,7 +221,7 @@ def check(command: Command, now: float, profile: Profile) -> None:
             ARGUMENT_INVALID, f"There are {len(command.properties)} application properties, give at most {most}."
         )
     for name, value in command.properties.items():
-        _check_property(name, value or "", profile)
+        check_property(name, value or "", profile)
     furthest = COMMAND_TTL.under(profile)
     if command.expires is not None and command.expires > now + furthest:
         message = f"absolute-expiry-time is more than {furthest} seconds away, give an earlier one or none."
@@ -240,24 +243,7 @@ def _check_id(name: str, text: str) -> None:
         raise HubError(ARGUMENT_INVALID, f"{name} has {len(text)} characters, {most} are allowed.")
     good = _ID.match(text)
     if good is not None and good.end() < len(text):
-        raise _bad_character(name, text, good.end(), PUNCTUATION)
-
-
-def _check_property(name: str, value: str, profile: Profile) -> None:
-    if not name:
-        raise HubError(ARGUMENT_INVALID, "An application property has no name, give it one.")
-    if profile is Profile.OPEN:
-        return
-    shown = name[: MESSAGE_ID_CHARACTERS.open]
-    for what, text in ((f"The name of the application property {shown!a}", name), (f"The property {shown!a}", value)):
-        good = _PROPERTY.match(text)
-        if good is not None and good.end() < len(text):
-            raise _bad_character(what, text, good.end(), "!#$%&'*+-.^_`|~")
-
-
-def _bad_character(what: str, text: str, position: int, others: str) -> HubError:
-    allowed = f"allowed are ASCII letters, digits and the characters {others}"
-    return HubError(ARGUMENT_INVALID, f"{what} holds {text[position]!a} at position {position}, {allowed}")
+        raise bad_character(name, text, good.end(), PUNCTUATION)
 
 
 def _size(command: Command) -> int:

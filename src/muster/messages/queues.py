@@ -130,9 +130,14 @@ class Queues:
 
         return self._store.put(self._hub, queue, new, then, most=most, generation=generation)
 
-    def take(self, queue: str, limit: int, holder: str = "") -> asyncio.Future[list[Edited]]:
-        """Lock up to ``limit`` messages, the oldest first; ``taken`` says which they are. See ``Lock.holder``."""
-        now, seconds = self._ambient.now(), self._rules(queue).lock_seconds
+    def take(
+        self, queue: str, limit: int, holder: str = "", *, lock_seconds: float | None = None
+    ) -> asyncio.Future[list[Edited]]:
+        """Lock up to ``limit`` messages, the oldest first; ``taken`` says which they are. See ``Lock.holder``.
+
+        The locks last ``lock_seconds``, by default as long as the queue's rules say.
+        """
+        now, seconds = self._ambient.now(), self._rules(queue).lock_seconds if lock_seconds is None else lock_seconds
         tokens = cycle([self._ambient.uuid() for _ in range(limit)])  # not more in one run, of which there may be two
 
         def change(name: str, entry: Entry) -> Entry | Ending:

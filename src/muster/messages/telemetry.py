@@ -116,6 +116,32 @@ class Telemetry:
             self.congested = True
         return forming
 
+    async def store(self, records: Sequence[tuple[int, bytes]]) -> None:
+        """Have the partitions take ``records`` (partition and stored message, one at least); returns when they are on
+        disk.
+
+        All go into one batch: they are stored together or not at all. While ``congested`` it waits for room first.
+        Raises ``HubError`` as ``append``, and what made the commit fail.
+        """
+        while self.congested:
+            clear = asyncio.Event()
+            self.when_clear(clear.set)
+            await clear.wait()
+        durable: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: BaseException | None) -> None:
+            if durable.done():  # who waited was cancelled
+                return
+            if error is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(error)
+
+        for partition, record in records:
+            batch = self.append(partition, record)
+        batch.when_durable(done)
+        await durable
+
     @property
     def failing(self) -> bool:
         """Whether messages cannot be stored, as far as is known: the disk is full or broken."""

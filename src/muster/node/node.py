@@ -23,6 +23,7 @@ from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.http.admin import AdminOperations
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
+from muster.heads.http.device_messages import DeviceMessageOperations
 from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.hubs import answer_by_hub
 from muster.heads.http.meters import MeterOperations
@@ -142,6 +143,10 @@ class Node:
         """The REST data plane."""
         methods = MethodOperations(parts.methods, base.ambient)
         admin = AdminOperations(parts.refusals, parts.telemetry, base.settings.profile, lambda: self._ready)
+        messages = DeviceMessageOperations(
+            parts.telemetry, parts.messaging.commands, parts.sessions, base.ambient, profile=base.settings.profile,
+            meters=parts.meters,
+        )  # fmt: skip
         files = await file_operations(base, parts.authenticator, parts.messaging.file_notifications, https_port)
         return build_app(
             registry=parts.registry,
@@ -157,6 +162,7 @@ class Node:
                 *methods.table(),
                 *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),
                 *parts.messaging.operations,
+                *messages.table(),
                 *files,
                 *more,
             ],

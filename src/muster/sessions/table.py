@@ -85,7 +85,7 @@ class Session:
 
 
 class _Change(NamedTuple):
-    """When an identity last connected or disconnected, and which it was of those that had the id in turn."""
+    """When an identity last connected, disconnected or called, and which it was of those that had the id in turn."""
 
     at: float
     generation_id: str
@@ -104,9 +104,10 @@ class SessionTable:
         self._ambient = ambient
         self._sessions: dict[IdentityKey, Session] = {}
         self._modules: dict[str, set[IdentityKey]] = {}
-        """The modules of a device that are in ``_changes``."""
+        """The modules of a device that are in ``_changes`` or ``_calls``."""
         self._subscriptions: dict[IdentityKey, dict[str, int]] = {}
         self._changes: dict[IdentityKey, _Change] = {}
+        self._calls: dict[IdentityKey, _Change] = {}
         self._devices = 0
         self._rechecks: set[asyncio.Task[None]] = set()
         self._when_taken: list[Callable[[IdentityKey], None]] = []
@@ -139,6 +140,15 @@ class SessionTable:
         for listener in self._when_opened:
             listener(session)
         return session
+
+    def called(self, identity: Identity) -> None:
+        """``identity`` sent or asked for messages without a session, as over HTTPS: that is activity and nothing more.
+
+        In the cloud too connection state is that of MQTT and AMQP; a device that only calls counts as disconnected.
+        """
+        self._calls[identity.key] = _Change(self._ambient.now(), identity.generation_id)
+        if identity.module_id is not None:
+            self._modules.setdefault(identity.device_id, set()).add(identity.key)
 
     def _note(self, session: Session) -> None:
         self._changes[session.key] = _Change(self._ambient.now(), session.generation_id)
@@ -263,10 +273,9 @@ class SessionTable:
         return NEVER if change is None else change.at
 
     def last_activity(self, key: IdentityKey) -> float:
-        session = self._sessions.get(key)
-        if session is None:
-            return self.connection_changed(key)
-        return max(self.connection_changed(key), self._ambient.now() - session.sink.quiet_seconds())
+        session, call = self._sessions.get(key), self._calls.get(key)
+        last = max(self.connection_changed(key), NEVER if call is None else call.at)
+        return last if session is None else max(last, self._ambient.now() - session.sink.quiet_seconds())
 
     def connected_count(self) -> int:
         return self._devices
@@ -278,7 +287,9 @@ class SessionTable:
         keys = {IdentityKey(device_id, module_id)} if module_id else {IdentityKey(device_id)}
         if not module_id:
             keys |= self._modules.get(device_id, set())
-        for key in keys & self._changes.keys():
+        for key in keys:
+            if key not in self._changes and key not in self._calls:
+                continue
             task = asyncio.get_running_loop().create_task(self._recheck(key))
             self._rechecks.add(task)
             task.add_done_callback(self._rechecks.discard)
@@ -296,10 +307,10 @@ class SessionTable:
         if session is not None and error is not None and not session.ended:
             log.info("%s: its session ends: %s", key, error.cause)
             self._end(session, error)
-        change = self._changes.get(key)
-        if change is None or key in self._sessions:
+        if key in self._sessions:
             return
-        if present is None or present.generation_id != change.generation_id:
+        known = [of[key].generation_id for of in (self._changes, self._calls) if key in of]
+        if present is None or any(generation != present.generation_id for generation in known):
             self._forget_identity(key)
 
     async def _ground_lost(self, session: Session, now: Identity | None) -> ErrorRow | None:
@@ -321,10 +332,11 @@ class SessionTable:
 
     def _forget_identity(self, key: IdentityKey) -> None:
         """The identity was deleted: a later one of the same id begins anew."""
-        del self._changes[key]
+        self._changes.pop(key, None)
+        self._calls.pop(key, None)
         self.forget(key)
         if key.module_id is not None:
-            modules = self._modules[key.device_id]
+            modules = self._modules.get(key.device_id, set())
             modules.discard(key)
             if not modules:
-                del self._modules[key.device_id]
+                self._modules.pop(key.device_id, None)

@@ -16,6 +16,7 @@ from muster.core.meters import Meters
 from muster.core.throttle_errors import ThrottledError
 from muster.core.throttles import Charge, Throttle
 from muster.dialect.api_version import check_api_version
+from muster.dialect.device_http import CALLING_MODULE, read_calling_module
 from muster.heads.http.answers import error_answer, signature
 from muster.heads.http.auth import Gate, authorize, authorize_device
 from muster.heads.http.connection import App
@@ -98,11 +99,7 @@ class _Dispatcher:
     async def _perform(self, call: Call) -> Response | StreamResponse:
         operation = call.find(self._operations, _method(call.request))
         if operation.right is not None:
-            check_api_version(call.query("api-version"))
-            if operation.right is Right.DEVICE_CONNECT:
-                await authorize_device(call, self._gate)
-            else:
-                authorize(call, operation.right, self._gate)
+            await self._authorize(call, operation, operation.right)
         call.request.cancel_when_lost = operation.waits
         if operation.throttle is None:
             return await operation.handler(call)
@@ -117,6 +114,17 @@ class _Dispatcher:
             self._meters.charge(int(request.headers.get("Content-Length", "0")))
         elif throttle.charge is Charge.ANSWER and isinstance(answer, Response):
             self._meters.charge(len(answer.body))
+
+    async def _authorize(self, call: Call, operation: Operation, right: Right) -> None:
+        module = call.request.headers.get(CALLING_MODULE) if operation.by_modules else None
+        if module is not None:  # Node names no api-version then
+            await authorize_device(call, self._gate, read_calling_module(module), call.identity)
+            return
+        check_api_version(call.query("api-version"))
+        if right is Right.DEVICE_CONNECT:
+            await authorize_device(call, self._gate, call.identity)
+        else:
+            authorize(call, right, self._gate)
 
 
 def _signature(request: Request, request_id: str) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from muster.heads.http.messages import Request
 from muster.heads.http.operations import Call
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
+from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right, Verdict
 
 _TRANSPORT = "https"
@@ -62,8 +63,8 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
     _settle(call, verdict)
 
 
-async def authorize_device(call: Call, gate: Gate) -> None:
-    """As ``authorize``, for the identity that ``device_id`` and ``module_id`` of the path name (device.md 6.1).
+async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: IdentityKey | None = None) -> None:
+    """As ``authorize``, for the device or module ``key`` (device.md 6.1), which wants to call methods of ``target``.
 
     It may show its own token, one of a policy with DeviceConnect, or without a token its certificate.
     ``call.verdict`` tells more of it.
@@ -75,8 +76,9 @@ async def authorize_device(call: Call, gate: Gate) -> None:
             transport=_TRANSPORT,
             peer=_peer(request),
             host=request.headers.get("Host", ""),
-            key=call.identity,
+            key=key,
             token=token,
+            target=target,
             **({} if request.transport is None else tls_credential(request.transport, without=token)),
         )
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from muster.core.ambient import iso
-from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.dialect.command_messages import FEEDBACK_TYPE
+from muster.dialect.device_http import read_lock_token
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
@@ -68,13 +66,5 @@ class CommandOperations:
         return await self._settle(call, Settlement.ABANDON)
 
     async def _settle(self, call: Call, how: Settlement) -> Response:
-        await self._feedback.settle(_lock_token(call.parameters["lock_token"]), how)
+        await self._feedback.settle(read_lock_token(call.parameters["lock_token"]), how)
         return Response(status=204)
-
-
-def _lock_token(text: str) -> UUID:
-    """The token in a path, quoted or not. Raises ``HubError`` 400004 when it is none."""
-    try:
-        return UUID(text.strip('"'))
-    except ValueError:
-        raise HubError(ARGUMENT_INVALID, "The lock token is no UUID, send the ETag of what was received.") from None

@@ -24,10 +24,11 @@ class MethodOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table. A call whose caller goes is given up."""
-        right = Right.SERVICE_CONNECT
+        right, path = Right.SERVICE_CONNECT, "/twins/{device_id}/methods"
+        module = "/twins/{device_id}/modules/{module_id}/methods"
         return [
-            Operation("POST", "/twins/{device_id}/methods", right, self.invoke, True, self.refuse),
-            Operation("POST", "/twins/{device_id}/modules/{module_id}/methods", right, self.invoke, True, self.refuse),
+            Operation("POST", path, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True),
+            Operation("POST", module, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True),
             Operation("GET", "/$muster/methods", Right.REGISTRY_READ, self.history),
         ]
 

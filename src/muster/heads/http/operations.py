@@ -112,7 +112,8 @@ class Operation:
     ``None`` opens the operation to everybody, without an api-version.
     ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
     done whole. ``refuse`` makes its refusals where they have not the usual shape. ``throttle`` is the rate that it is
-    counted by, where nobody further inside does that.
+    counted by, where nobody further inside does that. ``by_modules`` lets modules call it too, who name themselves in a
+    header; what the path names is the target.
     """
 
     method: str
@@ -122,6 +123,7 @@ class Operation:
     waits: bool = False
     refuse: Callable[[HubError, str], Response] | None = None
     throttle: Throttle | None = None
+    by_modules: bool = False
 
 
 @dataclass(slots=True)
