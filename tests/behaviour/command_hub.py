@@ -246,6 +246,6 @@ async def command_hub(directory: Path, **limits: Any) -> AsyncIterator[CommandHu
                 service.socket.close()
             server.close()
             for connection in tuple(mqtt.amqp.connections):
-                connection._transport.abort()
+                connection.transport.abort()
             mqtt.close_clients()
             await session.close()

@@ -94,7 +94,7 @@ class EventHubServer:
     async def _stop(self) -> None:
         self._server.close()
         for connection in tuple(self.head.connections):
-            connection._transport.abort()
+            connection.transport.abort()
         await self.telemetry.close()
         await self._writer.close()
         self._reader.close()

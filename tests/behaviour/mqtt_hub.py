@@ -24,12 +24,14 @@ from muster.events.model import Source
 from muster.events.recorder import EventRecorder, next_epoch
 from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead, AmqpHub
+from muster.heads.amqp_links import Role
+from muster.heads.device_links import DeviceLinks
+from muster.heads.device_services import DeviceServices
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.hubs import HubDirectory
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection
-from muster.heads.mqtt_connect import MqttServices
 from muster.heads.mqtt_throttled import connection_maker
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
@@ -266,7 +268,7 @@ async def mqtt_hub(
     hub.messaging, stop_queues = make_messaging(
         facts.name, hub.queues, hub.registry, ambient, SETTINGS, meters=hub.meters
     )
-    hub.amqp = AmqpHead(HubDirectory(AmqpHub(hub.authenticator, hub.refusals, hub.messaging.roles)), ambient, loop)
+    hub.amqp = AmqpHead(HubDirectory(AmqpHub(hub.authenticator, hub.refusals, _roles(hub))), ambient, loop)
     context = server_context(str(directory / "chain"), str(directory / "key"))
     make_mqtt = _connections(hub, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
@@ -305,8 +307,12 @@ def _connections(hub: MqttHub, loop: asyncio.AbstractEventLoop) -> Callable[[], 
     return make_mqtt
 
 
-def _services(hub: MqttHub) -> MqttServices:
-    return MqttServices(
+def _roles(hub: MqttHub) -> list[Role]:
+    return [DeviceLinks(_services(hub)), *hub.messaging.roles]
+
+
+def _services(hub: MqttHub) -> DeviceServices:
+    return DeviceServices(
         hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, hub.ambient, hub.twins, hub.methods,
         hub.messaging.commands, hub.meters,
     )  # fmt: skip

@@ -13,8 +13,9 @@ import pytest
 from amqp_client import AmqpClient, partition
 from eventhub_server import ENTITY, POLICIES, EventHubServer, connect
 
+from muster.core.amqp_limits import AMQP_IDLE
 from muster.core.errors import UNAVAILABLE
-from muster.core.limits import AMQP_IDLE, CONNECT_WAIT
+from muster.core.limits import CONNECT_WAIT
 from muster.identity.sas import decode_key, make
 from muster.testing.clock import VirtualAmbient
 from muster.wire.amqp.frames import EMPTY

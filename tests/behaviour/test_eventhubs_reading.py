@@ -246,7 +246,7 @@ def test_a_reader_that_does_not_read_costs_little_and_loses_nothing(server: Even
         time.sleep(0.3)
         [connection] = server.call(lambda: list(server.head.connections))
         assert server.call(lambda: not connection.writable)
-        assert server.call(connection._transport.get_write_buffer_size) < 2_000_000
+        assert server.call(connection.transport.get_write_buffer_size) < 2_000_000
         server.send("d", [b"last"])
         assert client.numbers(count + 1) == list(range(count + 1))
 

@@ -1,11 +1,13 @@
-// A device that prints each message it gets as a JSON line and completes it. Runs until its standard input ends.
-// usage: node c2d_device.js, with CONNECTION in the environment
+// A device that prints each message it gets as a JSON line and completes it, or does what its property "act" says:
+// reject, or abandon when it is there for the first time. Runs until its standard input ends.
+// usage: node c2d_device.js, with CONNECTION and perhaps TRANSPORT in the environment
 'use strict';
 const { Client } = require('azure-iot-device');
-const { Mqtt } = require('azure-iot-device-mqtt');
+const transports = require('./transports');
 
 async function main() {
-  const device = Client.fromConnectionString(process.env.CONNECTION, Mqtt);
+  const device = Client.fromConnectionString(process.env.CONNECTION, transports(process.env.TRANSPORT || 'mqtt'));
+  const seen = new Set();
   await device.open();
   device.on('message', (message) => {
     const properties = {};
@@ -15,9 +17,13 @@ async function main() {
     }
     const { messageId, correlationId, contentType, contentEncoding, userId, to, expiryTimeUtc } = message;
     const said = { messageId, correlationId, contentType, contentEncoding, userId, to, expiryTimeUtc };
-    device.complete(message, (error) => {
+    const { act } = properties;
+    const did = act === 'reject' || (act === 'abandon' && !seen.has(messageId)) ? act : 'complete';
+    seen.add(messageId);
+    device[did](message, (error) => {
       if (error) throw error;
-      console.log(JSON.stringify({ body: message.getData().toString(), ...said, properties }));
+      const told = { body: message.getData().toString(), ...said, properties };
+      console.log(JSON.stringify(act ? { ...told, did } : told));
     });
   });
   console.log('open');

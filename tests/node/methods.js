@@ -1,12 +1,12 @@
 // A device (or, with MODULE as the argument, a module) that answers the methods "echo" and "count" and never "mute".
-// Runs until its standard input ends.  usage: node methods.js [module], with CONNECTION in the environment
+// Runs until its standard input ends.  usage: node methods.js [module], with CONNECTION and perhaps TRANSPORT in the environment
 'use strict';
 const { Client, ModuleClient } = require('azure-iot-device');
-const { Mqtt } = require('azure-iot-device-mqtt');
+const transports = require('./transports');
 
 async function main() {
   const kind = process.argv[2] === 'module' ? ModuleClient : Client;
-  const device = kind.fromConnectionString(process.env.CONNECTION, Mqtt);
+  const device = kind.fromConnectionString(process.env.CONNECTION, transports(process.env.TRANSPORT || 'mqtt'));
   const on = (name, handler) => (device.onDeviceMethod || device.onMethod).call(device, name, handler);
   let count = 0;
   await device.open();

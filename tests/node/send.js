@@ -1,8 +1,8 @@
 // Sends messages from devices, each device's one after the other.
-// usage: node send.js mqtt|mqtt-ws COUNT RUN, with {id: connection string} as JSON on standard input
+// usage: node send.js TRANSPORT COUNT RUN (see transports.js), with {id: connection string} as JSON on standard input
 'use strict';
 const { Client, Message } = require('azure-iot-device');
-const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
+const transports = require('./transports');
 
 async function send(connectionString, transport, count, run) {
   const device = Client.fromConnectionString(connectionString, transport);
@@ -25,7 +25,7 @@ async function main() {
   const [transport, count, run] = process.argv.slice(2);
   let input = '';
   for await (const chunk of process.stdin) input += chunk;
-  const kind = transport === 'mqtt' ? Mqtt : MqttWs;
+  const kind = transports(transport);
   const devices = Object.values(JSON.parse(input));
   await Promise.all(devices.map((connectionString) => send(connectionString, kind, Number(count), run)));
 }

@@ -1,10 +1,10 @@
 // A device's twin: reads it, reports, waits for desired changes.
-// usage: node twin.js mqtt|mqtt-ws, with a connection string on standard input; prints one JSON line for each event:
+// usage: node twin.js TRANSPORT (see transports.js), with a connection string on standard input; prints one JSON line for each event:
 // {event: "twin", desired, reported}, {event: "reported"}, {event: "refused", message}, {event: "desired", delta};
 // ends after a delta with "last".
 'use strict';
 const { Client } = require('azure-iot-device');
-const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
+const transports = require('./transports');
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -17,7 +17,7 @@ function report(twin, patch) {
 async function main() {
   let input = '';
   for await (const chunk of process.stdin) input += chunk;
-  const device = Client.fromConnectionString(input.trim(), process.argv[2] === 'mqtt' ? Mqtt : MqttWs);
+  const device = Client.fromConnectionString(input.trim(), transports(process.argv[2]));
   await device.open();
   const twin = await device.getTwin();
   const { desired, reported } = JSON.parse(JSON.stringify(twin.properties));

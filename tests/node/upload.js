@@ -1,14 +1,14 @@
 // A device that uploads files, once step by step and once as the client does by itself; prints what it was told.
-// usage: node upload.js SIZE, with CONNECTION in the environment
+// usage: node upload.js SIZE, with CONNECTION and perhaps TRANSPORT in the environment
 'use strict';
 const { Readable } = require('stream');
 const { Client } = require('azure-iot-device');
-const { Mqtt } = require('azure-iot-device-mqtt');
+const transports = require('./transports');
 const { BlockBlobClient } = require('@azure/storage-blob');
 
 async function main() {
   const size = Number(process.argv[2]);
-  const device = Client.fromConnectionString(process.env.CONNECTION, Mqtt);
+  const device = Client.fromConnectionString(process.env.CONNECTION, transports(process.env.TRANSPORT || 'mqtt'));
 
   const place = await device.getBlobSharedAccessSignature('by hand/a+b.bin');
   const { hostName, containerName, blobName, sasToken, correlationId } = place;

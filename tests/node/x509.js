@@ -1,8 +1,8 @@
 // Sends a message from a device or module that proves itself with a certificate.
-// usage: node x509.js mqtt|mqtt-ws, with [{connectionString, cert, key}, ...] as JSON on standard input
+// usage: node x509.js TRANSPORT (see transports.js), with [{connectionString, cert, key}, ...] as JSON on standard input
 'use strict';
 const { Client, ModuleClient, Message, X509AuthenticationProvider } = require('azure-iot-device');
-const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
+const transports = require('./transports');
 
 // ModuleClient takes no certificate with a connection string: it is given the provider that devices have.
 function client({ connectionString, cert, key }, transport) {
@@ -26,7 +26,7 @@ async function send(one, transport) {
 async function main() {
   let input = '';
   for await (const chunk of process.stdin) input += chunk;
-  const transport = process.argv[2] === 'mqtt' ? Mqtt : MqttWs;
+  const transport = transports(process.argv[2]);
   for (const one of JSON.parse(input)) await send(one, transport);
 }
 

@@ -190,15 +190,15 @@ class Node:
         self._process.communicate()
 
 
-@pytest.mark.parametrize("transport", ["amqp", "amqp-ws"])
+@pytest.mark.parametrize(("transport", "of_device"), [("amqp", "mqtt"), ("amqp-ws", "amqp"), ("amqp", "amqp-ws")])
 def test_node_sends_a_node_device_completes_and_node_reads_the_feedback(
-    make_hub: Callable[..., HubProcess], transport: str
+    make_hub: Callable[..., HubProcess], transport: str, of_device: str
 ) -> None:
     hub = make_hub().start()
-    if transport == "amqp-ws" and hub.port("https") != 443:
-        pytest.skip("azure-iothub's WebSocket port is fixed")
-    connection = hub.device_connection_string("node", hub.add_device("node"))
-    with Node(hub, "c2d_service.js", transport) as service, Node(hub, "c2d_device.js", CONNECTION=connection) as device:
+    if "amqp-ws" in (transport, of_device) and hub.port("https") != 443:
+        pytest.skip("the WebSocket port is fixed")
+    names = {"CONNECTION": hub.device_connection_string("node", hub.add_device("node")), "TRANSPORT": of_device}
+    with Node(hub, "c2d_service.js", transport) as service, Node(hub, "c2d_device.js", **names) as device:
         assert json.loads(service.hear()) == {"open": True}
         assert device.hear() == "open\n"
         service.say(
@@ -225,6 +225,31 @@ def test_node_sends_a_node_device_completes_and_node_reads_the_feedback(
         assert {record["statusCode"] for record in records} == {"Success"}
         assert {record["originalMessageId"] for record in records} == {"m-first", *(f"m-{n}" for n in range(FULL - 1))}
         assert {record["deviceId"] for record in records} == {"node"}
+
+
+def test_a_node_device_gives_back_and_rejects_over_amqp(make_hub: Callable[..., HubProcess]) -> None:
+    """Which MQTT has no words for."""
+    hub = make_hub().start()
+    names = {"CONNECTION": hub.device_connection_string("node", hub.add_device("node")), "TRANSPORT": "amqp"}
+    with Node(hub, "c2d_service.js", "amqp") as service, Node(hub, "c2d_device.js", **names) as device:
+        assert json.loads(service.hear()) == {"open": True}
+        assert device.hear() == "open\n"
+        for act in ("abandon", "reject", "complete"):
+            service.say(device="node", body=act, messageId=act, ack="full", properties={"act": act})
+        heard = [json.loads(device.hear()) for _ in range(4)]
+        assert sorted((one["body"], one["did"]) for one in heard) == [
+            ("abandon", "abandon"), ("abandon", "complete"), ("complete", "complete"), ("reject", "reject"),
+        ]  # fmt: skip
+        for number in range(FULL - 3):
+            service.say(device="node", body="x", messageId=f"m-{number}", ack="full")
+        told: dict[str, str] = {}
+        while len(told) < FULL:
+            record = json.loads(service.hear()).get("feedback")
+            if record is not None:
+                told[record["originalMessageId"]] = record["statusCode"]
+        assert {name: told[name] for name in ("abandon", "reject", "complete")} == {
+            "abandon": "Success", "reject": "Rejected", "complete": "Success",
+        }  # fmt: skip
 
 
 def test_messages_outlast_the_hub(make_hub: Callable[..., HubProcess]) -> None:

@@ -36,15 +36,16 @@ def run(hub: HubProcess, script: str, argument: int, **names: str) -> str:
     return done.stdout
 
 
-def test_a_node_device_uploads_files(https_443: HubProcess) -> None:
-    hub = https_443
-    connection = hub.device_connection_string("f-node", hub.add_device("f-node"))
-    told = run(hub, "upload.js", SIZE, CONNECTION=connection)
+@pytest.mark.parametrize("transport", ["mqtt", "amqp"])
+def test_a_node_device_uploads_files(https_443: HubProcess, transport: str) -> None:
+    hub, name = https_443, f"f-node-{transport}"
+    connection = hub.device_connection_string(name, hub.add_device(name))
+    told = run(hub, "upload.js", SIZE, CONNECTION=connection, TRANSPORT=transport)
     assert json.loads(told) == {
-        "hostName": hub.address, "blobName": "f-node/by hand/a+b.bin", "same": True, "contentType": "text/plain",
+        "hostName": hub.address, "blobName": f"{name}/by hand/a+b.bin", "same": True, "contentType": "text/plain",
         "etag": True, "refusal": "Bad Request",
     }  # fmt: skip
-    status, _ = hub.request("HEAD", "/muster-uploads/f-node/by%20itself")
+    status, _ = hub.request("HEAD", f"/muster-uploads/{name}/by%20itself")
     assert status == 200
 
 

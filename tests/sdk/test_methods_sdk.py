@@ -101,11 +101,14 @@ async def async_device(hub: HubProcess, device_id: str) -> AsyncIterator[None]:
 
 
 @contextlib.contextmanager
-def node_device(hub: HubProcess, connection_string: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A device of azure-iot-device-mqtt, see tests/node/methods.js."""
+def node_device(
+    hub: HubProcess, connection_string: str, *arguments: str, transport: str = "mqtt"
+) -> Iterator[subprocess.Popen[str]]:
+    """A device of Node.js's azure-iot-device, see tests/node/methods.js."""
     names = {name: str(value) for name, value in hub.facts.items() if name.isupper()}
+    names |= {"CONNECTION": connection_string, "TRANSPORT": transport}
     with subprocess.Popen(
-        ["node", "methods.js", *arguments], cwd=NODE_HOME, env={**os.environ, **names, "CONNECTION": connection_string},
+        ["node", "methods.js", *arguments], cwd=NODE_HOME, env={**os.environ, **names},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
@@ -140,18 +143,22 @@ def test_a_python_module_answers(hub: HubProcess, manager: IoTHubRegistryManager
         assert refusal(caught) == (404, 404103, "DeviceNotOnline")
 
 
-def test_a_node_device_answers(hub: HubProcess, manager: IoTHubRegistryManager) -> None:
-    with node_device(hub, hub.device_connection_string("m-node", hub.add_device("m-node"))):
-        echoes(lambda request: manager.invoke_device_method("m-node", request))
-        counted = [manager.invoke_device_method("m-node", method("count")).payload for _ in range(3)]
+@pytest.mark.parametrize("transport", ["mqtt", "amqp"])
+def test_a_node_device_answers(hub: HubProcess, manager: IoTHubRegistryManager, transport: str) -> None:
+    name = f"m-node-{transport}"
+    with node_device(hub, hub.device_connection_string(name, hub.add_device(name)), transport=transport):
+        echoes(lambda request: manager.invoke_device_method(name, request))
+        counted = [manager.invoke_device_method(name, method("count")).payload for _ in range(3)]
         assert counted == [1, 2, 3], "each call arrives once"
 
 
-def test_a_node_module_answers(hub: HubProcess, manager: IoTHubRegistryManager) -> None:
-    hub.add_device("m-nodemod")
-    connection = hub.device_connection_string("m-nodemod", hub.add_device("m-nodemod", "m"), "m")
-    with node_device(hub, connection, "module"):
-        echoes(lambda request: manager.invoke_device_module_method("m-nodemod", "m", request))
+@pytest.mark.parametrize("transport", ["mqtt", "amqp"])
+def test_a_node_module_answers(hub: HubProcess, manager: IoTHubRegistryManager, transport: str) -> None:
+    name = f"m-nodemod-{transport}"
+    hub.add_device(name)
+    connection = hub.device_connection_string(name, hub.add_device(name, "m"), "m")
+    with node_device(hub, connection, "module", transport=transport):
+        echoes(lambda request: manager.invoke_device_module_method(name, "m", request))
 
 
 async def test_a_hundred_calls_at_once_on_twenty_devices(hub: HubProcess, manager: IoTHubRegistryManager) -> None:
@@ -190,10 +197,14 @@ def test_offline_unknown_and_mute_devices(hub: HubProcess, manager: IoTHubRegist
         assert manager.invoke_device_method("m-mute", method()).status == 207, "it goes on"
 
 
-def test_a_device_whose_socket_is_cut_in_the_midst_of_a_call(hub: HubProcess, manager: IoTHubRegistryManager) -> None:
-    connection = hub.device_connection_string("m-cut", hub.add_device("m-cut"))
-    with node_device(hub, connection) as process, ThreadPoolExecutor(1) as pool:
-        call = pool.submit(manager.invoke_device_method, "m-cut", method("mute", connect=30, response=300))
+@pytest.mark.parametrize("transport", ["mqtt", "amqp"])
+def test_a_device_whose_socket_is_cut_in_the_midst_of_a_call(
+    hub: HubProcess, manager: IoTHubRegistryManager, transport: str
+) -> None:
+    name = f"m-cut-{transport}"
+    connection = hub.device_connection_string(name, hub.add_device(name))
+    with node_device(hub, connection, transport=transport) as process, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(manager.invoke_device_method, name, method("mute", connect=30, response=300))
         assert process.stdout is not None
         assert process.stdout.readline() == "muted\n"
         process.kill()

@@ -1,4 +1,4 @@
-"""azure-iot-device-mqtt sends, @azure/event-hubs reads: the main job with the real clients of Node.js."""
+"""azure-iot-device sends on each of its transports, @azure/event-hubs reads: the main job with Node.js's clients."""
 
 from __future__ import annotations
 
@@ -53,11 +53,14 @@ def check(lines: str, run: str) -> None:
     assert all(seen == list(range(EACH)) for seen in numbers.values())
 
 
-def test_mqtt_read_over_amqp(hub: HubProcess) -> None:
-    send(hub, "mqtt", "node-mqtt")
-    check(node(hub, "receive.js", "amqp", str(DEVICES * EACH), "node-mqtt"), "node-mqtt")
+@pytest.mark.parametrize("transport", ["mqtt", "amqp"])
+def test_sent_on_a_port_of_its_own_and_read_over_amqp(hub: HubProcess, transport: str) -> None:
+    send(hub, transport, f"node-{transport}")
+    check(node(hub, "receive.js", "amqp", str(DEVICES * EACH), f"node-{transport}"), f"node-{transport}")
 
 
-def test_websocket_read_over_websocket(https_443: HubProcess) -> None:
-    send(https_443, "mqtt-ws", "node-ws")
-    check(node(https_443, "receive.js", "amqp-ws", str(DEVICES * EACH), "node-ws"), "node-ws")
+@pytest.mark.parametrize("transport", ["mqtt-ws", "amqp-ws"])
+def test_sent_and_read_over_websocket(https_443: HubProcess, transport: str) -> None:
+    run = f"node-{transport}"
+    send(https_443, transport, run)
+    check(node(https_443, "receive.js", "amqp-ws", str(DEVICES * EACH), run), run)

@@ -173,7 +173,7 @@ def test_the_registry_manager(hub: HubProcess, manager: IoTHubRegistryManager) -
         assert caught.value.response.json()["Message"].startswith(f"ErrorCode:{error};")
 
 
-@pytest.mark.parametrize("transport", ["mqtt", "mqtt-ws"])
+@pytest.mark.parametrize("transport", ["mqtt", "mqtt-ws", "amqp", "amqp-ws"])
 def test_node_reads_reports_and_listens(https_443: HubProcess, manager: IoTHubRegistryManager, transport: str) -> None:
     hub, name = https_443, f"twin-node-{transport}"
     text = hub.device_connection_string(name, hub.add_device(name))

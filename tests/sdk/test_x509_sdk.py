@@ -126,9 +126,9 @@ def test_a_refused_python_device_hears_it_and_the_hub_tells_why(scene: Scene) ->
     assert answer["refusals"][0]["cause"] == "intermediate-missing"
 
 
-@pytest.mark.parametrize("transport", ["mqtt", "mqtt-ws"])
+@pytest.mark.parametrize("transport", ["mqtt", "mqtt-ws", "amqp", "amqp-ws"])
 def test_node_devices_and_modules(scene: Scene, transport: str) -> None:
-    require_443(scene.hub, transport == "mqtt-ws")
+    require_443(scene.hub, transport.endswith("-ws"))
     device = f"node-{scene.name}"
     thumb = scene.make.issue("any", None)
     scene.registry.create_device_with_certificate_authority(device, "enabled")

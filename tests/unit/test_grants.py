@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from muster.core.amqp_limits import AMQP_TOKENS
 from muster.core.errors import TOO_MANY_TOKENS, HubError
-from muster.core.limits import AMQP_TOKENS
 from muster.heads.grants import Grants, scope_of
 from muster.identity.verdict import Right, Verdict
 from muster.testing.clock import VirtualAmbient

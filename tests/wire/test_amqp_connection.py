@@ -214,7 +214,7 @@ def test_what_breaks_the_connection(data: bytes) -> None:
         (frame(transfer(5)), "amqp:session:unattached-handle"),
         (frame(Detach(5)), "amqp:session:unattached-handle"),
         (frame(receiver(0)) + frame(transfer(0)), "amqp:session:errant-link"),
-        (frame(receiver(256)), "amqp:resource-limit-exceeded"),
+        (frame(receiver(1024)), "amqp:resource-limit-exceeded"),
     ],
 )
 def test_what_breaks_the_session(data: bytes, condition: str) -> None:

@@ -90,7 +90,7 @@ def test_bulk_and_single_sending_reach_the_client_alike(
 ) -> None:
     results = []
     for bulk in (True, False):
-        limits = Limits(links_per_session=400)
+        limits = Limits(links=400)
         peer = Peer.opened(remote=Open("c", max_frame_size=frame_size), limits=limits)
         peer.send(frame(receiver(handle, name="r")), frame(credit(handle, 100)))
         peer.said()

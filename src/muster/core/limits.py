@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.core import (
+    amqp_limits,
     certificate_limits,
     provisioning_limits,
     query_limits,
@@ -320,62 +321,6 @@ CONSUMER_READERS = Limit(
     "service.md 4.4",
     "Per consumer group and partition, as Event Hubs has it.",
 )
-AMQP_FRAME_BYTES = Limit(
-    "AMQP frame",
-    65_536,
-    65_536,
-    "bytes",
-    "clients.md 4",
-    "What most clients offer too; bounds what an unfinished frame may cost.",
-)
-AMQP_OPENING_BYTES = Limit(
-    "AMQP before open",
-    16_384,
-    16_384,
-    "bytes",
-    "own choice",
-    "SASL with the longest token and the open; before it is judged a connection costs no more.",
-)
-AMQP_SESSIONS = Limit(
-    "AMQP sessions",
-    256,
-    256,
-    "sessions per connection",
-    "own choice",
-    "Node opens one for each link; multiplexing clients one for each device.",
-)
-AMQP_LINKS = Limit(
-    "AMQP links",
-    1024,
-    1024,
-    "links per connection",
-    "own choice",
-    "All partitions through several consumer groups, and room to spare.",
-)
-AMQP_IDLE = Limit(
-    "AMQP idle time-out",
-    240,
-    240,
-    "seconds",
-    "device.md 4.1",
-    "A connection that says nothing for so long is closed; clients send empty frames in time.",
-)
-AMQP_TOKENS = Limit(
-    "put-token audiences",
-    1024,
-    1024,
-    "audiences per connection",
-    "code 403005",
-    "Each is kept until it expires.",
-)
-AMQP_REQUEST_BYTES = Limit(
-    "request to $cbs or $management",
-    65_536,
-    65_536,
-    "bytes",
-    "own choice",
-    "A token with its properties.",
-)
 EVENTS_AT_ONCE = Limit(
     "events to one receiver in one go",
     512,
@@ -491,6 +436,7 @@ METHOD_HISTORY = Limit(
 )
 ALL: tuple[Limit, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Limit)),
+    *amqp_limits.ALL,
     *certificate_limits.ALL,
     *provisioning_limits.ALL,
     *query_limits.ALL,

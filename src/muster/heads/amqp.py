@@ -1,19 +1,29 @@
 """The AMQP head: one connection, whatever it is used for.
 
-It opens, authenticates (SASL PLAIN here, put-token in ``heads.cbs``), keeps the connection alive and hands
-each link to the role whose address it names. The same object serves TLS, WebSockets and plain TCP. Which hub is meant
-is known before the first token is judged or the first link is attached; from then on the connection is that hub's.
+It opens, authenticates (``heads.amqp_login``), keeps the connection alive and hands each link to the role whose
+address it names. The same object serves TLS, WebSockets and plain TCP. Which hub is meant is known before the first
+token is judged or the first link is attached; from then on the connection is that hub's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from muster.core.ambient import Ambient
+from muster.core.amqp_limits import (
+    AMQP_COMMANDS_IN_FLIGHT,
+    AMQP_FRAME_BYTES,
+    AMQP_IDLE,
+    AMQP_LINKS,
+    AMQP_OPENING_BYTES,
+    AMQP_SESSIONS,
+    AMQP_UNFINISHED_BYTES,
+    AMQP_UNPROVEN,
+)
 from muster.core.errors import (
     ADDRESS_NOT_FOUND,
     CONNECTION_CLOSED,
@@ -22,26 +32,21 @@ from muster.core.errors import (
     ErrorRow,
     HubError,
 )
-from muster.core.limits import (
-    AMQP_FRAME_BYTES,
-    AMQP_IDLE,
-    AMQP_LINKS,
-    AMQP_OPENING_BYTES,
-    AMQP_SESSIONS,
-    CONNECT_WAIT,
-)
+from muster.core.limits import CONNECT_WAIT
 from muster.dialect.amqp import address_host, address_path, to_error
+from muster.heads import amqp_login
 from muster.heads.amqp_links import LinkHandler, Role
 from muster.heads.cbs import Cbs
+from muster.heads.device_grants import DeviceGrants
 from muster.heads.grants import Grants, Scope, scope_of
 from muster.heads.hubs import HubDirectory, server_name
 from muster.heads.tls import describe_peer
-from muster.identity.authenticator import Authenticator, ServiceAttempt
+from muster.identity.authenticator import Authenticator
 from muster.identity.breaches import breach
 from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
 from muster.identity.sas import resource_hosts
-from muster.identity.verdict import Right, Verdict
+from muster.identity.verdict import Verdict
 from muster.wire.amqp.connection import Connection, State
 from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.events import (
@@ -56,10 +61,10 @@ from muster.wire.amqp.events import (
     SaslStarted,
 )
 from muster.wire.amqp.events import Outcome as DeliveryOutcome
-from muster.wire.amqp.link import Link, SendingLink
+from muster.wire.amqp.link import Link, LinkState, SendingLink
 from muster.wire.amqp.performatives import Error, Source, Target
 from muster.wire.amqp.sasl import MECHANISMS, parse_plain
-from muster.wire.amqp.session import Limits
+from muster.wire.amqp.session import Limits, Session
 
 log = logging.getLogger("muster.amqp")
 
@@ -69,6 +74,10 @@ _LIMITS = Limits(
     max_frame_size=AMQP_FRAME_BYTES.open,
     sessions=AMQP_SESSIONS.open,
     links=AMQP_LINKS.open,
+    unproven_sessions=AMQP_UNPROVEN.open,
+    unproven_links=AMQP_UNPROVEN.open,
+    tracked_deliveries=AMQP_LINKS.open * AMQP_COMMANDS_IN_FLIGHT.open,
+    unfinished_bytes=AMQP_UNFINISHED_BYTES.open,
     before_open=AMQP_OPENING_BYTES.open,
     idle_time_out=AMQP_IDLE.open * 1000,
 )
@@ -108,8 +117,9 @@ class AmqpConnection:
     """The protocol object of one connection."""
 
     __slots__ = (
-        "_beat", "_closing", "_deadline", "_engine", "_handlers", "_heard", "_interval", "_settled", "_silent",
-        "_spoke", "_transport", "grants", "head", "host", "hub", "nodes", "peer", "transport_name", "writable",
+        "_beat", "_deadline", "_engine", "_handlers", "_heard", "_held", "_interval", "_settled", "_silent", "_spoke",
+        "_tasks", "closing", "device_grants", "grants", "head", "host", "hub", "nodes", "peer", "transport",
+        "transport_name", "writable",
     )  # fmt: skip
 
     def __init__(self, head: AmqpHead) -> None:
@@ -117,15 +127,19 @@ class AmqpConnection:
         self.hub = head.hubs.first
         """Whose connection it is, see ``choose_hub``."""
         self.grants = Grants(head.ambient, self._check_links)
+        self.device_grants = DeviceGrants(head.ambient)
         self.host = ""
         self.nodes: dict[str, Any] = {}
-        """Request nodes of this connection, by address; kept by ``heads.requests``."""
+        """What roles keep for this connection, by a name of theirs: request nodes by address, a gateway's devices."""
         self.peer = self.transport_name = ""
         self.writable = True
         self._engine = Connection(head.container_id, _LIMITS)
         self._handlers: dict[Link, LinkHandler] = {}
-        self._transport: Any = None
-        self._closing = False
+        self.transport: Any = None
+        self.closing = False
+        """Nothing that is said or awaited matters any longer."""
+        self._held = False
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._deadline: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._interval = 0.0
@@ -135,16 +149,18 @@ class AmqpConnection:
     # --- called by the transport
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self.transport = transport
         self.peer = describe_peer(transport)
         self.transport_name = "amqp-ws" if transport.get_extra_info("websocket") else "amqp"
         self.head.connections.add(self)
         self._deadline = self.head.loop.call_later(CONNECT_WAIT.open, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
-        self._heard = True
+        if not self.closing:
+            self._heard = True
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         try:
             events = self._engine.receive_data(data)
             while events:
@@ -162,13 +178,16 @@ class AmqpConnection:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
+        self.closing = True
         self.writable = False
         for timer in (self._deadline, self._beat):
             if timer is not None:
                 timer.cancel()
         self.head.connections.discard(self)
+        for task in self._tasks:
+            task.cancel()
         self.grants.clear()
+        self.device_grants.clear()
         handlers, self._handlers = self._handlers, {}
         for handler in handlers.values():
             handler.detached()
@@ -176,24 +195,62 @@ class AmqpConnection:
 
     def pause_writing(self) -> None:
         self.writable = False
-        self._transport.pause_reading()
+        self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._closing:
+        if self.closing:
             return
         self.writable = True
-        self._transport.resume_reading()
+        self._read_on()
         for handler in tuple(self._handlers.values()):
             handler.writable()
 
+    def _read_on(self) -> None:
+        if self.writable and not (self._held or self.closing):
+            self.transport.resume_reading()
+
     # --- for roles
+
+    def hold(self) -> None:
+        """Read nothing more until ``read_on``: the disk has to catch up."""
+        if not self._held and not self.closing:
+            self._held = True
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again what ``hold`` held back."""
+        self._held = False
+        self._read_on()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` as long as the connection lasts, then send what it had said."""
+        task = self.head.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ran)
+        return task
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.error("cannot serve the connection from %s", self.peer, exc_info=error)
+            self.end(HubError(SERVER_ERROR))
+        self.flush()
+
+    def proven(self) -> None:
+        """The client is somebody: it may have more, and takes as long as it likes."""
+        self._engine.prove()
+        if self._deadline is not None and self._engine.state is State.OPENED:
+            self._deadline.cancel()
+            self._deadline = None
 
     def flush(self) -> None:
         """Send what the engine has to say."""
         data = self._engine.data_to_send()
-        if data and self._transport is not None:
+        if data and self.transport is not None:
             self._spoke = True
-            self._transport.write(data)
+            self.transport.write(data)
 
     def choose_hub(self, *hosts: str, entity: str = "") -> None:
         """Turn to the hub that the client means, unless something is granted or attached already.
@@ -202,55 +259,47 @@ class AmqpConnection:
         the first segment of a path, perhaps an Event Hub's name.
         """
         hubs = self.head.hubs
-        if not (hubs.alone or self._settled or self.grants):
-            self.hub = hubs.find(*hosts, self.host, server_name(self._transport), entity=entity)
+        if not (hubs.alone or self._settled or self.grants or self.device_grants):
+            self.hub = hubs.find(*hosts, self.host, server_name(self.transport), entity=entity)
 
     def require(self, scope: Scope | None) -> None:
         """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope`` (``None``: there is any)."""
         if not (self.grants if scope is None else self.grants.covers(scope)):
             wanted = "the hub" if scope is None else "/".join(scope)
-            kept = self._keep("link-scope", f"a token for {shown(wanted)} or what is above it", self.grants.described())
+            kept = self.keep("link-scope", f"a token for {shown(wanted)} or what is above it", self.grants.described())
             raise HubError(UNAUTHORIZED, f"There is no token for '{shown(wanted)}'.", tracking_id=kept)
 
-    def authenticate(self, token: str, audience: tuple[str, ...], *, user: str = "") -> Verdict:
-        """Judge a service's token for ``audience``; if it is allowed, what that covers may be used from now on.
-
-        Raises ``HubError`` 403005 when there are too many.
-        """
-        verdict = self.hub.authenticator.service(
-            ServiceAttempt(
-                transport=self.transport_name,
-                peer=self.peer,
-                host=self.host,
-                token=token,
-                required=Right.SERVICE_CONNECT,
-                resource="/".join(audience),
-                text_key=True,
-                user=user,
-            )
-        )
-        if verdict.allowed:
-            self.grants.add(scope_of(audience), verdict)
-            if self._deadline is not None and self._engine.state is State.OPENED:
-                self._deadline.cancel()
-                self._deadline = None
-        return verdict
-
     def detach(self, link: Link, problem: HubError | Error) -> None:
-        """Detach ``link`` with ``problem`` and forget its handler."""
-        link.detach(problem if isinstance(problem, Error) else to_error(problem))
+        """Detach ``link`` with ``problem``, or refuse it if it was not answered yet, and forget its handler."""
+        error = problem if isinstance(problem, Error) else to_error(problem)
+        if link.state is LinkState.ATTACHING:
+            link.refuse(error)
+        else:
+            link.detach(error)
         self._forget(link)
         self.flush()
 
+    def end_session(self, session: Session, problem: HubError) -> None:
+        """End an AMQP session, and with it its links, with ``problem``."""
+        for event in self._engine.end_session(session, to_error(problem)):
+            _ANSWERS[type(event)](self, event)
+        self.flush()
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+        self.closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
     def end(self, problem: HubError) -> None:
         """Close the connection with ``problem``."""
-        if self._closing:
+        if self.closing:
             return
-        self._closing = True
+        self.closing = True
         self._engine.close(to_error(problem))
         self.flush()
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
 
     # --- events
 
@@ -261,11 +310,24 @@ class AmqpConnection:
             try:
                 plain = parse_plain(event.response)
             except AmqpDecodeError as error:
-                self._keep("sasl", "user and token", str(error))
+                self.keep("sasl", "user and token", str(error))
                 accepted = False
             else:
                 self.choose_hub(*resource_hosts(plain.password))
-                accepted = self.authenticate(plain.password, (), user=plain.user).allowed
+                verdict = amqp_login.plain(self, plain)
+                if not isinstance(verdict, Verdict):
+                    self.run(self._plain(verdict))
+                    return
+                accepted = verdict.allowed
+        self._sasl_decided(accepted)
+
+    async def _plain(self, judge: Callable[[], Awaitable[Verdict]]) -> None:
+        verdict = await judge()
+        if not self.closing:
+            self._sasl_decided(verdict.allowed)
+            self._take(b"")
+
+    def _sasl_decided(self, accepted: bool) -> None:
         self._engine.sasl_outcome(accepted)
         if not accepted:
             self._hang_up()
@@ -276,7 +338,7 @@ class AmqpConnection:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if not self.grants:
+        if not (self.grants or self.device_grants):
             self._deadline = self.head.loop.call_later(CONNECT_WAIT.open, self._unauthenticated)
         wanted = event.open.idle_time_out
         self._interval = AMQP_IDLE.open / _BEATS_UNTIL_IDLE
@@ -339,9 +401,9 @@ class AmqpConnection:
             handler.detached()
 
     def _hang_up(self) -> None:
-        self._closing = True
+        self.closing = True
         self.flush()
-        self._transport.close()
+        self.transport.close()
 
     def _check_links(self) -> None:
         """A token ran out: what no other covers ends (service.md 3.2)."""
@@ -350,11 +412,11 @@ class AmqpConnection:
                 self.detach(link, HubError(UNAUTHORIZED, "The token for this link has expired."))
 
     def _too_slow(self) -> None:
-        self._keep("connect-wait", f"AMQP open within {CONNECT_WAIT.open} s", "nothing")
-        self._transport.close()
+        self.keep("connect-wait", f"AMQP open within {CONNECT_WAIT.open} s", "nothing")
+        self.transport.close()
 
     def _unauthenticated(self) -> None:
-        kept = self._keep("connect-wait", f"a token within {CONNECT_WAIT.open} s of open", "none")
+        kept = self.keep("connect-wait", f"a token within {CONNECT_WAIT.open} s of open", "none")
         self.end(HubError(UNAUTHORIZED, "No token was put to $cbs in time.", tracking_id=kept))
 
     def _on_beat(self) -> None:
@@ -372,7 +434,7 @@ class AmqpConnection:
         self._spoke = False
         self._beat = self.head.loop.call_later(self._interval, self._on_beat)
 
-    def _keep(self, name: str, expected: str, seen: str) -> str:
+    def keep(self, name: str, expected: str, seen: str) -> str:
         """Keep that the client broke the rule ``name`` (``identity.causes.BREACHES``); the tracking id."""
         verdict = breach(
             self.head.ambient, name, UNAUTHORIZED, transport=self.transport_name, peer=self.peer, expected=expected,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from muster.core.errors import HubError
 from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
+from muster.heads import amqp_login
 from muster.heads.amqp_links import LinkHandler
-from muster.heads.requests import RequestNode, node_of
+from muster.heads.requests import Later, RequestNode, node_of
 from muster.identity.sas import resource_hosts
+from muster.identity.verdict import Verdict
 from muster.wire.amqp.link import Link
 from muster.wire.amqp.message import Message
 
@@ -24,18 +27,34 @@ class Cbs:
         """See ``heads.amqp_links.Role``."""
         if not same_words(path, CBS):
             return None
-        return node_of(connection, CBS, lambda: RequestNode(partial(_put_token, connection), None)).attach(link)
+        answer = partial(_put_token, connection)
+        return node_of(connection, CBS, lambda: RequestNode(connection, answer, None)).attach(link)
 
 
-def _put_token(connection: AmqpConnection, request: Message) -> Message:
+def _put_token(connection: AmqpConnection, request: Message) -> Message | Later:
     try:
         asked = parse_put_token(request, connection.head.hubs.knows)
         entity = asked.audience[0] if asked.audience else ""
         connection.choose_hub(*resource_hosts(asked.token), asked.host, entity=entity)
-        verdict = connection.authenticate(asked.token, asked.audience)
+        verdict = amqp_login.put_token(connection, asked)
     except HubError as problem:
-        return status_reply(request, problem.row.status, problem.message, value=None)
+        return _refusal(request, problem)
+    return _answer(request, verdict) if isinstance(verdict, Verdict) else partial(_awaited, request, verdict)
+
+
+async def _awaited(request: Message, judge: Callable[[], Awaitable[Verdict]]) -> Message:
+    try:
+        return _answer(request, await judge())
+    except HubError as problem:
+        return _refusal(request, problem)
+
+
+def _answer(request: Message, verdict: Verdict) -> Message:
     if verdict.error is not None:
         description = f"{verdict.error.cause} TrackingId:{verdict.tracking_id}"
         return status_reply(request, verdict.error.status, description, value=None)
     return status_reply(request, 200, "OK", value=None)
+
+
+def _refusal(request: Message, problem: HubError) -> Message:
+    return status_reply(request, problem.row.status, problem.message, value=None)

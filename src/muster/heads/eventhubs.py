@@ -71,7 +71,7 @@ class EventHub:
         if same_words(path, MANAGEMENT) or same_words(path, entity, MANAGEMENT):
             connection.require(None if len(path) == 1 else scope_of(path))
             answer = partial(self._management.answer, connection.grants)
-            return node_of(connection, MANAGEMENT, lambda: RequestNode(answer, None)).attach(link)
+            return node_of(connection, MANAGEMENT, lambda: RequestNode(connection, answer, None)).attach(link)
         if isinstance(link, SendingLink):
             if scope_of(path[:2]) == EVENTS:
                 return self._redirect(connection, link, path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from muster.core.ambient import Ambient, Timer
+from muster.core.amqp_limits import AMQP_TOKENS
 from muster.core.errors import TOO_MANY_TOKENS, HubError
-from muster.core.limits import AMQP_TOKENS
 from muster.identity.verdict import Verdict
 
 Scope = tuple[str, ...]
@@ -42,6 +42,10 @@ class Grants:
     def covers(self, scope: Scope) -> bool:
         """Whether something that is still good covers ``scope``."""
         return any(scope[:length] in self._held for length in range(len(scope) + 1))
+
+    def holds(self, scope: Scope) -> bool:
+        """Whether there is a grant for just this scope."""
+        return scope in self._held
 
     def described(self) -> str:
         """What there is, for a verdict."""

@@ -41,9 +41,10 @@ from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads import mqtt_methods
+from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt_commands import COMMANDS, CommandDelivery
-from muster.heads.mqtt_connect import MqttServices, judge
+from muster.heads.mqtt_connect import judge
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
@@ -86,7 +87,7 @@ class MqttConnection:
         "_transport_name", "_twins", "_unread", "_will",
     )  # fmt: skip
 
-    def __init__(self, hubs: HubDirectory[MqttServices], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> None:
         self._hubs = hubs
         self._services = hubs.first  # until the user name tells
         self._loop = loop

@@ -1,47 +1,26 @@
-"""What an MQTT connection needs of the rest of the hub, and how its CONNECT becomes an attempt that is judged."""
+"""How an MQTT connection's CONNECT becomes an attempt that is judged."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from muster.core.ambient import Ambient, pause
+from muster.core.ambient import pause
 from muster.core.errors import HubError
 from muster.core.meters import Meters
 from muster.core.throttle_errors import QUOTA_EXCEEDED
 from muster.core.throttles import CONNECTIONS
 from muster.dialect.mqtt import Login
 from muster.heads.client_certificates import tls_credential
+from muster.heads.device_services import DeviceServices
 from muster.heads.tls import describe_peer
-from muster.identity.authenticator import Authenticator, DeviceAttempt
+from muster.identity.authenticator import DeviceAttempt
 from muster.identity.breaches import breach
 from muster.identity.model import IdentityKey
-from muster.identity.refusals import Refusals
 from muster.identity.verdict import Verdict
-from muster.messages.commands import Commands
-from muster.messages.methods import Methods
-from muster.messages.telemetry import Telemetry
-from muster.sessions.table import SessionTable
-from muster.twins.service import Twins
 from muster.wire.mqtt.packets import Connect
 
 
-@dataclass(frozen=True, slots=True)
-class MqttServices:
-    """The rest of the hub, as far as MQTT knows it."""
-
-    authenticator: Authenticator
-    sessions: SessionTable
-    telemetry: Telemetry
-    refusals: Refusals
-    ambient: Ambient
-    twins: Twins
-    methods: Methods
-    commands: Commands
-    meters: Meters
-
-
-async def judge(services: MqttServices, packet: Connect, login: Login, transport: Any, name: str) -> Verdict:
+async def judge(services: DeviceServices, packet: Connect, login: Login, transport: Any, name: str) -> Verdict:
     """The verdict on a CONNECT that came over ``transport``, a transport of kind ``name``.
 
     The twin is told of the model that it announces. Above the rate of new connections the verdict comes late.
@@ -78,7 +57,7 @@ def _let_in(meters: Meters, key: IdentityKey) -> float:
     return meters.shape(CONNECTIONS, key.device_id)
 
 
-def _refused(services: MqttServices, attempt: DeviceAttempt, error: HubError) -> Verdict:
+def _refused(services: DeviceServices, attempt: DeviceAttempt, error: HubError) -> Verdict:
     quota = error.row is QUOTA_EXCEEDED
     verdict = breach(
         services.ambient, "quota" if quota else "throttle", error.row, transport=attempt.transport, peer=attempt.peer,

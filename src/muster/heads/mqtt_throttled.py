@@ -18,15 +18,15 @@ from muster.core.throttle_errors import QUOTA_EXCEEDED
 from muster.core.throttles import TELEMETRY
 from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
+from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
-from muster.heads.mqtt_connect import MqttServices
 from muster.wire.mqtt.packets import Packet, Publish
 
 _NOT_TELEMETRY = (TWIN_TOPICS, ANSWERS)
 
 
-def connection_maker(hubs: HubDirectory[MqttServices], loop: asyncio.AbstractEventLoop) -> partial[MqttConnection]:
+def connection_maker(hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> partial[MqttConnection]:
     """What makes connections: where the first of the hubs is not throttled, and so none, they do not know of it."""
     kind = MqttConnection if hubs.first.meters.plan is None else ThrottledMqttConnection
     return partial(kind, hubs, loop)
@@ -37,7 +37,7 @@ class ThrottledMqttConnection(MqttConnection):
 
     __slots__ = ("_turn", "_waiting")
 
-    def __init__(self, hubs: HubDirectory[MqttServices], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(hubs, loop)
         self._waiting: list[Packet] = []
         """The first has its turn when ``_turn`` comes; the others will be looked at then."""

@@ -14,7 +14,7 @@ from muster.dialect.json_body import parse_json
 from muster.dialect.mqtt import SubscriptionKind
 from muster.dialect.mqtt_twins import TwinRequest, desired_topic, parse_twin_topic, response_topic
 from muster.dialect.twin_bodies import desired_patch, device_error, device_twin
-from muster.heads.mqtt_connect import MqttServices
+from muster.heads.device_services import DeviceServices
 from muster.identity.model import IdentityKey
 from muster.twins.document import Content
 from muster.wire.mqtt.packets import Publish
@@ -48,7 +48,7 @@ class TwinRequests:
     __slots__ = ("_ambient", "_key", "_loop", "_meters", "_patches", "_publisher", "_tasks", "_twins")
 
     def __init__(
-        self, services: MqttServices, key: IdentityKey, publisher: Publisher, loop: asyncio.AbstractEventLoop
+        self, services: DeviceServices, key: IdentityKey, publisher: Publisher, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._twins = services.twins
         self._ambient = services.ambient

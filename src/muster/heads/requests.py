@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from muster.core.amqp_limits import AMQP_REQUEST_BYTES
 from muster.core.errors import HubError
-from muster.core.limits import AMQP_REQUEST_BYTES
 from muster.dialect.amqp import to_error
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.grants import Scope
@@ -27,18 +27,26 @@ _REQUESTS = 16
 """Requests that a client may have under way on a link; no credit is given for more until answers have gone out."""
 
 
+Later = Callable[[], Awaitable[Message]]
+"""How to come to a reply that has to be awaited."""
+Answer = Callable[[Message], Message | Later]
+
+
 class RequestNode:
     """The links of one node on one connection.
 
-    ``answer`` turns a request into its reply; a ``HubError`` from it rejects the request's delivery.
+    ``answer`` turns a request into its reply, which may have to be awaited; a ``HubError`` from it rejects the
+    request's delivery.
     """
 
-    def __init__(self, answer: Callable[[Message], Message], scope: Scope | None) -> None:
+    def __init__(self, connection: AmqpConnection, answer: Answer, scope: Scope | None) -> None:
+        self._connection = connection
         self._answer = answer
         self._scope = scope
         self._requests: list[_RequestLink] = []
         self._replies: list[_ReplyLink] = []
         self._sent = 0
+        self._awaited = 0
 
     def attach(self, link: Link) -> LinkHandler:
         """Accept ``link``, of either direction."""
@@ -56,7 +64,7 @@ class RequestNode:
 
     def replenish(self) -> None:
         """Give credit anew where it runs low, unless too many answers wait to be fetched."""
-        if sum(len(reply.waiting) for reply in self._replies) < _REQUESTS:
+        if self._awaited + sum(len(reply.waiting) for reply in self._replies) < _REQUESTS:
             for request in self._requests:
                 if request.link.credit <= _REQUESTS // 2:
                     request.link.grant(_REQUESTS)
@@ -72,10 +80,21 @@ class RequestNode:
         except HubError as problem:
             outcome = Rejected(to_error(problem))
         else:
-            self._reply(link, request, reply)
+            if isinstance(reply, Message):
+                self._reply(link, request, reply)
+            else:
+                self._awaited += 1
+                self._connection.run(self._reply_later(link, request, reply))
         if not event.settled:
             link.dispose(event.delivery_id, outcome)
         self.replenish()
+
+    async def _reply_later(self, link: ReceivingLink, request: Message, reply: Later) -> None:
+        try:
+            self._reply(link, request, await reply())
+        finally:
+            self._awaited -= 1
+            self.replenish()
 
     def _reply(self, link: ReceivingLink, request: Message, reply: Message) -> None:
         wanted = None if request.properties is None else request.properties.reply_to

@@ -77,8 +77,11 @@ def check_authentication(exam: Examination, credential: Credential, identity: Id
         )  # fmt: skip
 
 
-def check_connection(exam: Examination, attempt: DeviceAttempt) -> None:
-    """MQTT's client id and api-version (device.md 3.1)."""
+def check_connection(exam: Examination, hub: Hub, attempt: DeviceAttempt) -> None:
+    """MQTT's client id and api-version (device.md 3.1); the hub in the user name of AMQP's SASL PLAIN (4.1)."""
+    if attempt.user_hub is not None:
+        expected = f"{shown(str(attempt.key))}@sas.{hub.name}"
+        _check_user_hub(exam, hub, attempt.user_hub, DEVICE_UNAUTHORIZED, expected=expected, seen=attempt.user_hub)
     if attempt.client_id is not None:
         if attempt.client_id == str(attempt.key):
             exam.passed("client-id", "the id in the user name", "the same")
@@ -119,14 +122,18 @@ def check_user(exam: Examination, hub: Hub, user: str, token: SasToken) -> None:
     """SASL PLAIN's user name: ``{policy}@sas.root.{hub name}``, the part after ``@`` in any case (service.md 3.1)."""
     policy, _, place = user.partition("@")
     root = place.lower().removeprefix("sas.root.")
-    if policy == token.policy and place.lower().startswith("sas.root.") and root:
-        # A client that knows the hub by its address cuts that at the first dot too.
-        names = {hub.name} | {hub_name(host) for host in hub.hosts} | {host.partition(".")[0] for host in hub.hosts}
-        if hub_name(root) in names:
-            exam.passed("user", "the policy and the hub of the token", "the same")
-            return
+    named = root if policy == token.policy and place.lower().startswith("sas.root.") else ""
     expected = f"{shown(token.policy or '<policy>')}@sas.root.{hub.name}"
-    exam.failed("user", "user-mismatch", UNAUTHORIZED, expected=expected, seen=shown(user))
+    _check_user_hub(exam, hub, named, UNAUTHORIZED, expected=expected, seen=user)
+
+
+def _check_user_hub(exam: Examination, hub: Hub, named: str, error: ErrorRow, *, expected: str, seen: str) -> None:
+    """Whether a user name calls the hub ``named``. A client that knows it by its address cuts that at the first dot."""
+    names = {hub.name} | {hub_name(host) for host in hub.hosts} | {host.partition(".")[0] for host in hub.hosts}
+    if named and hub_name(named) in names:
+        exam.passed("user", "who and which hub the token is for", "the same")
+        return
+    exam.failed("user", "user-mismatch", error, expected=expected, seen=shown(seen))
 
 
 def check_switches(

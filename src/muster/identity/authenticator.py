@@ -74,7 +74,7 @@ class DeviceAttempt:
     key; they count only when no token came. ``tls_version`` is that of the handshake (``TLSv1.3``).
     ``target`` is whose methods it wants to call, ``None`` where it speaks for itself only.
     ``api_version`` and ``client_id`` are ``None`` where the transport has none; over MQTT a missing
-    api-version is a mistake.
+    api-version is a mistake. ``user_hub`` is what SASL PLAIN's user name calls the hub, ``None`` without one.
     """
 
     transport: str
@@ -87,6 +87,7 @@ class DeviceAttempt:
     certificates: Sequence[bytes] = field(default=(), repr=False)
     tls_version: str = ""
     target: IdentityKey | None = None
+    user_hub: str | None = None
 
 
 @value(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ class Authenticator:
                 )
             check_expiry(exam, token, now, DEVICE_UNAUTHORIZED, self._skew)
             check_switches(exam, self._hub, token, DEVICE_UNAUTHORIZED, key)
-        check_connection(exam, attempt)
+        check_connection(exam, self._hub, attempt)
         await self._check_target(exam, attempt, device)
         if policy is not None:
             auth_method = AUTH_METHOD_HUB
@@ -228,7 +229,7 @@ class Authenticator:
                     exam, question.seen, fail_closed=authority is None or authority.rules.fail_closed
                 )
                 believed = question.believed
-            check_connection(exam, attempt)
+            check_connection(exam, self._hub, attempt)
             await self._check_target(exam, attempt, device)
             break
         return self._verdict(

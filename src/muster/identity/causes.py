@@ -205,7 +205,8 @@ POLICY = (
     Cause(
         "user-mismatch",
         "The SASL user name does not fit the token.",
-        "Log in as <policy>@sas.root.<hub name> with a token of that policy.",
+        "Log in as <policy>@sas.root.<hub name> with a token of that policy, as a device with its own as "
+        "<device id>@sas.<hub name>.",
     ),
 )
 

@@ -17,6 +17,9 @@ from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead, AmqpHub
+from muster.heads.amqp_links import Role
+from muster.heads.device_links import DeviceLinks
+from muster.heads.device_services import DeviceServices
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
@@ -33,7 +36,6 @@ from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.hubs import HubDirectory
 from muster.heads.listener import BACKLOG, TlsListener
-from muster.heads.mqtt_connect import MqttServices
 from muster.heads.mqtt_throttled import connection_maker
 from muster.heads.websocket import WebSocketTransport
 from muster.node.certificate import ServerCertificate
@@ -121,10 +123,11 @@ class Node:
         http = HttpServer(answer_by_hub(HubDirectory(app, hub.name, hub.hosts)), ambient.now)
         self._undo.append(http.close)
         events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
-        roles = [events, *parts.messaging.roles]
+        services = _device_services(base, parts)
+        roles: list[Role] = [DeviceLinks(services), events, *parts.messaging.roles]
         amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles)
         make_amqp = AmqpHead(HubDirectory(amqp_hub, hub.name, hub.hosts), ambient, loop)
-        make_mqtt = connection_maker(HubDirectory(_mqtt_services(base, parts), hub.name, hub.hosts), loop)
+        make_mqtt = connection_maker(HubDirectory(services, hub.name, hub.hosts), loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
         explain = HandshakeRefusals(HubDirectory(parts.refusals, hub.name, hub.hosts), ambient, certificate.covers)
@@ -246,8 +249,8 @@ def _flag(listener: str) -> str:
     return f"--{listener.replace('_', '-')}-port"
 
 
-def _mqtt_services(base: Foundation, parts: Parts) -> MqttServices:
-    return MqttServices(
+def _device_services(base: Foundation, parts: Parts) -> DeviceServices:
+    return DeviceServices(
         parts.authenticator, parts.sessions, parts.telemetry, parts.refusals, base.ambient, parts.twins, parts.methods,
         parts.messaging.commands, parts.meters,
     )  # fmt: skip

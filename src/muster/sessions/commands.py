@@ -69,10 +69,21 @@ class CommandSink(Protocol):
 class CommandFlow:
     """The commands of one session. ``pull`` when there is room again; nothing polls."""
 
-    __slots__ = ("_again", "_ambient", "_ended", "_held", "_holder", "_key", "_leave", "_sink", "_source", "_taking")
+    __slots__ = (
+        "_again", "_ambient", "_can_abandon", "_ended", "_held", "_holder", "_key", "_leave", "_sink", "_source",
+        "_taking", "when_idle",
+    )  # fmt: skip
 
-    def __init__(self, source: CommandSource, key: IdentityKey, sink: CommandSink, ambient: Ambient) -> None:
-        """Begins at once. What an earlier connection had in hand when the hub itself ended comes first."""
+    def __init__(
+        self, source: CommandSource, key: IdentityKey, sink: CommandSink, ambient: Ambient, *, can_abandon: bool = False
+    ) -> None:
+        """Begins at once. What an earlier connection had in hand when the hub itself ended comes first.
+
+        ``can_abandon``: the device has a word for giving a command back, so that to be cut off is no failed delivery.
+        """
+        self._can_abandon = can_abandon
+        self.when_idle: Callable[[], None] | None = None
+        """Called when what was asked for has come, and all that there was is delivered."""
         self._source = source
         self._key = key
         self._sink = sink
@@ -100,6 +111,11 @@ class CommandFlow:
             self._taking, self._again = True, False
             self._source.take(self._key, room, self._holder).add_done_callback(self._taken)
 
+    @property
+    def busy(self) -> bool:
+        """Whether commands are being taken at this moment."""
+        return self._taking
+
     def settle(self, number: int, token: UUID, how: Settlement) -> asyncio.Future[None]:
         """Settle the command ``number``, delivered with ``token``, and take further ones. Done once that is durable.
 
@@ -120,7 +136,7 @@ class CommandFlow:
         self._ended = True
         self._leave()
         for token, _ in self._held.values():
-            self._source.give_back(self._key, token, sent=True)
+            self._source.give_back(self._key, token, sent=not self._can_abandon)
 
     def _waiting(self) -> bool:
         try:
@@ -147,6 +163,8 @@ class CommandFlow:
                 self._sink.deliver(command)
         if found or self._again:
             self.pull()
+        if not self._taking and self.when_idle is not None:
+            self.when_idle()
 
     def _settled(self, future: asyncio.Future[None]) -> None:
         error = None if future.cancelled() else future.exception()

@@ -243,14 +243,23 @@ class SessionTable:
             for listener in self._when_taken:
                 listener(session.key)
 
-    def take_commands(self, session: Session, source: CommandSource) -> None:
-        """``session`` takes commands from ``source``, from now on or again: as many as its sink has room for."""
+    def take_commands(self, session: Session, source: CommandSource, *, can_abandon: bool = False) -> None:
+        """``session`` takes commands from ``source``, from now on or again: as many as its sink has room for.
+
+        ``can_abandon``: see ``CommandFlow``.
+        """
         if session.ended:
             return
         if session.commands is None:
-            session.commands = CommandFlow(source, session.key, session.sink, self._ambient)
+            session.commands = CommandFlow(source, session.key, session.sink, self._ambient, can_abandon=can_abandon)
         else:
             session.commands.pull()
+
+    def leave_commands(self, session: Session) -> None:
+        """``session`` takes no commands any more; what it has in hand goes back."""
+        if session.commands is not None:
+            session.commands.end()
+            session.commands = None
 
     def taker(self, key: IdentityKey, name: str) -> Session | None:
         """See ``messages.methods.MethodSessions``."""

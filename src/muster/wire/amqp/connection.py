@@ -223,6 +223,8 @@ class Connection:
             raise _ProtocolFault("a begin answers one that was never sent")
         if channel >= self._wire.limits.sessions:
             raise _ProtocolFault(f"channel {channel} is above the channel-max")
+        if len(self.sessions) >= self._wire.most_sessions:
+            raise _ProtocolFault(f"more than {self._wire.most_sessions} sessions before the client was authenticated")
         self._ended.discard(channel)
         self.sessions[channel] = Session(self._wire, channel, begin)
 
@@ -244,10 +246,17 @@ class Connection:
                 del self.sessions[channel]
 
     def _end_by_fault(self, session: Session, fault: SessionFault, events: list[Event]) -> None:
-        session.end(events)
-        session.write(End(fault.error))
-        self._ended.add(session.channel)
-        del self.sessions[session.channel]
+        events += self.end_session(session, fault.error)
+
+    def end_session(self, session: Session, error: Error) -> list[Event]:
+        """End ``session`` from this side, with its links; what became of these. What still comes on it is ignored."""
+        events: list[Event] = []
+        if self.sessions.get(session.channel) is session:
+            session.end(events)
+            session.write(End(error))
+            self._ended.add(session.channel)
+            del self.sessions[session.channel]
+        return events
 
     def _on_close(self, close: Close, events: list[Event]) -> None:
         self._end_sessions(events)
@@ -302,6 +311,11 @@ class Connection:
             self.state = State.CLOSING
         elif self.state is not State.CLOSING:
             self.state = State.CLOSED
+
+    def prove(self) -> None:
+        """The client is authenticated: it may have as many sessions and links as the limits say."""
+        limits = self._wire.limits
+        self._wire.most_sessions, self._wire.most_links = limits.sessions, limits.links
 
     def heartbeat(self) -> None:
         """Send an empty frame, so that the client does not think us gone."""

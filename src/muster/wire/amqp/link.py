@@ -118,6 +118,10 @@ class Link:
             self.session.write(Detach(self.handle, True, error))
             self.session.forget_deliveries(self)
             self.state = LinkState.DETACHING
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget what has come of a message that is not finished."""
 
     def _abort(self, condition: str, description: str, events: list[Event]) -> None:
         """Detach because the client broke a rule, and tell the user."""
@@ -188,9 +192,8 @@ class ReceivingLink(Link):
                 self._abort("amqp:link:transfer-limit-exceeded", "a message was sent without credit", events)
                 return
             first = self._first = transfer
-        self._size += len(payload)
-        if self.max_message_size and self._size > self.max_message_size:
-            self._drop()
+        if self.max_message_size and self._size + len(payload) > self.max_message_size:
+            self.drop()
             self._abort(
                 "amqp:link:message-size-exceeded",
                 f"a message is over the {self.max_message_size} bytes of the link's max-message-size",
@@ -199,12 +202,12 @@ class ReceivingLink(Link):
             return
         if transfer.more and not transfer.aborted:
             if payload:
-                self._parts.append(payload)
+                self._keep(payload, events)
             return
         if self._parts:
             self._parts.append(payload)
             payload = b"".join(self._parts)
-        self._drop()
+        self.drop()
         self.credit -= 1
         self.delivery_count = (self.delivery_count + 1) & MASK
         if not transfer.aborted:
@@ -215,10 +218,24 @@ class ReceivingLink(Link):
                 )
             )
 
-    def _drop(self) -> None:
+    def _keep(self, part: bytes, events: list[Event]) -> None:
+        """Keep a part of a message until the rest has come."""
+        wire = self.session.wire
+        if wire.unfinished + len(part) > wire.limits.unfinished_bytes:
+            self.drop()
+            self._abort("amqp:resource-limit-exceeded", "too many messages were begun and not finished", events)
+            return
+        wire.unfinished += len(part)
+        self._size += len(part)
+        self._parts.append(part)
+
+    def drop(self) -> None:
+        """See ``Link.drop``."""
         self._first = None
-        self._size = 0
-        self._parts = []
+        if self._size:
+            self.session.wire.unfinished -= self._size
+            self._size = 0
+            self._parts = []
 
 
 _TAILS = {True: b"\x43\x41\x42\x40\x40\x42\x42\x42", False: b"\x43\x42\x42\x40\x40\x42\x42\x42"}
@@ -228,11 +245,13 @@ _TAILS = {True: b"\x43\x41\x42\x40\x40\x42\x42\x42", False: b"\x43\x42\x42\x40\x
 class SendingLink(Link):
     """The end that sends. ``credit`` is what the client still takes; ``drain``: it wants it used up or given back."""
 
-    __slots__ = ("_bulk", "_head", "drain")
+    __slots__ = ("_bulk", "_head", "drain", "tracked")
 
     def __init__(self, session: Session, attach: Attach) -> None:
         super().__init__(session, attach)
         self.drain = False
+        self.tracked = 0
+        """Deliveries that await their outcome; kept by the session."""
         handle = encode_uint(self.handle)
         size = len(handle) + 18
         self._head = (
@@ -263,14 +282,16 @@ class SendingLink(Link):
             self.session.write_flow(self)
             self.drain = False
 
-    def send(self, payload: bytes, *, tag: bytes, settled: bool, message_format: int = 0) -> int | None:
+    def send(
+        self, payload: bytes, *, tag: bytes, settled: bool, message_format: int = 0, tracked: bool = True
+    ) -> int | None:
         """Send one message and return its delivery-id; ``None`` when it may not be sent now.
 
-        Unless ``settled`` the delivery is tracked: ``Outcome`` tells what became of it. The session tracks a bounded
-        number.
+        Unless ``settled`` the delivery is ``tracked``: ``Outcome`` tells what became of it. The session tracks a
+        bounded number; of others it answers outcomes by itself.
         """
         session = self.session
-        if self.ready <= 0 or (not settled and not session.track(self)):
+        if self.ready <= 0 or (tracked and not settled and not session.track(self)):
             return None
         delivery_id = session.next_delivery_id
         transfer = Transfer(self.handle, delivery_id, tag, message_format, settled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from struct import Struct
 from typing import Any, NamedTuple
 
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -25,6 +26,9 @@ from muster.wire.amqp.performatives import (
     encode_performative,
 )
 
+_ACCEPT = Struct(">IHH8sIBI8s")
+_ACCEPT_HEAD, _ACCEPT_TAIL = b"\x00\x53\x15\xc0\x14\x06\x41\x70", b"\x41\x00\x53\x24\xc0\x01\x00\x42"
+"""A disposition of the receiver, settled and accepted, around its first and last delivery id."""
 _HALF = 1 << 31
 _OUTGOING_WINDOW = 65_536
 
@@ -32,15 +36,19 @@ _OUTGOING_WINDOW = 65_536
 class Limits(NamedTuple):
     """What one connection may cost. ``before_open`` bounds all bytes up to and with the client's open.
 
+    Until ``Connection.prove`` was called it has ``unproven_sessions`` and ``unproven_links`` at most.
+    ``unfinished_bytes`` bounds all messages of which parts have come. ``tracked_deliveries`` are those of a session.
     ``idle_time_out`` (milliseconds) is announced; to enforce it is up to the user, who has a clock.
     """
 
     max_frame_size: int = 65_536
     sessions: int = 256
-    links_per_session: int = 256
     links: int = 1024
+    unproven_sessions: int = 256
+    unproven_links: int = 1024
     incoming_window: int = 2048
     tracked_deliveries: int = 2048
+    unfinished_bytes: int = 16_777_216
     before_open: int = 16_384
     idle_time_out: int | None = 240_000
 
@@ -48,11 +56,13 @@ class Limits(NamedTuple):
 class Wire:
     """What the sessions of a connection share: the bytes on their way out, and the sizes agreed."""
 
-    __slots__ = ("limits", "links", "max_frame_size", "parts")
+    __slots__ = ("limits", "links", "max_frame_size", "most_links", "most_sessions", "parts", "unfinished")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.links = 0
+        self.links = self.unfinished = 0
+        self.most_sessions = min(limits.unproven_sessions, limits.sessions)
+        self.most_links = min(limits.unproven_links, limits.links)
         self.max_frame_size = MIN_MAX_FRAME_SIZE
         self.parts: list[bytes] = []
 
@@ -73,13 +83,14 @@ class Session:
     """One session. Made by the connection, which passes it what comes on its channel."""
 
     __slots__ = (
-        "_backlog", "_incoming_left", "_past_handles", "_tracked", "channel", "links", "next_delivery_id",
-        "next_incoming_id", "next_outgoing_id", "remote_window", "wire",
+        "_backlog", "_incoming_left", "_names", "_past_handles", "_tracked", "channel", "ended", "links",
+        "next_delivery_id", "next_incoming_id", "next_outgoing_id", "remote_window", "wire",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, channel: int, begin: Begin) -> None:
         self.wire = wire
         self.channel = channel
+        self.ended = False
         self.links: dict[int, Link] = {}
         self.next_delivery_id = 0
         self.next_outgoing_id = 0
@@ -88,10 +99,9 @@ class Session:
         self._incoming_left = wire.limits.incoming_window
         self._backlog: deque[bytes] = deque()
         self._past_handles: set[int] = set()
+        self._names: dict[tuple[str, bool], Link] = {}
         self._tracked: dict[int, SendingLink] = {}
-        self.write(
-            Begin(channel, 0, self._incoming_left, _OUTGOING_WINDOW, handle_max=wire.limits.links_per_session - 1)
-        )
+        self.write(Begin(channel, 0, self._incoming_left, _OUTGOING_WINDOW, handle_max=wire.limits.links - 1))
 
     # --- towards the client
 
@@ -137,32 +147,52 @@ class Session:
             else:
                 self._backlog.append(frame)
 
+    def accept(self, first: int, last: int) -> None:
+        """Settle the deliveries ``first`` to ``last``, of whichever links, as accepted."""
+        self.wire.parts.append(
+            _ACCEPT.pack(_ACCEPT.size, 0x200, self.channel, _ACCEPT_HEAD, first, 0x70, last, _ACCEPT_TAIL)
+        )
+
     def track(self, link: SendingLink) -> bool:
         """Note that the delivery sent next on ``link`` awaits its outcome; false when too many do."""
-        if len(self._tracked) >= self.wire.limits.tracked_deliveries:
+        if self.room_to_track <= 0:
             return False
         self._tracked[self.next_delivery_id] = link
+        link.tracked += 1
         return True
+
+    @property
+    def room_to_track(self) -> int:
+        """How many further deliveries may await their outcome."""
+        return self.wire.limits.tracked_deliveries - len(self._tracked)
 
     def untrack(self, delivery_id: int) -> bool:
         """The delivery awaits its outcome no longer; whether it did."""
-        return self._tracked.pop(delivery_id, None) is not None
+        link = self._tracked.pop(delivery_id, None)
+        if link is not None:
+            link.tracked -= 1
+        return link is not None
 
     def forget_deliveries(self, link: Link) -> None:
         """Nothing that was sent on ``link`` awaits its outcome any longer."""
-        if any(other is link for other in self._tracked.values()):
+        if isinstance(link, SendingLink) and link.tracked:
+            link.tracked = 0
             self._tracked = {key: other for key, other in self._tracked.items() if other is not link}
 
     def release(self, link: Link) -> None:
         """``link`` is gone on both sides."""
         if self.links.pop(link.handle, None) is not None:
             self.wire.links -= 1
+            link.drop()
+        if self._names.get((link.name, link.role)) is link:
+            del self._names[link.name, link.role]
         self._past_handles.add(link.handle)
         self.forget_deliveries(link)
         link.state = LinkState.DETACHED
 
     def end(self, events: list[Event]) -> None:
         """All links go with the session."""
+        self.ended = True
         for link in list(self.links.values()):
             if link.state in LIVE:
                 events.append(LinkDetached(link, None))
@@ -173,8 +203,8 @@ class Session:
 
     def on_attach(self, attach: Attach, events: list[Event]) -> None:
         """A new link; an older one of the same name and direction in this session is pushed out."""
-        limits = self.wire.limits
-        if attach.handle >= limits.links_per_session or self.wire.links >= limits.links:
+        wire = self.wire
+        if attach.handle >= wire.limits.links or wire.links >= wire.most_links:
             raise SessionFault("amqp:resource-limit-exceeded", "there are too many links, or the handle is too high")
         if attach.handle in self.links:
             raise SessionFault("amqp:session:handle-in-use", f"handle {attach.handle} is attached already")
@@ -185,13 +215,14 @@ class Session:
             if attach.initial_delivery_count is None:
                 raise AmqpDecodeError("attach: a sender gives an initial-delivery-count")
             link = ReceivingLink(self, attach)
-        for other in self.links.values():
-            if other.name == link.name and other.role == link.role and other.state is LinkState.ATTACHED:
-                error = Error("amqp:link:stolen", "the link was attached again")
-                other.detach(error)
-                events.append(LinkDetached(other, error))
+        other = self._names.get((link.name, link.role))
+        if other is not None and other.state is LinkState.ATTACHED:
+            error = Error("amqp:link:stolen", "the link was attached again")
+            other.detach(error)
+            events.append(LinkDetached(other, error))
+        self._names[link.name, link.role] = link
         self.links[attach.handle] = link
-        self.wire.links += 1
+        wire.links += 1
         events.append(LinkAttached(link))
 
     def _link(self, handle: int) -> Link | None:
@@ -252,7 +283,7 @@ class Session:
         for key in known:
             events.append(Outcome(tracked[key], key, disposition.state, disposition.settled))
             if disposition.settled:
-                del tracked[key]
+                self.untrack(key)
         if not known and not disposition.settled:
             self.write(Disposition(SENDER, first, last, True, disposition.state))
 

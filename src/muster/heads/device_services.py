@@ -1,0 +1,30 @@
+"""What the heads that devices connect to need of the rest of the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muster.core.ambient import Ambient
+from muster.core.meters import Meters
+from muster.identity.authenticator import Authenticator
+from muster.identity.refusals import Refusals
+from muster.messages.commands import Commands
+from muster.messages.methods import Methods
+from muster.messages.telemetry import Telemetry
+from muster.sessions.table import SessionTable
+from muster.twins.service import Twins
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceServices:
+    """The rest of the hub, as far as a device has to do with it."""
+
+    authenticator: Authenticator
+    sessions: SessionTable
+    telemetry: Telemetry
+    refusals: Refusals
+    ambient: Ambient
+    twins: Twins
+    methods: Methods
+    commands: Commands
+    meters: Meters
