@@ -207,7 +207,8 @@ def test_node_sends_a_node_device_completes_and_node_reads_the_feedback(
         )  # fmt: skip
         assert json.loads(service.hear()) == {"sent": "m-first"}
         came = json.loads(device.hear())
-        assert came.pop("properties") == {"a b": "c&d=e+", "x": "y", "iothub-ack": "full"}, "the device SDK takes it so"
+        asked = {"iothub-ack": "full"} if of_device == "mqtt" else {}  # what the device SDK leaves among properties
+        assert came.pop("properties") == {"a b": "c&d=e+", "x": "y", **asked}
         assert came == {
             "body": "\u20ac", "messageId": "m-first", "correlationId": "c", "contentType": "text/plain",
             "contentEncoding": "utf-8", "userId": "", "to": "/devices/node/messages/devicebound",

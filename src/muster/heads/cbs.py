@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from muster.core.errors import HubError
+from muster.core.errors import UNAUTHORIZED, HubError
 from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
 from muster.heads import amqp_login
 from muster.heads.amqp_links import LinkHandler
@@ -52,7 +52,9 @@ async def _awaited(request: Message, judge: Callable[[], Awaitable[Verdict]]) ->
 def _answer(request: Message, verdict: Verdict) -> Message:
     if verdict.error is not None:
         description = f"{verdict.error.cause} TrackingId:{verdict.tracking_id}"
-        return status_reply(request, verdict.error.status, description, value=None)
+        # C# takes 403 for a limit and tries again.
+        status = 401 if verdict.error.condition == UNAUTHORIZED.condition else verdict.error.status
+        return status_reply(request, status, description, value=None)
     return status_reply(request, 200, "OK", value=None)
 
 
