@@ -12,11 +12,12 @@ from typing import Any
 
 import aiohttp
 from hub_rest import Answer, token
-from mqtt_hub import MqttHub, listening, mqtt_hub
+from mqtt_hub import MqttHub, device_services, listening, mqtt_hub
 from yarl import URL
 
 from muster.core.limits import Profile
 from muster.core.throttles import Plan, Quota
+from muster.dialect.device_http import APPLICATION
 from muster.heads.front import FrontProtocol
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import HttpServer
@@ -43,9 +44,10 @@ class DeviceHttpHub:
         self.session: aiohttp.ClientSession
 
     async def call(self, method: str, path: str, data: Any = None, query: str = API, **headers: str) -> Answer:
-        """One request; ``path`` and ``query`` stand as they are, ``_`` in names of headers means ``-``."""
+        """One request; ``path`` and ``query`` stand as they are. In names of headers ``_`` means ``-``,
+        but not in those of application properties."""
         url = URL(f"https://localhost:{self.port}{path}{'?' + query if query else ''}", encoded=True)
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        given = {name if APPLICATION in name else name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.request(
             method, url, data=data, headers=given, skip_auto_headers=("Content-Type",), ssl=self.trust
         ) as response:
@@ -99,14 +101,14 @@ class DeviceHttpHub:
 async def device_http_hub(
     directory: Path,
     profile: Profile = Profile.OPEN,
+    *,
     plan: Plan | None = None,
     quota: Quota | None = None,
+    faults: bool = False,
     more: Callable[[MqttHub], Sequence[Operation]] = lambda _: (),
 ) -> AsyncIterator[DeviceHttpHub]:
-    async with mqtt_hub(directory, plan=plan, quota=quota) as mqtt:
-        messages = DeviceMessageOperations(
-            mqtt.telemetry, mqtt.messaging.commands, mqtt.sessions, mqtt.ambient, profile=profile, meters=mqtt.meters
-        )
+    async with mqtt_hub(directory, plan=plan, quota=quota, faults=faults) as mqtt:
+        messages = DeviceMessageOperations(device_services(mqtt), profile)
         methods = MethodOperations(mqtt.methods, mqtt.ambient)
         operations = [*messages.table(), *methods.table(), *more(mqtt)]
         app = build_app(

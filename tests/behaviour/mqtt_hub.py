@@ -32,7 +32,7 @@ from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.hubs import HubDirectory
 from muster.heads.listener import TlsListener
 from muster.heads.mqtt import MqttConnection
-from muster.heads.mqtt_throttled import connection_maker
+from muster.heads.mqtt_kinds import connection_maker
 from muster.heads.tls import server_context
 from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
@@ -54,6 +54,7 @@ from muster.messages.telemetry import Telemetry
 from muster.node.fetch import fetch
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.settings import Settings
+from muster.sessions.faults import Faults
 from muster.sessions.grounds import CertificateGrounds
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
@@ -108,7 +109,7 @@ class HeldLog:
 class MqttHub:
     """A hub that speaks MQTT. Devices are registered on first use."""
 
-    def __init__(self, ambient: VirtualAmbient, ca_file: Path, meters: Meters) -> None:
+    def __init__(self, ambient: VirtualAmbient, ca_file: Path, meters: Meters, faults: Faults | None) -> None:
         self.ambient = ambient
         self.meters = meters
         self.ca_file = ca_file
@@ -130,6 +131,7 @@ class MqttHub:
         self.authorities: Authorities
         self.news: RevocationNews
         self.log: HeldLog
+        self.faults = faults
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
         """The hub's ends of all connections so far."""
@@ -234,16 +236,17 @@ def _telemetry(directory: Path, ambient: VirtualAmbient) -> tuple[HeldLog, Telem
 
 @contextlib.asynccontextmanager
 async def mqtt_hub(
-    directory: Path, events: Collection[Source] = (), plan: Plan | None = None, quota: Quota | None = None
-) -> AsyncIterator[MqttHub]:
-    """``plan``: what is enforced, with ``quota`` in the place of its own."""
+    directory: Path, events: Collection[Source] = (), plan: Plan | None = None, quota: Quota | None = None,
+    *, faults: bool = False,
+) -> AsyncIterator[MqttHub]:  # fmt: skip
+    """``plan``: what is enforced, with ``quota`` in the place of its own; ``faults``: clients may ask for such."""
     loop = asyncio.get_running_loop()
     system, ambient = SystemAmbient(loop), VirtualAmbient()
     authority = make_authority(system)
     issued = issue_server_certificate(authority, ["localhost"], system)
     for name, content in (("ca", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
         (directory / name).write_bytes(content)
-    hub = MqttHub(ambient, directory / "ca", meters_of(ambient, plan, quota))
+    hub = MqttHub(ambient, directory / "ca", meters_of(ambient, plan, quota), Faults(ambient) if faults else None)
 
     writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
@@ -298,7 +301,7 @@ def meters_of(ambient: VirtualAmbient, plan: Plan | None, quota: Quota | None = 
 
 
 def _connections(hub: MqttHub, loop: asyncio.AbstractEventLoop) -> Callable[[], MqttConnection]:
-    make_connection = connection_maker(HubDirectory(_services(hub)), loop)
+    make_connection = connection_maker(HubDirectory(device_services(hub)), loop)
 
     def make_mqtt() -> MqttConnection:
         hub.connections.append(make_connection())
@@ -308,13 +311,13 @@ def _connections(hub: MqttHub, loop: asyncio.AbstractEventLoop) -> Callable[[], 
 
 
 def _roles(hub: MqttHub) -> list[Role]:
-    return [DeviceLinks(_services(hub)), *hub.messaging.roles]
+    return [DeviceLinks(device_services(hub)), *hub.messaging.roles]
 
 
-def _services(hub: MqttHub) -> DeviceServices:
+def device_services(hub: MqttHub) -> DeviceServices:
     return DeviceServices(
         hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, hub.ambient, hub.twins, hub.methods,
-        hub.messaging.commands, hub.meters,
+        hub.messaging.commands, hub.meters, hub.faults,
     )  # fmt: skip
 
 

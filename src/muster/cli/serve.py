@@ -91,6 +91,9 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="How long a device may take to upload a file.")  # fmt: skip
 @click.option("--file-notifications", type=click.Choice(["on", "off"]), default=None,
               help="Tell services of files that have arrived.  [default: on with --profile open]")  # fmt: skip
+@click.option("--fault-injection", type=click.Choice(["on", "off"]), default=None,
+              help="Let messages ask for faults of their sender's connection, for tests of clients.  "
+                   "[default: on with --ephemeral]")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--index", multiple=True, metavar="PROPERTY",
@@ -160,6 +163,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         upload_bytes=options["upload_mib"] * 1024**2,
         upload_ttl_seconds=options["upload_ttl_minutes"] * 60,
         file_notifications=_on(options["file_notifications"]),
+        fault_injection=_on(options["fault_injection"]),
         indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
         certificate=_certificate_files(options["certificate"], options["key"]),

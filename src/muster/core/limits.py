@@ -5,6 +5,7 @@ from __future__ import annotations
 from muster.core import (
     amqp_limits,
     certificate_limits,
+    fault_limits,
     provisioning_limits,
     query_limits,
     queue_limits,
@@ -438,6 +439,7 @@ ALL: tuple[Limit, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Limit)),
     *amqp_limits.ALL,
     *certificate_limits.ALL,
+    *fault_limits.ALL,
     *provisioning_limits.ALL,
     *query_limits.ALL,
     *queue_limits.ALL,

@@ -11,6 +11,7 @@ from muster.identity.refusals import Refusals
 from muster.messages.commands import Commands
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
+from muster.sessions.faults import Faults
 from muster.sessions.table import SessionTable
 from muster.twins.service import Twins
 
@@ -28,3 +29,5 @@ class DeviceServices:
     methods: Methods
     commands: Commands
     meters: Meters
+    faults: Faults | None = None
+    """Only where clients may ask for such."""

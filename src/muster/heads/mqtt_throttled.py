@@ -8,7 +8,6 @@ used up, the connection is closed: MQTT 3.1.1 has no word for no.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from muster.core.ambient import Timer
@@ -24,12 +23,6 @@ from muster.heads.mqtt import MqttConnection
 from muster.wire.mqtt.packets import Packet, Publish
 
 _NOT_TELEMETRY = (TWIN_TOPICS, ANSWERS)
-
-
-def connection_maker(hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> partial[MqttConnection]:
-    """What makes connections: where the first of the hubs is not throttled, and so none, they do not know of it."""
-    kind = MqttConnection if hubs.first.meters.plan is None else ThrottledMqttConnection
-    return partial(kind, hubs, loop)
 
 
 class ThrottledMqttConnection(MqttConnection):

@@ -370,6 +370,11 @@ BREACHES = (
         "Send <policy>@sas.root.<hub name> and a SAS token; an SDK does.",
     ),
     Cause(
+        "fault",
+        "The client asked for this fault itself, to prove that it recovers (AzIoTHub_FaultOperationType).",
+        "Nothing: let it reconnect. `muster serve --fault-injection off` takes such messages like any other.",
+    ),
+    Cause(
         "link-scope",
         "A link was attached without a token that covers its address.",
         "Put a token for the link's address, or for the whole hub, to $cbs before attaching it.",

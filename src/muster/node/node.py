@@ -36,7 +36,7 @@ from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.hubs import HubDirectory
 from muster.heads.listener import BACKLOG, TlsListener
-from muster.heads.mqtt_throttled import connection_maker
+from muster.heads.mqtt_kinds import connection_maker
 from muster.heads.websocket import WebSocketTransport
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
@@ -119,11 +119,12 @@ class Node:
         more = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
         linked = LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)
         more += await open_provisioning(base, material, [linked], parts.certificates, parts.refusals)
-        app = await self._app(base, parts, ports["https"], more)
+        services = _device_services(base, parts)
+        messages = DeviceMessageOperations(services, settings.profile)
+        app = await self._app(base, parts, ports["https"], [*messages.table(), *more])
         http = HttpServer(answer_by_hub(HubDirectory(app, hub.name, hub.hosts)), ambient.now)
         self._undo.append(http.close)
         events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
-        services = _device_services(base, parts)
         roles: list[Role] = [DeviceLinks(services), events, *parts.messaging.roles]
         amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles)
         make_amqp = AmqpHead(HubDirectory(amqp_hub, hub.name, hub.hosts), ambient, loop)
@@ -146,10 +147,6 @@ class Node:
         """The REST data plane."""
         methods = MethodOperations(parts.methods, base.ambient)
         admin = AdminOperations(parts.refusals, parts.telemetry, base.settings.profile, lambda: self._ready)
-        messages = DeviceMessageOperations(
-            parts.telemetry, parts.messaging.commands, parts.sessions, base.ambient, profile=base.settings.profile,
-            meters=parts.meters,
-        )  # fmt: skip
         files = await file_operations(base, parts.authenticator, parts.messaging.file_notifications, https_port)
         return build_app(
             registry=parts.registry,
@@ -165,7 +162,6 @@ class Node:
                 *methods.table(),
                 *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),
                 *parts.messaging.operations,
-                *messages.table(),
                 *files,
                 *more,
             ],
@@ -252,7 +248,7 @@ def _flag(listener: str) -> str:
 def _device_services(base: Foundation, parts: Parts) -> DeviceServices:
     return DeviceServices(
         parts.authenticator, parts.sessions, parts.telemetry, parts.refusals, base.ambient, parts.twins, parts.methods,
-        parts.messaging.commands, parts.meters,
+        parts.messaging.commands, parts.meters, parts.faults,
     )  # fmt: skip
 
 

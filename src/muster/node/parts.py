@@ -24,6 +24,7 @@ from muster.node.certificates import Certificates, open_certificates
 from muster.node.foundation import Foundation
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.metering import open_meters
+from muster.sessions.faults import Faults
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -52,6 +53,7 @@ class Parts(NamedTuple):
     messaging: Messaging
     queries: Queries
     meters: Meters
+    faults: Faults | None
 
 
 async def make_parts(base: Foundation) -> Parts:
@@ -90,6 +92,7 @@ async def make_parts(base: Foundation) -> Parts:
         messaging=messaging,
         queries=await _queries(base, sessions),
         meters=meters,
+        faults=Faults(ambient) if settings.takes_faults else None,
     )
 
 

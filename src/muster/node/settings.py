@@ -31,7 +31,8 @@ class Settings:
     whether devices may upload files to the hub; ``storage_connection_string`` names an Azure Storage account (or
     Azurite) in its place, and ``storage_container`` the container there. ``file_notifications`` is ``None`` for the
     profile's own way. ``indexes`` are properties of twins that queries find fast (``tags.building``).
-    ``switches`` say which kinds of SAS token the hub takes no more. ``certificate``: where the operator's own
+    ``fault_injection`` lets clients ask for faults of their own connections; ``None`` for an ephemeral hub's only.
+    ``certificate``: where the operator's own
     certificate for the hub is, ``None`` for one by the hub's own CA.
     ``switches`` say which kinds of SAS token the hub takes no more. ``throttle``, ``None`` for the profile's own way,
     says whether the rates and the daily quota of ``units`` of ``tier`` are enforced.
@@ -63,6 +64,7 @@ class Settings:
     indexes: tuple[str, ...] = ()
     ready_file: Path | None = None
     switches: Switches = TAKES_ALL
+    fault_injection: bool | None = None
     certificate: CertificateFiles | None = None
     tier: Tier = Tier.S1
     units: int = 1
@@ -88,6 +90,11 @@ class Settings:
         """What the hub is given of messages and operations; ``None``: as many as it can take."""
         throttled = self.profile is Profile.AZURE if self.throttle is None else self.throttle
         return Plan(self.tier, self.units) if throttled else None
+
+    @property
+    def takes_faults(self) -> bool:
+        """Whether clients may ask for faults of their own connections; by default only an ephemeral hub's."""
+        return self.data is None if self.fault_injection is None else self.fault_injection
 
     @property
     def loopback_only(self) -> bool:

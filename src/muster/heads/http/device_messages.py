@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
-from muster.core.ambient import Ambient, pause
+from muster.core.ambient import pause
 from muster.core.errors import BODY_TOO_LARGE, MESSAGE_TOO_LARGE, HubError
 from muster.core.limits import MESSAGE_BYTES, Profile
-from muster.core.meters import Meters
 from muster.core.throttles import COMMAND_RECEIVES, TELEMETRY
 from muster.dialect.device_http import (
     BATCH_TYPE,
@@ -24,41 +22,31 @@ from muster.dialect.device_http import (
 )
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
+from muster.heads.device_services import DeviceServices
+from muster.heads.http.device_faults import ask, break_off, refuse
 from muster.heads.http.messages import Request, Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.model import Identity
 from muster.identity.verdict import Right
-from muster.messages.commands import Commands, received
+from muster.messages.commands import received
 from muster.messages.properties import check_property
 from muster.messages.queue import Settlement
-from muster.messages.telemetry import Telemetry
 
 _AT_ONCE = 500
 """Messages of a batch that are made ready before others get their turn: some 5 ms."""
 
 
-class Activity(Protocol):
-    """The part of ``sessions.table.SessionTable`` that is told of devices without a session."""
-
-    def called(self, identity: Identity) -> None:
-        """It sent or asked for messages."""
-        ...
-
-
 class DeviceMessageOperations:
     """Messages of one hub's devices and modules that come and go over HTTPS, where no connection is a session."""
 
-    def __init__(
-        self, telemetry: Telemetry, commands: Commands, activity: Activity, ambient: Ambient, *,
-        profile: Profile = Profile.OPEN, meters: Meters | None = None,
-    ) -> None:  # fmt: skip
-        """``meters`` count, and throttle, what is sent; without, nobody looks at the counts."""
-        self._telemetry = telemetry
-        self._commands = commands
-        self._activity = activity
-        self._ambient = ambient
+    def __init__(self, services: DeviceServices, profile: Profile = Profile.OPEN) -> None:
+        self._telemetry = services.telemetry
+        self._commands = services.commands
+        self._sessions = services.sessions
+        self._ambient = services.ambient
+        self._meters = services.meters
+        self._faults = services.faults
         self._profile = profile
-        self._meters = Meters(ambient) if meters is None else meters
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
@@ -86,6 +74,8 @@ class DeviceMessageOperations:
         """
         request, telemetry, key = call.request, self._telemetry, call.identity
         identity = self._caller(call)
+        if self._faults is not None:
+            refuse(self._faults, key)
         wait = self._meters.shape(TELEMETRY, key.device_id)
         if wait:
             await pause(self._ambient, wait)
@@ -108,6 +98,9 @@ class DeviceMessageOperations:
                 await asyncio.sleep(0)
         if records:
             await telemetry.store(records)
+        if self._faults is not None:
+            for message in messages:
+                ask(self._faults, key, message.application, request.transport)
         return Response(status=204)
 
     def _record(self, sender: bytes, message: Sent) -> bytes:
@@ -154,7 +147,9 @@ class DeviceMessageOperations:
     def _caller(self, call: Call) -> Identity:
         assert call.verdict is not None
         assert call.verdict.identity is not None, "a device's verdict that allows has the identity"
-        self._activity.called(call.verdict.identity)
+        self._sessions.called(call.verdict.identity)
+        if self._faults is not None:
+            break_off(self._faults, call.identity, call.request.transport)
         return call.verdict.identity
 
 

@@ -1,0 +1,230 @@
+"""Connections of the real clients, made to fail by faults that they ask for: they recover by themselves, and then
+telemetry, messages to them, twins and methods go on, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.eventhub import EventData, EventHubConsumerClient, PartitionContext
+from azure.iot.device import IoTHubDeviceClient, Message
+
+from muster.testing.hub import HubProcess
+from tests.addresses import loopback
+
+pytestmark = pytest.mark.sdk
+
+NODE_HOME = Path(__file__).resolve().parents[1] / "node"
+PATIENCE = 90.0
+PREFIX = "AzIoTHub_FaultOperation"
+
+
+def fault(operation: str, reason: str = "boom", delay: str = "0", duration: str = "2") -> dict[str, str]:
+    """The properties of a message that asks for it, as the SDKs' own tests write them."""
+    said = {"Type": operation, "CloseReason": reason, "DelayInSecs": delay, "DurationInSecs": duration}
+    return {PREFIX + name: value for name, value in said.items()}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path_factory.mktemp("faulty"), loopback(), ephemeral=True) as hub:
+        yield hub
+
+
+class Process:
+    """A process of tests/node that talks in JSON lines."""
+
+    def __init__(self, hub: HubProcess, *command: str, **names: str) -> None:
+        facts = {name: str(value) for name, value in hub.facts.items() if name.isupper()}
+        self._process = subprocess.Popen(
+            ["node", *command], cwd=NODE_HOME, env={**os.environ, **facts, **names}, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.heard: list[dict[str, Any]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def say(self, **what: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+
+    def hear(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next line that is ``wanted``; those before it are passed over."""
+        while True:
+            line = self._lines.get(timeout=PATIENCE)
+            assert line, f"the process has ended after {self.heard[-5:]}"
+            self.heard.append(json.loads(line))
+            if wanted(self.heard[-1]):
+                return self.heard[-1]
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class Scene:
+    """A device and a service; ``prove`` has them do everything once."""
+
+    def __init__(self, hub: HubProcess, name: str, device: Process, service: Process) -> None:
+        self.hub, self.name, self.device, self.service = hub, name, device, service
+        self.sent: set[str] = set()
+
+    def send(self, body: str, properties: dict[str, str] | None = None) -> None:
+        """Telemetry, until it is acknowledged."""
+        self.device.say(send=body, properties=properties or {})
+        answer = self.device.hear(lambda line: body in (line.get("sent"), line.get("failed")))
+        assert answer == {"sent": body}, self.device.heard[-5:]
+        self.sent.add(body)
+
+    def prove(self, tag: str) -> None:
+        for number in range(3):
+            self.send(f"{tag}-{number}")
+        self.service.say(device=self.name, body=f"to-{tag}", messageId=f"to-{tag}")
+        self.device.hear(lambda line: line.get("command") == f"to-{tag}")
+        status, answer = self.hub.request("PATCH", f"/twins/{self.name}", {"properties": {"desired": {"wanted": tag}}})
+        assert status == 200, answer
+        self.device.hear(lambda line: line.get("desired", {}).get("wanted") == tag)
+        self.device.say(report={"done": tag})
+        self.device.hear(lambda line: line.get("reported") == {"done": tag})
+        _, twin = self.hub.request("GET", f"/twins/{self.name}")
+        assert twin["properties"]["reported"]["done"] == tag
+        call = {
+            "methodName": "echo", "payload": {"tag": tag}, "connectTimeoutInSeconds": 30,
+            "responseTimeoutInSeconds": 30,
+        }  # fmt: skip
+        status, answer = self.hub.request("POST", f"/twins/{self.name}/methods", call)
+        assert (status, answer) == (200, {"status": 200, "payload": {"tag": tag}})
+
+    def struck(self) -> int:
+        """How many connections of the device ended, or began and ended, by a fault."""
+        _, told = self.hub.request("GET", f"/$muster/why?device={self.name}&count=100")
+        return sum(refusal["cause"] == "fault" for refusal in told["refusals"])
+
+
+def arrived(hub: HubProcess, device: str, wanted: set[str]) -> set[str]:
+    """The bodies of the device's messages, once all that are ``wanted`` are there."""
+    client = EventHubConsumerClient.from_connection_string(
+        hub.facts["EVENTHUB_CONNECTION_STRING"], "$Default", connection_verify=hub.facts["HUB_CA_FILE"]
+    )
+    seen: set[str] = set()
+
+    def took(_: PartitionContext, event: EventData | None) -> None:
+        if event is not None and event.system_properties[b"iothub-connection-device-id"] == device.encode():
+            seen.add(event.body_as_str())
+            if wanted <= seen:
+                client.close()
+
+    stop = threading.Timer(PATIENCE, client.close)
+    stop.start()
+    client.receive(took, starting_position="-1")
+    stop.cancel()
+    return seen
+
+
+def require_443(hub: HubProcess, transport: str) -> None:
+    if transport not in {"mqtt", "amqp"} and hub.port("https") != 443:
+        pytest.skip("port 443 may not be bound here, and the client knows no other")
+
+
+CUTS = [("KillTcp", "boom"), ("KillTcp", "byebye"), ("KillTcp", " severs the TCP connection ")]
+REFUSALS = [("InvokeThrottling", "boom"), ("InvokeMaxMessageQuota", "boom"), ("InvokeAuthError", "boom")]
+FAULTS = {
+    "mqtt": [*CUTS, ("ShutDownMqtt", "byebye"), *REFUSALS],
+    "mqtt-ws": [*CUTS, ("ShutDownMqtt", "byebye"), *REFUSALS],
+}
+
+
+@pytest.mark.parametrize("transport", FAULTS)
+def test_a_node_device_recovers_from_every_fault(faulty: HubProcess, transport: str) -> None:
+    require_443(faulty, transport)
+    name = f"reconnect-{transport}"
+    connection = faulty.device_connection_string(name, faulty.add_device(name))
+    with (
+        Process(faulty, "c2d_service.js", "amqp") as service,
+        Process(faulty, "reconnect.js", transport, CONNECTION=connection) as device,
+    ):
+        service.hear(lambda line: line.get("open") is True)
+        device.hear(lambda line: line.get("open") is True)
+        scene = Scene(faulty, name, device, service)
+        scene.prove("before")
+        for number, (operation, reason) in enumerate(FAULTS[transport]):
+            before = scene.struck()
+            scene.send(f"fault-{number}", fault(operation, reason))
+            scene.prove(f"after-{number}")
+            assert scene.struck() > before or operation == "InvokeThrottling", f"{operation} {reason} has not struck"
+        errors = [line for line in device.heard if "error" in line or "disconnect" in line or "failed" in line]
+        assert errors == [], "the client has told its application nothing of it"
+    assert scene.sent <= arrived(faulty, name, scene.sent)
+
+
+@pytest.mark.parametrize("websockets", [False, True])
+def test_a_python_device_recovers(faulty: HubProcess, websockets: bool) -> None:
+    """In the cloud this client would send the message for ever that asked for the fault: it is never acknowledged."""
+    require_443(faulty, "mqtt-ws" if websockets else "mqtt")
+    name = f"reconnect-python-{websockets}"
+    client = IoTHubDeviceClient.create_from_connection_string(
+        faulty.device_connection_string(name, faulty.add_device(name)), websockets=websockets,
+        server_verification_cert=Path(faulty.facts["HUB_CA_FILE"]).read_text(), connection_retry_interval=1,
+    )  # fmt: skip
+    went, came = threading.Event(), threading.Event()
+
+    def changed() -> None:
+        (came if client.connected else went).set()
+
+    client.on_connection_state_change = changed
+    client.connect()
+    assert came.wait(PATIENCE), "told a little later than connect returns"
+    bodies = set()
+    try:
+        for number, (operation, reason) in enumerate([*CUTS, ("ShutDownMqtt", "byebye")]):
+            for event in (went, came):
+                event.clear()
+            asking = Message(f"fault-{number}")
+            asking.custom_properties.update(fault(operation, reason, "1"))
+            client.send_message(asking)
+            assert went.wait(PATIENCE)
+            assert came.wait(PATIENCE)
+            client.send_message(f"after-{number}")
+            bodies |= {f"fault-{number}", f"after-{number}"}
+    finally:
+        client.shutdown()
+    assert bodies <= arrived(faulty, name, bodies)
+
+
+def test_a_node_device_on_https_is_told_and_may_go_on(faulty: HubProcess) -> None:
+    require_443(faulty, "http")
+    connection = faulty.device_connection_string("reconnect-http", faulty.add_device("reconnect-http"))
+    names = {
+        "KillTcp": "Error", "InvokeThrottling": "Error", "InvokeMaxMessageQuota": "IotHubQuotaExceededError",
+        "InvokeAuthError": "UnauthorizedError",
+    }  # fmt: skip
+    with Process(faulty, "reconnect.js", "http", CONNECTION=connection) as device:
+        device.hear(lambda line: line.get("open") is True)
+        for operation, name in names.items():
+            device.say(send=operation, properties=fault(operation))
+            assert device.hear(lambda line: "sent" in line or "failed" in line) == {"sent": operation}
+            device.say(send="refused")
+            assert device.hear(lambda line: "failed" in line) == {"failed": "refused", "name": name}
+            answer: dict[str, Any] = {}
+            while "sent" not in answer:
+                device.say(send=f"after-{operation}")
+                answer = device.hear(lambda line: "sent" in line or "failed" in line)
+    wanted = {*names, *(f"after-{operation}" for operation in names)}
+    assert wanted <= arrived(faulty, "reconnect-http", wanted)
