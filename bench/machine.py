@@ -31,6 +31,22 @@ def on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far, by its CPU clock (clock_getcpuclockid(3))."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """The same of a process and all that descends from it."""
+    total, waiting = 0.0, [pid]
+    while waiting:
+        one = waiting.pop()
+        total += cpu_seconds(one)
+        for children in Path(f"/proc/{one}/task").glob("*/children"):
+            waiting.extend(int(child) for child in children.read_text().split())
+    return total
+
+
 def raise_file_limit(wanted: int) -> None:
     """Let this process and those it starts open `wanted` files.
 
@@ -88,8 +104,8 @@ def mosquitto_version() -> str:
     return shown.splitlines()[0].removeprefix("mosquitto version").strip() if shown else "?"
 
 
-def describe(directory: Path) -> dict[str, str | int | float]:
-    """What a reader of the figures has to know of the machine."""
+def describe(directory: Path, **more: str) -> dict[str, str | int | float]:
+    """What a reader of the figures has to know of the machine; `more` are versions of peers."""
     return {
         "processor": processor(),
         "cores": os.cpu_count() or 0,
@@ -98,6 +114,6 @@ def describe(directory: Path) -> dict[str, str | int | float]:
         "system": system(),
         "python": platform.python_version(),
         "openssl_of_python": ssl.OPENSSL_VERSION,
-        "mosquitto": mosquitto_version(),
+        **(more or {"mosquitto": mosquitto_version()}),
         "fdatasync_p50_ms": round(fdatasync_p50_ms(directory), 3),
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from bench.journal import Journal
-from bench.measure import Result, Scale
+from bench.measure import Result
 from bench.servers import Minimal, Mosquitto, Muster
 
 SUBJECT, PEER, FLOOR = Muster.name, Mosquitto.name, Minimal.name
@@ -68,17 +69,17 @@ def ratio(journal: Journal, figure: Figure, peer: str) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
-def summarize(journal: Journal, figures: tuple[Figure, ...]) -> list[dict[str, Any]]:
-    """Each figure with the values of every server, the ratios, and whether its bar is met."""
+def summarize(journal: Journal, figures: Sequence[Figure], servers: Sequence[str]) -> list[dict[str, Any]]:
+    """Each figure with the values of every server, the ratios to all but the first, and whether its bar is met."""
     rows = []
     for figure in figures:
         values = {
-            name: spread(results, figure) for name in SERVERS if (results := journal.of(figure.measurement, name))
+            name: spread(results, figure) for name in servers if (results := journal.of(figure.measurement, name))
         }
         if not values:
             continue
-        ratios = {peer: found for peer in (PEER, FLOOR) if (found := ratio(journal, figure, peer)) is not None}
-        held = ratios.get(PEER) if figure.bar_is_ratio else values.get(SUBJECT, {}).get("median")
+        ratios = {peer: found for peer in servers[1:] if (found := ratio(journal, figure, peer)) is not None}
+        held = ratios.get(servers[1]) if figure.bar_is_ratio else values.get(SUBJECT, {}).get("median")
         met = None if figure.bar is None or held is None else held <= figure.bar
         rows.append(
             {
@@ -94,17 +95,26 @@ def summarize(journal: Journal, figures: tuple[Figure, ...]) -> list[dict[str, A
     return rows
 
 
-def make_report(journal: Journal, scale: Scale, machine: dict[str, str | int | float], command: str) -> dict[str, Any]:
-    """The whole report as JSON has it."""
+def make_report(
+    journal: Journal,
+    scale: Mapping[str, int | float],
+    machine: Mapping[str, str | int | float],
+    command: str,
+    *,
+    figures: Sequence[Figure] = COSTS + OTHERS,
+    servers: Sequence[str] = SERVERS,
+) -> dict[str, Any]:
+    """The whole report as JSON has it. The first of `servers` is held against the others, its bars against the second.
+
+    `scale` is what the text of the conditions names.
+    """
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "machine": machine,
-        "rounds": scale.rounds,
-        "connections": scale.connections,
-        "payload_bytes": scale.payload,
-        "idle_connections": scale.idle_connections,
-        "figures": summarize(journal, COSTS + OTHERS),
+        **scale,
+        "servers": list(servers),
+        "figures": summarize(journal, figures, servers),
     }
 
 
@@ -116,29 +126,30 @@ def cell(value: dict[str, float] | None, digits: int) -> str:
     return median if least == most else f"{median} ({least}-{most})"
 
 
-def bar_text(row: dict[str, Any]) -> str:
+def bar_text(row: dict[str, Any], peer: str) -> str:
     """The bar of a row, and whether it is met."""
     if row["bar"] is None:
         return ""
-    unit = f" x {PEER}" if row["bar_is_ratio"] else ""
+    unit = f" x {peer}" if row["bar_is_ratio"] else ""
     verdict = "not measured" if row["met"] is None else ("met" if row["met"] else "**missed**")
     return f"≤ {row['bar']:g}{unit}: {verdict}"
 
 
-def to_markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
+def to_markdown(report: dict[str, Any], title: str = "Benchmark", conditions: str = CONDITIONS) -> str:
+    """The report for people. `conditions` is a text with names of `report` in braces."""
+    servers = report["servers"]
     machine = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["machine"].items())
     lines = [
-        f"# Benchmark of {report['date']}",
+        f"# {title} of {report['date']}",
         "",
         f"`{report['command']}` on {machine}.",
         "",
-        CONDITIONS.format(**report),
-        f"| | {' | '.join(SERVERS)} | to {PEER} | to {FLOOR} | asked |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        conditions.format(**report),
+        f"| | {' | '.join(servers)} | {' | '.join(f'to {peer}' for peer in servers[1:])} | asked |",
+        "| --- " * (2 * len(servers) + 1) + "|",
     ]
     for row in report["figures"]:
-        values = [cell(row["values"].get(name), row["digits"]) for name in SERVERS]
-        ratios = [f"{row['ratios'][peer]:.2f}" if peer in row["ratios"] else "-" for peer in (PEER, FLOOR)]
-        lines.append(f"| {' | '.join([row['figure'], *values, *ratios, bar_text(row)])} |")
+        values = [cell(row["values"].get(name), row["digits"]) for name in servers]
+        ratios = [f"{row['ratios'][peer]:.2f}" if peer in row["ratios"] else "-" for peer in servers[1:]]
+        lines.append(f"| {' | '.join([row['figure'], *values, *ratios, bar_text(row, servers[1])])} |")
     return "\n".join(lines) + "\n"

@@ -122,7 +122,13 @@ def arguments() -> argparse.Namespace:
 def write_report(bench: Bench, directory: Path, *, quick: bool) -> None:
     """Print the report and write it as JSON and Markdown."""
     command = shlex.join(["python", "-m", "bench.run", *sys.argv[1:]])
-    made = report.make_report(bench.journal, bench.scale, machine.describe(directory), command)
+    scale = {
+        "rounds": bench.scale.rounds,
+        "connections": bench.scale.connections,
+        "payload_bytes": bench.scale.payload,
+        "idle_connections": bench.scale.idle_connections,
+    }
+    made = report.make_report(bench.journal, scale, machine.describe(directory), command)
     text = report.to_markdown(made)
     where = BUILD if quick else ROOT / "docs" / "results"
     where.mkdir(parents=True, exist_ok=True)

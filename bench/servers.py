@@ -160,9 +160,15 @@ class Program(Server):
     def command(self) -> list[str]:
         """The command that runs it in the foreground."""
 
+    def environment(self) -> dict[str, str] | None:
+        """Its environment variables; ``None``: ours."""
+        return None
+
     def start(self) -> None:
         with on_core(SERVER_CORE), (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
+            )
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -255,10 +261,7 @@ class Muster(Server):
         self._register()
 
     def stop(self) -> None:
-        if self._reader is not None:
-            self._reader.kill()
-            self._reader.wait()
-            self._reader = None
+        self.stop_reader()
         if self.hub.facts:
             self.hub.stop()
             self.hub.facts = {}
@@ -272,9 +275,20 @@ class Muster(Server):
         return self.hub.port("mqtt")
 
     def publish_options(self) -> list[str]:
-        if self._reader is None:
-            self._start_reader()
+        self.start_reader()
         return ["-R", str(self.counters)]
+
+    def start_reader(self) -> None:
+        """Have a receiver on all partitions read from now on, unless one does."""
+        if self._reader is None:
+            self._reader = self.read(self.counters)
+
+    def stop_reader(self) -> None:
+        """End the receiver, if there is one."""
+        if self._reader is not None:
+            self._reader.kill()
+            self._reader.wait()
+            self._reader = None
 
     def _register(self) -> None:
         """Create the devices, once for the data directory."""
@@ -298,14 +312,16 @@ class Muster(Server):
             if status != 200 or not answer["isSuccessful"]:
                 raise RuntimeError(f"the devices could not be registered: {status} {answer}")
 
-    def _start_reader(self) -> None:
+    def read(self, counters: Path, offset: str = "@latest") -> subprocess.Popen[str]:
+        """A receiver on all partitions that reads what is behind `offset`, once its links are open."""
         parts = dict(part.split("=", 1) for part in self.hub.facts["EVENTHUB_CONNECTION_STRING"].split(";"))
         entity, policy = parts["EntityPath"], parts["SharedAccessKeyName"]
         # Event Hubs clients sign with the key's text, not with the bytes it stands for.
         token = make(f"sb://{HOST}/{entity}", self.accounts.expiry, parts["SharedAccessKey"].encode(), policy)
-        command = [str(BUILD / "ehrecv"), str(self.hub.port("amqp")), HOST, entity, "4", token, str(self.counters)]
+        command = [str(BUILD / "ehrecv"), str(self.hub.port("amqp")), HOST, entity, "4", token, str(counters), offset]
         with on_core(LOAD_CORE):
-            self._reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._reader.stdout is not None
-        if self._reader.stdout.readline().strip() != "reading":
+            reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert reader.stdout is not None
+        if reader.stdout.readline().strip() != "reading":
             raise RuntimeError("the receiver could not open its links; see its message above")
+        return reader

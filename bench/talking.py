@@ -49,11 +49,6 @@ Exchange = Callable[[int], Awaitable[None]]
 """One round trip of the pair with this number."""
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, by its CPU clock (clock_getcpuclockid(3))."""
-    return time.clock_gettime((~pid << 3) | 2)
-
-
 class Pairs:
     """64 devices, each with a caller of its own."""
 
@@ -112,9 +107,9 @@ class Pairs:
 
         async def clock() -> float:
             await asyncio.sleep(warm_up)
-            before = cpu_seconds(self._hub.pid)
+            before = machine.cpu_seconds(self._hub.pid)
             await asyncio.sleep(seconds)
-            return cpu_seconds(self._hub.pid) - before
+            return machine.cpu_seconds(self._hub.pid) - before
 
         spent = asyncio.create_task(clock())
         await asyncio.gather(*map(loop, range(AT_ONCE)))

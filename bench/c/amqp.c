@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "amqp.h"
 
 #include "common.h"
@@ -5,7 +6,7 @@
 #include <string.h>
 
 static void put(writer *w, const void *bytes, size_t length) {
-    if (w->length + length > sizeof w->bytes) fail("an AMQP frame of the receiver grew too long");
+    if (w->length + length > sizeof w->bytes) fail("an AMQP frame of ours grew too long");
     memcpy(w->bytes + w->length, bytes, length);
     w->length += length;
 }
@@ -103,7 +104,7 @@ static size_t value_length(const uint8_t *at, const uint8_t *end) {
 }
 
 frame frame_read(const uint8_t *bytes, size_t length) {
-    frame f = {0};
+    frame f = {.channel = bytes[6] << 8 | bytes[7]};
     const uint8_t *end = bytes + length, *at = bytes + (size_t)bytes[4] * 4;
     if (at == end) return f;
     if (end - at < 4 || at[0] != 0x00 || at[1] != 0x53) fail("not an AMQP performative");
@@ -120,10 +121,17 @@ frame frame_read(const uint8_t *bytes, size_t length) {
     return f;
 }
 
+/* The value of a field; NULL when the list is shorter. */
+static const uint8_t *field(const frame *f, int index) {
+    const uint8_t *at = f->fields;
+    if (index >= f->field_count) return NULL;
+    while (index--) at += value_length(at, f->payload);
+    return at;
+}
+
 uint64_t field_number(const frame *f, int index, uint64_t otherwise) {
-    const uint8_t *at = f->fields, *end = f->payload;
-    if (index >= f->field_count) return otherwise;
-    while (index--) at += value_length(at, end);
+    const uint8_t *at = field(f, index);
+    if (!at) return otherwise;
     switch (*at) {
     case 0x41: case 0x42: return *at == 0x41;
     case 0x43: case 0x44: return 0;
@@ -133,4 +141,44 @@ uint64_t field_number(const frame *f, int index, uint64_t otherwise) {
     case 0x80: return get(at + 1, 8);
     default: return otherwise;
     }
+}
+
+const char *field_text(const frame *f, int index, size_t *length) {
+    const uint8_t *at = field(f, index);
+    if (!at || (*at & 0xE0) != 0xA0) return NULL;
+    int wide = *at & 0x10;
+    *length = wide ? get(at + 1, 4) : at[1];
+    return (const char *)at + (wide ? 5 : 2);
+}
+
+unsigned field_descriptor(const frame *f, int index) {
+    const uint8_t *at = field(f, index);
+    if (!at || at[0] != 0x00) return 0;
+    return at[1] == 0x53 ? at[2] : at[1] == 0x80 ? at[9] : 0;
+}
+
+void write_put_token(writer *w, const char *audience, const char *token) {
+    size_t properties = described(w, 0x73);
+    put_string(w, "bench-1");
+    for (int i = 0; i < 3; i++) put_null(w);
+    put_string(w, "$cbs");
+    compound_end(w, properties, 5);
+    put_raw(w, (uint8_t[3]){0x00, 0x53, 0x74}, 3);
+    size_t map = map_begin(w);
+    put_string(w, "operation");
+    put_string(w, "put-token");
+    put_string(w, "type");
+    put_string(w, "servicebus.windows.net:sastoken");
+    put_string(w, "name");
+    put_string(w, audience);
+    compound_end(w, map, 6);
+    put_raw(w, (uint8_t[3]){0x00, 0x53, 0x77}, 3);
+    put_string(w, token);
+}
+
+/* The number behind the text `status-code`. */
+unsigned put_token_status(const frame *f) {
+    const uint8_t *code = memmem(f->payload, f->payload_length, "status-code", 11);
+    if (!code || (size_t)(code - f->payload) + 16 > f->payload_length) return 0;
+    return code[11] == 0x71 ? (unsigned)(code[14] << 8 | code[15]) : code[12];
 }

@@ -1,4 +1,4 @@
-/* Just enough AMQP 1.0 for one receiving client: values written, frames read. */
+/* Just enough AMQP 1.0 for a light client: values written, frames read. */
 #ifndef BENCH_AMQP_H
 #define BENCH_AMQP_H
 
@@ -33,7 +33,7 @@ void put_raw(writer *w, const void *bytes, size_t length);
 
 /* A frame as read. `fields` are those of the performative's list; `payload` is what stands behind it. */
 typedef struct frame {
-    int performative; /* 0 = an empty frame */
+    int performative, channel; /* performative 0: an empty frame */
     const uint8_t *fields, *payload;
     int field_count;
     size_t payload_length;
@@ -44,5 +44,15 @@ frame frame_read(const uint8_t *bytes, size_t length);
 
 /* The number in a field, or `otherwise` when the field is null or not there; true is 1. */
 uint64_t field_number(const frame *f, int index, uint64_t otherwise);
+
+/* The content of a string or symbol in a field and its length; NULL when there is none. */
+const char *field_text(const frame *f, int index, size_t *length);
+
+/* The descriptor of the described value in a field, such as an outcome; 0 when there is none. */
+unsigned field_descriptor(const frame *f, int index);
+
+/* The message of a put-token for `audience`. Its answer's status, or 0 when it has none. */
+void write_put_token(writer *w, const char *audience, const char *token);
+unsigned put_token_status(const frame *f);
 
 #endif

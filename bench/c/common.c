@@ -121,6 +121,24 @@ double own_cpu_s(void) {
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+identities read_identities(const char *path) {
+    identities all = {NULL, 0};
+    char *line = NULL;
+    size_t size = 0;
+    FILE *file = fopen(path, "r");
+    if (!file) fail("cannot read the identities file %s", path);
+    while (getline(&line, &size, file) > 0) {
+        char *client = strtok(line, "\t\n"), *user = strtok(NULL, "\t\n"), *password = strtok(NULL, "\t\n");
+        if (!password) fail("%s: a line must be client id, user name and password, tabs between", path);
+        all.list = realloc(all.list, (size_t)(all.count + 1) * sizeof *all.list);
+        all.list[all.count++] = (identity){strdup(client), strdup(user), strdup(password)};
+    }
+    free(line);
+    fclose(file);
+    if (!all.count) fail("%s holds no identity", path);
+    return all;
+}
+
 void raise_file_limit(void) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);

@@ -31,12 +31,25 @@ typedef struct counters {
     volatile uint64_t bytes;
 } counters;
 
+/* Accounts to log in with. */
+typedef struct identity {
+    char *client, *user, *password;
+} identity;
+
+typedef struct identities {
+    identity *list;
+    int count;
+} identities;
+
 uint64_t now_ns(void);
 void histogram_add(histogram *h, uint64_t microseconds);
 double histogram_ms(const histogram *h, double quantile);
 
 usage usage_of_tree(const roots *r);
 double own_cpu_s(void);
+
+/* From a file with a line for each: client id, user name and password, tabs between. */
+identities read_identities(const char *path);
 
 void raise_file_limit(void);
 counters *map_counters(const char *path);

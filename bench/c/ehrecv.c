@@ -1,8 +1,9 @@
 /* ehrecv: a light Event Hubs receiver that reads every partition and counts.
  *
  * One connection, as the SDKs make it: TLS, SASL ANONYMOUS, put-token on $cbs, then a settled receiver for each
- * partition from `@latest` on, with a window of credit that is filled up at half. It decodes no message: events and
- * bytes are added to a mapped file that mqload reads. Prints `reading` when every link is open. */
+ * partition, with a window of credit that is filled up at half. It reads from `@latest` on, or from the offset given
+ * (-1: from the first event kept). It decodes no message: events and bytes are added to a mapped file that the load
+ * generators read. Prints `reading` when every link is open. */
 #define _GNU_SOURCE
 #include "amqp.h"
 #include "common.h"
@@ -26,7 +27,7 @@ typedef struct partition {
     uint32_t handle, server_handle, delivery_count, credit;
 } partition;
 
-static const char *host = "127.0.0.1", *hub_name, *entity, *group = "$Default", *token;
+static const char *host = "127.0.0.1", *hub_name, *entity, *group = "$Default", *token, *from = "@latest";
 static int port, partition_count;
 static partition partitions[MAX_PARTITIONS];
 static uint32_t next_incoming;
@@ -114,16 +115,18 @@ static frame expect(enum performative wanted) {
 /* -- links --------------------------------------------------------------------------------------------------------- */
 
 static void write_filter(writer *w) {
+    char selector[64];
+    snprintf(selector, sizeof selector, "amqp.annotation.x-opt-offset > '%s'", from);
     size_t map = map_begin(w);
     put_symbol(w, "apache.org:selector-filter:string");
     put_raw(w, (uint8_t[1]){0x00}, 1);
     put_symbol(w, "apache.org:selector-filter:string");
-    put_string(w, "amqp.annotation.x-opt-offset > '@latest'");
+    put_string(w, selector);
     compound_end(w, map, 2);
 }
 
 /* Attach a link and return the server's answer. */
-static frame attach(uint32_t handle, int receives, const char *address, int from_now) {
+static frame attach(uint32_t handle, int receives, const char *address, int is_partition) {
     writer w = {.length = 0};
     char name[32];
     snprintf(name, sizeof name, "bench-%u", handle);
@@ -135,9 +138,9 @@ static frame attach(uint32_t handle, int receives, const char *address, int from
     put_ubyte(&w, 0);
     size_t source = described(&w, 0x28);
     put_string(&w, address);
-    for (int i = 0; i < 6 && from_now; i++) put_null(&w);
-    if (from_now) write_filter(&w);
-    compound_end(&w, source, from_now ? 8 : 1);
+    for (int i = 0; i < 6 && is_partition; i++) put_null(&w);
+    if (is_partition) write_filter(&w);
+    compound_end(&w, source, is_partition ? 8 : 1);
     size_t target = described(&w, 0x29);
     put_string(&w, address);
     compound_end(&w, target, 1);
@@ -200,30 +203,11 @@ static void open_connection(void) {
     next_incoming = (uint32_t)field_number(&begun, 1, 0);
 }
 
-static void write_put_token(writer *w) {
-    char audience[512];
-    snprintf(audience, sizeof audience, "sb://%s/%s", hub_name, entity);
-    size_t properties = described(w, 0x73);
-    put_string(w, "bench-1");
-    for (int i = 0; i < 3; i++) put_null(w);
-    put_string(w, "$cbs");
-    compound_end(w, properties, 5);
-    put_raw(w, (uint8_t[3]){0x00, 0x53, 0x74}, 3);
-    size_t map = map_begin(w);
-    put_string(w, "operation");
-    put_string(w, "put-token");
-    put_string(w, "type");
-    put_string(w, "servicebus.windows.net:sastoken");
-    put_string(w, "name");
-    put_string(w, audience);
-    compound_end(w, map, 6);
-    put_raw(w, (uint8_t[3]){0x00, 0x53, 0x77}, 3);
-    put_string(w, token);
-}
-
-/* Send the token and wait for a status in the 200s: the number behind the text `status-code`. */
+/* Send the token and wait for a status in the 200s. */
 static void authorize(void) {
     writer w = {.length = 0};
+    char audience[512];
+    snprintf(audience, sizeof audience, "sb://%s/%s", hub_name, entity);
     attach(CBS_SENDER, 0, "$cbs", 0);
     expect(FLOW);
     attach(CBS_RECEIVER, 1, "$cbs", 0);
@@ -235,14 +219,12 @@ static void authorize(void) {
     put_uint(&w, 0);
     put_bool(&w, 1);
     compound_end(&w, start + 11, 5);
-    write_put_token(&w);
+    write_put_token(&w, audience, token);
     frame_end(&w, start);
     send_all(w.bytes, w.length);
     frame reply = expect(TRANSFER);
     next_incoming++;
-    const uint8_t *code = memmem(reply.payload, reply.payload_length, "status-code", 11);
-    if (!code || (size_t)(code - reply.payload) + 16 > reply.payload_length) fail("put-token had an answer without a status");
-    unsigned status = code[11] == 0x71 ? (unsigned)(code[14] << 8 | code[15]) : code[12];
+    unsigned status = put_token_status(&reply);
     if (status / 100 != 2) fail("put-token was refused with %u", status);
 }
 
@@ -286,10 +268,11 @@ static void on_frame(const frame *f) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
-    if (argc != 7) fail("usage: ehrecv PORT HUB_HOST ENTITY PARTITIONS TOKEN COUNTERS");
+    if (argc != 7 && argc != 8) fail("usage: ehrecv PORT HUB_HOST ENTITY PARTITIONS TOKEN COUNTERS [OFFSET]");
     require_loopback(host);
     port = atoi(argv[1]), hub_name = argv[2], entity = argv[3], partition_count = atoi(argv[4]), token = argv[5];
     count = map_counters(argv[6]);
+    if (argc == 8) from = argv[7];
     if (partition_count < 1 || partition_count > MAX_PARTITIONS) fail("1 to %d partitions", MAX_PARTITIONS);
     dial();
     open_connection();

@@ -50,7 +50,7 @@ static int storm(const identities *who) {
         if (!measuring && since(start) >= warm_up) measuring = 1, before = take_snapshot();
         for (int i = 0; i < at_once; i++)
             if (list[i].state == DEAD) connection_open(&list[i], &who->list[next++ % who->count]);
-        events_wait(0.05);
+        streams_wait(0.05);
     }
     snapshot after = take_snapshot();
     double seconds = (double)(after.at - before.at) / 1e9, made = (double)(after.connected - before.connected);
@@ -79,7 +79,7 @@ static int connect_all(connection *list, const identities *who, const identities
             connection_open(&list[next], &who->list[next % who->count]);
             next++;
         }
-        events_wait(0.05);
+        streams_wait(0.05);
         if (total.failed && next >= connections && total.connecting <= 0) break;
     }
     return total.ready == wanted;
@@ -89,7 +89,7 @@ static int idle(connection *list, const identities *who, const identities *none)
     snapshot before = take_snapshot();
     if (!connect_all(list, who, none)) return stop_with("not all connections were accepted");
     snapshot connected = take_snapshot();
-    for (uint64_t start = now_ns(); since(start) < duration;) events_wait(0.2);
+    for (uint64_t start = now_ns(); since(start) < duration;) streams_wait(0.2);
     snapshot after = take_snapshot();
     if (total.ready < connections) return stop_with("connections were lost");
     printf("{\"label\": \"%s\", \"mode\": \"idle\", \"connections\": %d, \"rss_before_kib\": %.0f, \"rss_after_kib\": %.0f, "
@@ -114,7 +114,7 @@ static void send_what_is_due(connection *list, uint64_t *given) {
 static void drain(void) {
     uint64_t start = now_ns();
     publishing = 0;
-    while (since(start) < 10 && (total.acked < total.sent || (reader && reader->events < total.acked))) events_wait(0.01);
+    while (since(start) < 10 && (total.acked < total.sent || (reader && reader->events < total.acked))) streams_wait(0.01);
 }
 
 static int publish_load(connection *list, const identities *who, const identities *subscribers) {
@@ -130,7 +130,7 @@ static int publish_load(connection *list, const identities *who, const identitie
     while (since(start) < warm_up + duration && total.ready) {
         if (!measuring && since(start) >= warm_up) measuring = 1, before = take_snapshot();
         if (rate > 0) send_what_is_due(list, &given);
-        events_wait(rate > 0 ? 0.0002 : 0.05);
+        streams_wait(rate > 0 ? 0.0002 : 0.05);
     }
     snapshot after = take_snapshot();
     measuring = 0;

@@ -2,26 +2,15 @@
 #ifndef BENCH_MQTT_CLIENT_H
 #define BENCH_MQTT_CLIENT_H
 
-#include "common.h"
+#include "stream.h"
 
-typedef struct identity {
-    char *client, *user, *password;
-} identity;
-
-typedef struct identities {
-    identity *list;
-    int count;
-} identities;
-
-enum state { DEAD, TCP, TLS, CONNACK, SUBACK, READY };
+enum state { DEAD, DIALLING, CONNACK, SUBACK, READY };
 
 typedef struct connection {
+    stream s; /* first */
     enum state state;
-    int fd, wants_out, subscribes;
+    int subscribes;
     const identity *who;
-    SSL *ssl;
-    uint8_t *in, *out;
-    int in_length, in_size, out_length, out_sent, out_size;
     uint8_t *head; /* a PUBLISH up to its packet id */
     int head_length;
     uint64_t started;    /* when the TCP connect began */
@@ -52,12 +41,10 @@ extern totals total;
 extern histogram latency; /* of CONNACKs when hanging up, else of PUBACKs; added to while measuring */
 extern int measuring, publishing;
 
-identities read_identities(const char *path);
 void clients_init(void);
 connection *connections_new(int count);
 void connection_open(connection *c, const identity *who);
 void connection_leave(connection *c);
 void publish_all(connection *c);
-void events_wait(double seconds);
 
 #endif
