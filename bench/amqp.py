@@ -142,53 +142,64 @@ def judged(line: str, errors: str, label: str) -> Result:
     return result
 
 
-def publish(server: Hub | RabbitMQ, scale: Scale, load: Load, *, reader: bool = True) -> Result:
-    """One closed loop, and what of it was stored: nothing may be missing or there twice."""
+def publish(server: Hub | RabbitMQ, scale: Scale, load: Load, *, along: bool = False) -> Result:
+    """One closed loop, and what of it was stored: nothing may be missing or there twice.
+
+    `along`: a receiver reads along, as part of what is measured; else nobody reads before the loop has ended.
+    """
     rest(server)
     if isinstance(server, RabbitMQ):
         server.empty()
+    began = int(time.time() * 1000) - 1
     links, options = load.options(scale)
-    if isinstance(server, Hub) and reader:
+    if along and isinstance(server, Hub):
         options += server.publish_options()
     command = amqpload(server, scale, load.name, "pub", links, *options)
     with on_core(LOAD_CORE):
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
     result = judged(outcome.stdout, outcome.stderr, f"{server.name}, {load.name}")
-    check_messages(load.name, result, read_along="-R" in options)
-    if isinstance(server, RabbitMQ) and (held := server.empty()) != result["acked_total"]:
-        raise LoadError(f"{load.name}: {result['acked_total']} messages accepted, {held} in the queue")
+    check_messages(load.name, result, read_along=along)
+    if isinstance(server, RabbitMQ):
+        held = server.empty()
+        if held != result["acked_total"]:
+            raise LoadError(f"{load.name}: {result['acked_total']} messages accepted, {held} in the queue")
+    elif not along:
+        read_all(server, f"enqueued-time > '{began}'", result["acked_total"])
     return result
 
 
 # -- events delivered ------------------------------------------------------------------------------------------------
 
 
-def replay(hub: Hub, counters: Path, events: int) -> Result:
-    """A receiver reads `events` events, all that are kept, from the first one on; CPU for each, connecting included."""
+def read_all(hub: Hub, behind: str, events: int) -> Result:
+    """A receiver reads what is `behind`, which must be `events` events; CPU for each, connecting included."""
+    counters = hub.directory / "read-all"
     counters.unlink(missing_ok=True)
     before, start = machine.cpu_seconds(hub.pid), time.perf_counter()
-    reader = hub.read(counters, "-1")
+    reader = hub.read(counters, behind)
+    seen = 0
     try:
-        while (seen := struct.unpack("QQ", counters.read_bytes())[0]) < events:
-            if time.perf_counter() - start > REST_SECONDS or reader.poll() is not None:
-                raise LoadError(f"replay: {seen} of {events} events came")
+        while seen < events:
             time.sleep(0.002)
+            if time.perf_counter() - start > REST_SECONDS or reader.poll() is not None:
+                raise LoadError(f"{events} messages were accepted, {seen} can be read")
+            seen = struct.unpack("QQ", counters.read_bytes())[0]
         used, taken = machine.cpu_seconds(hub.pid) - before, time.perf_counter() - start
         time.sleep(0.3)
-        if (seen := struct.unpack("QQ", counters.read_bytes())[0]) != events:
-            raise LoadError(f"replay: {seen} events came, {events} are kept")
+        seen = struct.unpack("QQ", counters.read_bytes())[0]
     finally:
         reader.kill()
         reader.wait()
+    if seen != events:
+        raise LoadError(f"{events} messages were accepted, {seen} can be read")
     return {"us": used / events * 1e6, "per_s": events / taken, "busy": used / taken}
 
 
 def live(hub: Hub, scale: Scale) -> tuple[Result, int]:
     """What a receiver adds to a message while it comes in; and how many messages came in for that."""
     load = LOADS[-1]
-    hub.stop_reader()
-    alone = publish(hub, scale, load, reader=False)
-    along = publish(hub, scale, load)
+    alone = publish(hub, scale, load)
+    along = publish(hub, scale, load, along=True)
     hub.stop_reader()
     figures = {"us": along["server_us_per_message"] - alone["server_us_per_message"]}
     return figures, alone["acked_total"] + along["acked_total"]
@@ -208,7 +219,7 @@ def events(journal: Journal, directory: Path, accounts: Accounts, scale: Scale) 
             stored += more
             result = journal.once("live", hub.name, number, lambda found=found: found)  # type: ignore[misc]
             rest(hub)
-            again = journal.once("replay", hub.name, number, partial(replay, hub, hub.directory / "replayed", stored))
+            again = journal.once("replay", hub.name, number, partial(read_all, hub, "offset > '-1'", stored))
             say(f"round {number}  event read along {result['us']:.2f} µs, event replayed {again['us']:.2f} µs")
 
 
@@ -305,12 +316,12 @@ FIGURES = (
 
 CONDITIONS = """Medians of {rounds} interleaved rounds (least-most); ratios are medians of the ratios of each round.
 Server on one core, load on another; TLS 1.3, SASL PLAIN or put-token, transfers unsettled, {payload_bytes}-byte
-payloads with two standard and two application properties; accepted once on disk. Muster's messages are read along over
-the Event Hubs protocol, which is part of its cost; RabbitMQ's go into a quorum queue of one node, without a consumer,
-emptied before each measurement (its schedulers do not wait busily). "500 links" are {links}; of one connection they are
-500 devices with a token each at Muster, and one user's at RabbitMQ. The gateway has {devices:,} devices on one
-connection, a session each: they send {messages} messages each with 5 in flight, and then get one each, which a service
-sends on one link. What was accepted was counted where it is stored, each once.
+payloads with two standard and two application properties; accepted once on disk. RabbitMQ has a quorum queue of one
+node, emptied before each measurement, and schedulers that do not wait busily. Nobody reads meanwhile; then all that was
+accepted is counted where it is stored, each once. "500 links" are {links}; those of one connection are devices with a
+token each at Muster, one user's at RabbitMQ. An event delivered as it comes in is what a receiver adds to a message
+(500 connections, 20 in flight each). The gateway has {devices:,} devices on one connection, a session each: they send
+{messages} messages each with 5 in flight, and then get one each, which a service sends on one link.
 """
 
 

@@ -69,7 +69,7 @@ def ratio(journal: Journal, figure: Figure, peer: str) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
-def summarize(journal: Journal, figures: Sequence[Figure], servers: Sequence[str]) -> list[dict[str, Any]]:
+def summarize(journal: Journal, figures: Sequence[Figure], servers: Sequence[str] = SERVERS) -> list[dict[str, Any]]:
     """Each figure with the values of every server, the ratios to all but the first, and whether its bar is met."""
     rows = []
     for figure in figures:

@@ -312,13 +312,14 @@ class Muster(Server):
             if status != 200 or not answer["isSuccessful"]:
                 raise RuntimeError(f"the devices could not be registered: {status} {answer}")
 
-    def read(self, counters: Path, offset: str = "@latest") -> subprocess.Popen[str]:
-        """A receiver on all partitions that reads what is behind `offset`, once its links are open."""
+    def read(self, counters: Path, behind: str = "offset > '@latest'") -> subprocess.Popen[str]:
+        """A receiver on all partitions, its links open, that reads what is behind an `offset` or `enqueued-time`."""
         parts = dict(part.split("=", 1) for part in self.hub.facts["EVENTHUB_CONNECTION_STRING"].split(";"))
         entity, policy = parts["EntityPath"], parts["SharedAccessKeyName"]
         # Event Hubs clients sign with the key's text, not with the bytes it stands for.
         token = make(f"sb://{HOST}/{entity}", self.accounts.expiry, parts["SharedAccessKey"].encode(), policy)
-        command = [str(BUILD / "ehrecv"), str(self.hub.port("amqp")), HOST, entity, "4", token, str(counters), offset]
+        arguments = [str(self.hub.port("amqp")), HOST, entity, "4", token, str(counters)]
+        command = [str(BUILD / "ehrecv"), *arguments, f"amqp.annotation.x-opt-{behind}"]
         with on_core(LOAD_CORE):
             reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert reader.stdout is not None

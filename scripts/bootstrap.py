@@ -5,7 +5,7 @@ usage: bootstrap.py run|lint|test|bench
   run    a virtual environment (.venv) with the locked packages of the hub, and the hub itself
   lint   the same with the test and lint tools
   test   the same with Node.js, when the machine has none, and the npm packages of tests/node
-  bench  as run, with Mosquitto and OpenSSL's headers from Debian
+  bench  as run, with Mosquitto, RabbitMQ and OpenSSL's headers from Debian
 
 Everything is done once: a stamp beside what was installed holds a digest of what it was installed from, so a second run
 takes a fraction of a second and a changed lock file is followed by itself.
@@ -257,6 +257,8 @@ def prepare_bench() -> None:
         lacking.append("libssl-dev")
     if not (shutil.which("mosquitto") or Path("/usr/sbin/mosquitto").exists()):
         lacking.append("mosquitto")
+    if not Path("/usr/lib/rabbitmq/bin/rabbitmq-server").exists():
+        lacking.append("rabbitmq-server")
     if lacking:
         install_debian(lacking, "the benchmark needs Debian packages")
     prepare_run()

@@ -1,9 +1,9 @@
 /* ehrecv: a light Event Hubs receiver that reads every partition and counts.
  *
  * One connection, as the SDKs make it: TLS, SASL ANONYMOUS, put-token on $cbs, then a settled receiver for each
- * partition, with a window of credit that is filled up at half. It reads from `@latest` on, or from the offset given
- * (-1: from the first event kept). It decodes no message: events and bytes are added to a mapped file that the load
- * generators read. Prints `reading` when every link is open. */
+ * partition, with a window of credit that is filled up at half. It reads from now on, or what a selector says (such as
+ * `amqp.annotation.x-opt-offset > '-1'`: everything). It decodes no message: events and bytes are added to a mapped file
+ * that the load generators read. Prints `reading` when every link is open. */
 #define _GNU_SOURCE
 #include "amqp.h"
 #include "common.h"
@@ -27,7 +27,8 @@ typedef struct partition {
     uint32_t handle, server_handle, delivery_count, credit;
 } partition;
 
-static const char *host = "127.0.0.1", *hub_name, *entity, *group = "$Default", *token, *from = "@latest";
+static const char *host = "127.0.0.1", *hub_name, *entity, *group = "$Default", *token,
+                  *selector = "amqp.annotation.x-opt-offset > '@latest'";
 static int port, partition_count;
 static partition partitions[MAX_PARTITIONS];
 static uint32_t next_incoming;
@@ -115,8 +116,6 @@ static frame expect(enum performative wanted) {
 /* -- links --------------------------------------------------------------------------------------------------------- */
 
 static void write_filter(writer *w) {
-    char selector[64];
-    snprintf(selector, sizeof selector, "amqp.annotation.x-opt-offset > '%s'", from);
     size_t map = map_begin(w);
     put_symbol(w, "apache.org:selector-filter:string");
     put_raw(w, (uint8_t[1]){0x00}, 1);
@@ -268,11 +267,11 @@ static void on_frame(const frame *f) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
-    if (argc != 7 && argc != 8) fail("usage: ehrecv PORT HUB_HOST ENTITY PARTITIONS TOKEN COUNTERS [OFFSET]");
+    if (argc != 7 && argc != 8) fail("usage: ehrecv PORT HUB_HOST ENTITY PARTITIONS TOKEN COUNTERS [SELECTOR]");
     require_loopback(host);
     port = atoi(argv[1]), hub_name = argv[2], entity = argv[3], partition_count = atoi(argv[4]), token = argv[5];
     count = map_counters(argv[6]);
-    if (argc == 8) from = argv[7];
+    if (argc == 8) selector = argv[7];
     if (partition_count < 1 || partition_count > MAX_PARTITIONS) fail("1 to %d partitions", MAX_PARTITIONS);
     dial();
     open_connection();

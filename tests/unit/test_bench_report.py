@@ -8,7 +8,7 @@ import pytest
 
 from bench.journal import Journal
 from bench.measure import LoadError, Result, check_messages
-from bench.report import COSTS, summarize, to_markdown
+from bench.report import COSTS, SERVERS, Figure, make_report, summarize, to_markdown
 from bench.servers import mosquitto_line
 
 
@@ -49,9 +49,20 @@ def test_a_figure_without_its_peer_meets_no_bar(tmp_path: Path) -> None:
 def test_report_names_a_missed_bar(tmp_path: Path) -> None:
     journal = journal_of(tmp_path, "window 1", "server_us_per_message", {"Muster": [20.0], "Mosquitto": [10.0]})
     facts = {"date": "d", "command": "c", "machine": {"cores": 2}, "rounds": 1}
-    scale = {"connections": 1, "payload_bytes": 1, "idle_connections": 1}
+    scale = {"connections": 1, "payload_bytes": 1, "idle_connections": 1, "servers": SERVERS}
     text = to_markdown({**facts, **scale, "figures": summarize(journal, COSTS[:1])})
     assert "| CPU a message, window 1, µs | 20.00 | 10.00 | - | 2.00 | - | ≤ 1.3 x Mosquitto: **missed** |" in text
+
+
+def test_bars_are_held_against_the_second_server(tmp_path: Path) -> None:
+    figure = Figure("CPU a message, µs", "one link", "us", 1, 0.4)
+    journal = journal_of(tmp_path, "one link", "us", {"Muster": [20.0, 30.0], "RabbitMQ": [100.0, 60.0]})
+    made = make_report(journal, {"links": 5}, {}, "c", figures=[figure], servers=["Muster", "RabbitMQ"])
+    text = to_markdown(made, "AMQP", "On {links} links.")
+    assert text.startswith("# AMQP of ")
+    assert "\nOn 5 links.\n" in text
+    row = "| CPU a message, µs | 25.0 (20.0-30.0) | 80.0 (60.0-100.0) | 0.35 | ≤ 0.4 x RabbitMQ: met |"
+    assert f"| | Muster | RabbitMQ | to RabbitMQ | asked |\n| --- | --- | --- | --- | --- |\n{row}\n" in text
 
 
 def test_stopped_run_measures_only_what_is_left(tmp_path: Path) -> None:
