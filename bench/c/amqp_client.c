@@ -224,6 +224,19 @@ static void send_login(connection *c) {
     write_frame(c, &w, start, the_plan.cbs ? 1 : 3, 0);
 }
 
+static void begin_sessions(connection *c, int from, int to) {
+    for (int i = from; i < to; i++) {
+        writer w = {.length = 0};
+        size_t start = frame_begin(&w, 0, BEGIN);
+        put_null(&w);
+        put_uint(&w, 0);
+        put_uint(&w, WINDOW);
+        put_uint(&w, WINDOW);
+        put_uint(&w, MAX_HANDLE - 1);
+        write_frame(c, &w, start, 5, i);
+    }
+}
+
 static void send_open(connection *c) {
     writer w = {.length = 0};
     char name[64];
@@ -233,16 +246,7 @@ static void send_open(connection *c) {
     put_string(&w, the_plan.hub);
     put_uint(&w, MAX_FRAME);
     write_frame(c, &w, start, 3, 0);
-    for (int i = 0; i < c->session_count; i++) {
-        writer begin = {.length = 0};
-        start = frame_begin(&begin, 0, BEGIN);
-        put_null(&begin);
-        put_uint(&begin, 0);
-        put_uint(&begin, WINDOW);
-        put_uint(&begin, WINDOW);
-        put_uint(&begin, MAX_HANDLE - 1);
-        write_frame(c, &begin, start, 5, i);
-    }
+    begin_sessions(c, 0, 1);
 }
 
 static void send_attach(session *s, uint32_t handle, int receives, const char *address) {
@@ -283,7 +287,6 @@ static void give_credit(session *s, uint32_t handle, uint32_t delivery_count) {
 
 static void attach_all(connection *c) {
     char address[512];
-    c->state = ATTACHING;
     for (int i = 0; i < c->session_count; i++)
         for (sender *l = c->sessions[i].links; l < c->sessions[i].links + c->sessions[i].link_count; l++) {
             make_head(l);
@@ -293,6 +296,13 @@ static void attach_all(connection *c) {
             with_id(address, sizeof address, the_plan.receive, l->who->client);
             send_attach(l->at, l->handle + 1, 1, address);
         }
+}
+
+/* Whoever is known may have more than one session. */
+static void begin_the_rest(connection *c) {
+    c->state = ATTACHING;
+    begin_sessions(c, 1, c->session_count);
+    if (c->session_count == 1) attach_all(c);
 }
 
 /* One token after the other; the answer to the last one brings the links. */
@@ -317,7 +327,7 @@ static void send_token(connection *c) {
 
 static void authorize(connection *c) {
     if (!the_plan.cbs) {
-        attach_all(c);
+        begin_the_rest(c);
         return;
     }
     c->state = TOKENS;
@@ -344,10 +354,8 @@ static void on_begin(connection *c, const frame *f) {
     if (field_number(f, 0, 1 << 16) != (uint64_t)s->channel) fail("the server answers on a channel of its own");
     s->next_incoming = (uint32_t)field_number(f, 1, 0);
     s->window_end = s->next_id + (uint32_t)field_number(f, 2, 0);
-    s->open = 1;
-    for (int i = 0; i < c->session_count; i++)
-        if (!c->sessions[i].open) return;
-    authorize(c);
+    if (++c->sessions_open == 1) authorize(c);
+    else if (c->sessions_open == c->session_count) attach_all(c);
 }
 
 static void on_attach(connection *c, const frame *f) {
@@ -407,7 +415,7 @@ static void on_disposition(connection *c, const frame *f) {
 static void on_token_answer(connection *c, const frame *f) {
     unsigned status = put_token_status(f);
     if (status / 100 != 2) fail("put-token was refused with %u", status);
-    if (++c->tokens_put == c->link_count) attach_all(c);
+    if (++c->tokens_put == c->link_count) begin_the_rest(c);
     else send_token(c);
     if (c->tokens_put % (CREDIT / 2) == 0) give_credit(&c->sessions[0], CBS_RECEIVER, (uint32_t)c->tokens_put);
 }

@@ -29,7 +29,7 @@ typedef struct flight {
 
 struct session {
     connection *on;
-    int channel, open, link_count;
+    int channel, link_count;
     sender *links;
     uint32_t next_id, window_end; /* of deliveries, each one transfer; the server takes ids below window_end */
     flight *flights;              /* by delivery id, `flight_mask` + 1 of them */
@@ -41,7 +41,7 @@ struct session {
 struct connection {
     stream s; /* first */
     enum state state;
-    int header_due, session_count, links_open, tokens_put, link_count;
+    int header_due, session_count, sessions_open, links_open, tokens_put, link_count;
     session *sessions;
     sender **to_send; /* links that may have become able to send */
     int to_send_count;
