@@ -84,6 +84,12 @@ LOADS = (
 )
 
 
+PROFILED = dict(
+    zip(("link1", "link20", "link100", "links1", "links20", "connections1", "connections20"), LOADS, strict=True)
+)
+"""The loads by short names, for ``bench.profile``."""
+
+
 class Hub(Muster):
     """The hub with its devices on AMQP."""
 

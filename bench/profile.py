@@ -1,6 +1,6 @@
 """Profile the hub under load: where the CPU time of a message, a connect or a talk back goes.
 
-usage: python -m bench.profile [--load window1|window20|connects|method|property|message] [--seconds 6] [--top 25]
+usage: python -m bench.profile [--load window1|window20|connects|method|property|message|amqp...] [--seconds 6]
 
 Starts the hub on one core and the load on the other, as bench.run does, samples the hub and prints three tables: by
 layer (kernel, OpenSSL, SQLite, interpreter, ...), by module of muster, and by function. Uses `perf` for the layers
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import machine, measure
+from bench import amqp, machine, measure
 from bench.measure import FULL, Result, Scale
 from bench.run import FILES_BESIDE_CONNECTIONS, build_programs
 from bench.servers import BUILD, Accounts, Device, Muster
@@ -57,13 +57,19 @@ def talk(server: Muster, scale: Scale, name: str) -> Result:
         return runner.run(run())
 
 
-LOADS: dict[str, Callable[[Muster, Scale], Result]] = {
+def amqp_load(server: amqp.Hub, scale: Scale, load: amqp.Load) -> Result:
+    """One of the closed loops of ``bench.amqp``; nobody reads."""
+    return amqp.publish(server, replace(amqp.FULL, seconds=scale.seconds, warm_up=scale.warm_up), load)
+
+
+LOADS: dict[str, Callable[[amqp.Hub, Scale], Result]] = {
     "window1": partial(measure.window, size=1),
     "window20": partial(measure.window, size=20),
     "connects": measure.connects,
     "method": partial(talk, name="method"),
     "property": partial(talk, name="twin"),
     "message": partial(talk, name="message"),
+    **{f"amqp-{name}": partial(amqp_load, load=load) for name, load in amqp.PROFILED.items()},
 }
 
 
@@ -123,7 +129,7 @@ def profile(load: str, seconds: float, top: int) -> str:
         folder = Path(name)
         accounts = Accounts(folder, [Device(f"device-{number:05d}") for number in range(scale.devices)])
         accounts.write()
-        server = Muster(folder, accounts)
+        server = amqp.Hub(folder, accounts)
         server.start()
         try:
             with ThreadPoolExecutor(1) as pool:
