@@ -44,7 +44,7 @@ class Pair:
         """Carry bytes both ways until nobody has more to say."""
         for _ in range(100):
             pending = self.transport.pending()
-            data = self.transport.peek(pending) if pending > 0 else b""
+            data = bytes(self.transport.peek(pending)) if pending > 0 else b""
             if data:
                 self.transport.pop(len(data))
             batch = self.server.receive_data(data)

@@ -38,6 +38,9 @@ _SIMPLE = (
 )  # fmt: skip
 """The simple types that azure-eventhub reads."""
 
+_REMEMBERED_BYTES = 1024
+"""What a link remembers of a message at most: properties that are longer are looked at each time."""
+
 _PLAIN_HEAD = annotation_head({})
 _EMPTY_DATA = b"\x00\x53\x75\xa0\x00"
 _MOST = MESSAGE_BYTES.open
@@ -60,10 +63,14 @@ _WIDTHS = {
 class TelemetryReader:
     """Makes the part of a record that follows its sender. One for each link: it remembers what it has seen last."""
 
-    __slots__ = ("_application",)
+    __slots__ = ("_application", "_before", "_begin")
 
     def __init__(self) -> None:
         self._application = b""
+        self._before = b"\xff"
+        """All that stood before the content of the data section, the last one, of a message that was good."""
+        self._begin = 0
+        """Where in that its bare message begins."""
 
     def read(self, payload: bytes) -> bytes:
         """``payload``, one message of format 0, as annotations and sections.
@@ -71,13 +78,17 @@ class TelemetryReader:
         Raises ``AmqpDecodeError`` when it is no message, ``HubError`` 413001 when it is over 256 KiB, 400004 when its
         body or a property cannot be delivered.
         """
-        if len(payload) > _MOST:
+        size = len(payload)
+        if size > _MOST:
             return _rewritten(payload)
-        position, size, last, begin, end = 0, len(payload), 0, -1, -1
+        if payload.startswith(self._before) and _fills(payload, len(self._before), size):
+            return _PLAIN_HEAD + payload[self._begin :]
+        position, last, begin, end, data = 0, 0, -1, -1, -1
         while position < size:
             code, stop = _section(payload, position, size)
             if stop < 0 or (code <= last and code != 0x75):
                 return _rewritten(payload)
+            data = -1 if code == last else position
             last = code
             if code == 0x75:
                 end = stop
@@ -94,6 +105,8 @@ class TelemetryReader:
             position = stop
         if end < 0:
             return _rewritten(payload)
+        if end == size and 0 <= data < _REMEMBERED_BYTES:
+            self._before, self._begin = payload[: data + 3], begin
         return _PLAIN_HEAD + payload[begin:end]
 
     def read_batch(self, payload: bytes) -> list[bytes]:
@@ -121,6 +134,13 @@ class TelemetryReader:
             return False
         self._application = section
         return True
+
+
+def _fills(payload: bytes, position: int, size: int) -> bool:
+    """Whether the content of a data section that begins at ``position`` ends with the message."""
+    if position + 1 < size and payload[position] == 0xA0:
+        return position + 2 + payload[position + 1] == size
+    return position + 4 < size and payload[position] == 0xB0 and position + 5 + _U32(payload, position + 1)[0] == size
 
 
 def _section(payload: bytes, position: int, size: int) -> tuple[int, int]:

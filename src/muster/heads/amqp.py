@@ -165,7 +165,12 @@ class AmqpConnection:
             events = self._engine.receive_data(data)
             while events:
                 for event in events:
-                    _ANSWERS[type(event)](self, event)
+                    if type(event) is Delivery:  # nearly all are, and a call less counts
+                        handler = self._handlers.get(event[0])
+                        if handler is not None:
+                            handler.delivery(event)
+                    else:
+                        _ANSWERS[type(event)](self, event)
                 # An answer to these two lets the engine read on in what it has got already.
                 more = isinstance(events[-1], (SaslStarted, Opened))
                 events = self._engine.receive_data(b"") if more else []
@@ -373,11 +378,6 @@ class AmqpConnection:
         if handler is not None:
             handler.flow()
 
-    def _delivery(self, event: Delivery) -> None:
-        handler = self._handlers.get(event.link)
-        if handler is not None:
-            handler.delivery(event)
-
     def _outcome(self, event: DeliveryOutcome) -> None:
         handler = self._handlers.get(event.link)
         if handler is not None:
@@ -449,7 +449,6 @@ _ANSWERS: dict[type[Event], Callable[[AmqpConnection, Any], None]] = {
     Opened: AmqpConnection._opened,
     LinkAttached: AmqpConnection._attached,
     LinkFlow: AmqpConnection._flow,
-    Delivery: AmqpConnection._delivery,
     DeliveryOutcome: AmqpConnection._outcome,
     LinkDetached: AmqpConnection._detached,
     Closed: AmqpConnection._closed,

@@ -28,6 +28,7 @@ from muster.wire.amqp.performatives import (
     Transfer,
     decode_performative,
 )
+from muster.wire.amqp.repeats import SHORTEST
 from muster.wire.amqp.sasl import (
     AUTH,
     MECHANISMS,
@@ -55,6 +56,8 @@ class State(Enum):
     OPENED = auto()
     CLOSING = auto()
     CLOSED = auto()
+
+    __hash__ = object.__hash__  # Enum's own is written in Python, and every read looks a state up
 
 
 class _ProtocolFault(AmqpDecodeError):
@@ -184,12 +187,17 @@ class Connection:
             raise AmqpFramingError("a frame has an unknown type")
         if start == end:
             return True
+        if end - start >= SHORTEST and self.state is State.OPENED:
+            session = self.sessions.get(channel)
+            if session is not None and session.on_repeat(data, start, end, events):
+                return True
         performative, payload = decode_performative(data, start, end)
         if isinstance(performative, Transfer) and self.state is State.OPENED:
             session = self.sessions.get(channel)
             if session is not None:
                 try:
                     session.on_transfer(performative, data[payload:end], events)
+                    session.learn(performative, data, start, payload, end)
                 except SessionFault as fault:
                     self._end_by_fault(session, fault, events)
                 return True

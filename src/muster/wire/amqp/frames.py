@@ -80,7 +80,10 @@ class FrameBuffer:
         data, position = self._data, self._position
         available = len(data) - position
         if available < 8:
-            self._wait(8)
+            if available:
+                self._wait(8)
+            else:
+                self._data, self._position = b"", 0
             return None
         size, offset, kind, channel = _HEAD.unpack_from(data, position)
         if size > self.max_frame_size:

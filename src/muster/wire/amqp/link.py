@@ -133,7 +133,7 @@ class Link:
 class ReceivingLink(Link):
     """The end that takes what the client sends. ``credit`` is what the client may still send."""
 
-    __slots__ = ("_first", "_parts", "_size", "max_message_size")
+    __slots__ = ("_first", "_parts", "_size", "max_message_size", "pattern")
 
     role = RECEIVER
 
@@ -141,6 +141,8 @@ class ReceivingLink(Link):
         super().__init__(session, attach)
         self.delivery_count = attach.initial_delivery_count or 0
         self.max_message_size: int | None = None
+        self.pattern = b""
+        """The key under which the session keeps what its transfers have in common."""
         self._first: Transfer | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -180,6 +182,16 @@ class ReceivingLink(Link):
             if given_up <= self.credit:
                 self.credit -= given_up
                 self.delivery_count = flow.delivery_count
+
+    def takes(self, size: int) -> bool:
+        """Whether a whole message of ``size`` bytes may come now, in one transfer."""
+        return (
+            self.credit > 0
+            and self._first is None
+            and self.state is LinkState.ATTACHED
+            and (not self.max_message_size or size <= self.max_message_size)
+            and size >= 0
+        )
 
     def on_transfer(self, transfer: Transfer, payload: bytes, events: list[Event]) -> None:
         """Take a transfer; when it completes a message, tell."""

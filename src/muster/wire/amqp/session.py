@@ -8,7 +8,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from muster.wire.amqp.decoding import AmqpDecodeError
-from muster.wire.amqp.events import Event, LinkAttached, LinkDetached, LinkFlow, Outcome
+from muster.wire.amqp.events import Delivery, Event, LinkAttached, LinkDetached, LinkFlow, Outcome
 from muster.wire.amqp.frames import MIN_MAX_FRAME_SIZE, encode_frame
 from muster.wire.amqp.link import LIVE, MASK, Link, LinkState, ReceivingLink, SendingLink
 from muster.wire.amqp.performatives import (
@@ -25,7 +25,10 @@ from muster.wire.amqp.performatives import (
     Transfer,
     encode_performative,
 )
+from muster.wire.amqp.repeats import KEY_SIZES, Pattern, delivery_id, key_of, pattern_of
 
+_new: Any = tuple.__new__
+"""Makes a named tuple without going through its class, which would call one function more."""
 _ACCEPT = Struct(">IHH8sIBI8s")
 _ACCEPT_HEAD, _ACCEPT_TAIL = b"\x00\x53\x15\xc0\x14\x06\x41\x70", b"\x41\x00\x53\x24\xc0\x01\x00\x42"
 """A disposition of the receiver, settled and accepted, around its first and last delivery id."""
@@ -83,7 +86,7 @@ class Session:
     """One session. Made by the connection, which passes it what comes on its channel."""
 
     __slots__ = (
-        "_backlog", "_incoming_left", "_names", "_past_handles", "_tracked", "channel", "ended", "links",
+        "_backlog", "_incoming_left", "_names", "_past_handles", "_patterns", "_tracked", "channel", "ended", "links",
         "next_delivery_id", "next_incoming_id", "next_outgoing_id", "remote_window", "wire",
     )  # fmt: skip
 
@@ -101,6 +104,8 @@ class Session:
         self._past_handles: set[int] = set()
         self._names: dict[tuple[str, bool], Link] = {}
         self._tracked: dict[int, SendingLink] = {}
+        self._patterns: dict[bytes, Pattern] = {}
+        """Of each receiving link the last one, by its key."""
         self.write(Begin(channel, 0, self._incoming_left, _OUTGOING_WINDOW, handle_max=wire.limits.links - 1))
 
     # --- towards the client
@@ -184,6 +189,8 @@ class Session:
         if self.links.pop(link.handle, None) is not None:
             self.wire.links -= 1
             link.drop()
+        if isinstance(link, ReceivingLink):
+            self._patterns.pop(link.pattern, None)
         if self._names.get((link.name, link.role)) is link:
             del self._names[link.name, link.role]
         self._past_handles.add(link.handle)
@@ -266,6 +273,49 @@ class Session:
             raise SessionFault("amqp:session:errant-link", "a transfer on a link that takes none")
         if self._incoming_left <= self.wire.limits.incoming_window >> 1:
             self.write_flow()
+
+    def learn(self, transfer: Transfer, data: bytes, start: int, payload: int, end: int) -> None:
+        """Keep what ``transfer``, the frame's body from ``start`` to ``end``, has in common with those to come."""
+        key, link = key_of(data, start, end), self.links.get(transfer.handle)
+        if key and isinstance(link, ReceivingLink):
+            pattern = pattern_of(link, transfer, data, start, payload)
+            if pattern is not None:
+                self._patterns.pop(link.pattern, None)
+                self._patterns[key] = pattern
+                link.pattern = key
+
+    def on_repeat(self, data: bytes, start: int, end: int, events: list[Event]) -> bool:
+        """Take the body between ``start`` and ``end`` if it is a transfer like an earlier one, and a whole message.
+
+        False when it has to be decoded.
+        """
+        pattern = self._patterns.get(data[start : start + KEY_SIZES.get(data[start + 6], 0)])
+        if pattern is None:
+            return False
+        link, id_at, before_tag, tag_at, tag_end, rest, payload_at, message_format, settled = pattern
+        payload_at += start
+        tag_at += start
+        if (
+            data[start + id_at + 4 : tag_at] != before_tag
+            or data[start + tag_end : payload_at] != rest
+            or not link.takes(end - payload_at)
+            or self._incoming_left <= 0
+        ):
+            return False
+        self.next_incoming_id = (self.next_incoming_id + 1) & MASK
+        self._incoming_left -= 1
+        link.credit -= 1
+        link.delivery_count = (link.delivery_count + 1) & MASK
+        number: int = delivery_id(data, start + id_at)[0]
+        events.append(
+            _new(
+                Delivery,
+                (link, number, data[tag_at : start + tag_end], message_format, settled, data[payload_at:end]),
+            )
+        )
+        if self._incoming_left <= self.wire.limits.incoming_window >> 1:
+            self.write_flow()
+        return True
 
     def on_disposition(self, disposition: Disposition, events: list[Event]) -> None:
         """Outcomes of what was sent from here. Of what is not tracked, only the wish to be settled is answered."""
