@@ -83,13 +83,12 @@ class TelemetryReader:
             return _rewritten(payload)
         if payload.startswith(self._before) and _fills(payload, len(self._before), size):
             return _PLAIN_HEAD + payload[self._begin :]
-        position, last, begin, end, data = 0, 0, -1, -1, -1
+        position, last, begin, end, latest = 0, 0, -1, -1, 0
         while position < size:
             code, stop = _section(payload, position, size)
             if stop < 0 or (code <= last and code != 0x75):
                 return _rewritten(payload)
-            data = -1 if code == last else position
-            last = code
+            latest, last = position, code
             if code == 0x75:
                 end = stop
             elif code == 0x73:
@@ -105,8 +104,8 @@ class TelemetryReader:
             position = stop
         if end < 0:
             return _rewritten(payload)
-        if end == size and 0 <= data < _REMEMBERED_BYTES:
-            self._before, self._begin = payload[: data + 3], begin
+        if latest < _REMEMBERED_BYTES:
+            self._before, self._begin = payload[: latest + 3], begin
         return _PLAIN_HEAD + payload[begin:end]
 
     def read_batch(self, payload: bytes) -> list[bytes]:

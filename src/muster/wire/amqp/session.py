@@ -299,7 +299,6 @@ class Session:
             data[start + id_at + 4 : tag_at] != before_tag
             or data[start + tag_end : payload_at] != rest
             or not link.takes(end - payload_at)
-            or self._incoming_left <= 0
         ):
             return False
         self.next_incoming_id = (self.next_incoming_id + 1) & MASK
