@@ -11,7 +11,11 @@ _DAY_SECONDS = 86_400
 
 
 class DailyUse:
-    """Counts up to ``quota``. Times are seconds since 1970; a clock that is set back does not give a day back."""
+    """Counts up to ``quota``. Times are seconds since 1970.
+
+    A clock that is set begins another day, back or forth: one that was wrong for a moment must not close the hub until
+    that moment comes.
+    """
 
     def __init__(self, quota: Quota, kept: bytes | None = None, keep: Callable[[bytes], None] | None = None) -> None:
         """``kept`` is what ``keep`` was last told, by an earlier run too: at most once a minute, and only after use."""
@@ -42,9 +46,9 @@ class DailyUse:
 
     def resets_at(self, now: float) -> float:
         """When the next day begins."""
-        return (max(self.day, int(now // _DAY_SECONDS)) + 1) * float(_DAY_SECONDS)
+        return (int(now // _DAY_SECONDS) + 1) * float(_DAY_SECONDS)
 
     def _look(self, now: float) -> None:
         today = int(now // _DAY_SECONDS)
-        if today > self.day:
+        if today != self.day:
             self.day, self.used = today, 0
