@@ -26,6 +26,10 @@ THROTTLE_DEVICES = Limit(
     "devices whose share is counted", 8192, 8192, "devices for each throttle", "own choice",
     "When more are active those counted longest ago are forgotten; bounds memory.",
 )  # fmt: skip
+THROTTLED_AMQP_CREDIT = Limit(
+    "telemetry that an AMQP link may have under way where it is throttled", 16, 16, "messages per link", "own choice",
+    "They may all have to wait in memory for their turn.",
+)  # fmt: skip
 QUOTA_UNWRITTEN = Limit(
     "time in which the day's messages may be uncounted on disk", 60, 60, "seconds", "own choice",
     "A hub that is killed forgets at most so much of the daily quota's use.",

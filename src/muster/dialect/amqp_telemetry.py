@@ -197,6 +197,12 @@ def _good_properties(payload: bytes, position: int, stop: int) -> bool:
     return position == stop
 
 
+def counted_bytes(payload: bytes, message_format: int) -> list[int]:
+    """How large each message of ``payload`` counts. Raises ``AmqpDecodeError`` when it is none."""
+    message = decode_message(payload)
+    return [_counted(decode_message(part)) for part in message.data] if message_format else [_counted(message)]
+
+
 # --- the long way
 
 

@@ -19,12 +19,14 @@ from muster.core.errors import DEVICE_UNAUTHORIZED, SERVER_ERROR, ErrorRow, HubE
 from muster.dialect.device_amqp import Part, device_address, model_of, part_of
 from muster.dialect.record import sender_annotations
 from muster.heads import amqp_login
+from muster.heads.admission import admitted
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.device_commands import CommandLink
 from muster.heads.device_link import DeviceLink, InputLink
 from muster.heads.device_methods import MethodAnswerLink, MethodRequestLink
 from muster.heads.device_services import DeviceServices
-from muster.heads.device_telemetry import Acknowledgements, TelemetryLink
+from muster.heads.device_telemetry import Acknowledgements
+from muster.heads.device_telemetry_throttled import telemetry_link
 from muster.heads.device_twins import TwinAnswerLink, TwinRequestLink, TwinService
 from muster.heads.grants import Scope
 from muster.identity.breaches import breach
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("muster.amqp")
 
 _PARTS: dict[Part, Callable[[DeviceSession, Any], DeviceLink]] = {
-    Part.TELEMETRY: TelemetryLink,
+    Part.TELEMETRY: telemetry_link,
     Part.COMMANDS: CommandLink,
     Part.INPUTS: InputLink,
     Part.TWIN_REQUESTS: TwinRequestLink,
@@ -222,7 +224,8 @@ class DeviceSession:
         """Judge the identity and let its links in. Raises ``HubError`` to refuse them."""
         services, announced = self.services, self._announced
         scope, attempt = amqp_login.attempt(self.connection, self.key)
-        verdict = await services.authenticator.device(attempt)
+        new = self.session is None
+        verdict = await (admitted(services, attempt) if new else services.authenticator.device(attempt))
         if verdict.error is None and not announced:
             self._announced = True
             if await services.twins.announce(self.key, self._model):

@@ -10,6 +10,7 @@ from muster.core.ambient import tracking_id
 from muster.core.amqp_limits import AMQP_PUSHES_WAITING, AMQP_REQUESTS_IN_FLIGHT
 from muster.core.errors import SERVER_ERROR, THROTTLED, HubError
 from muster.core.limits import TWIN_REQUESTS, TWIN_TEXT
+from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.device_amqp import channel_of
 from muster.dialect.device_amqp_messages import (
     TwinRequest,
@@ -113,18 +114,24 @@ class TwinService:
 
     async def _done(self, channel: TwinChannel, request: TwinRequest) -> tuple[int, bytes, int | None]:
         """Status, body, and version of the reported properties where they were changed."""
-        twins, key = self._device.services.twins, self._device.key
+        twins, meters, key = self._device.services.twins, self._device.services.meters, self._device.key
         if request.operation == "GET":
+            meters.take(TWIN_READS, key.device_id)
             # With all that this connection has reported before it asked.
             twin = await (twins.get_after_changes(key) if self._patches else twins.get(key))
-            return 200, device_twin(twin), None
+            body = device_twin(twin)
+            meters.charge(len(body))
+            return 200, body, None
         if request.operation == "PATCH":
+            meters.take(TWIN_UPDATES, key.device_id)
             patch = parse_json(request.body)
             self._patches += 1
             try:
-                return 204, b"", (await twins.report(key, patch, request.version)).reported.version
+                version = (await twins.report(key, patch, request.version)).reported.version
             finally:
                 self._patches -= 1
+            meters.charge(len(request.body))
+            return 204, b"", version
         channel.notified = request.operation == "PUT"
         return 200, b"", None
 

@@ -13,10 +13,10 @@ from typing import Any
 from muster.core.ambient import Timer
 from muster.core.errors import HubError
 from muster.core.meters import Meters
-from muster.core.throttle_errors import QUOTA_EXCEEDED
 from muster.core.throttles import TELEMETRY
 from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
+from muster.heads.admission import why_not
 from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
@@ -90,10 +90,7 @@ class ThrottledMqttConnection(MqttConnection):
     def _refuse_message(self, error: HubError) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        if error.row is QUOTA_EXCEEDED:
-            self._breach("quota", "messages within the day's quota", "one more", error.row)
-        else:
-            self._breach("throttle", "telemetry at the rate of the hub's tier", error.message, error.row)
+        self._breach(*why_not(error, "telemetry"), error.row)
 
 
 def _size(packet: Any) -> int:
