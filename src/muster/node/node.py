@@ -50,6 +50,7 @@ from muster.node.parts import Parts, make_parts
 from muster.node.provisioning import open_provisioning
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
+from muster.provisioning.hubs import LinkedHubs
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
@@ -117,8 +118,8 @@ class Node:
         self.ambient, self.registry = ambient, parts.registry
 
         more = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
-        linked = LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)
-        more += await open_provisioning(base, material, [linked], parts.certificates, parts.refusals)
+        linked = LinkedHubs([LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)])
+        more += await open_provisioning(base, material, linked, parts.certificates, parts.refusals)
         services = _device_services(base, parts)
         messages = DeviceMessageOperations(services, settings.profile)
         app = await self._app(base, parts, ports["https"], [*messages.table(), *more])

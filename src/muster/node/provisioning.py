@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import time
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
@@ -21,10 +20,11 @@ from muster.identity.refusals import Refusals
 from muster.node.certificates import Certificates
 from muster.node.foundation import Foundation
 from muster.node.material import Material
-from muster.provisioning.contract import LinkedHub, Webhook, WebhookError
+from muster.provisioning.contract import Webhook, WebhookError
 from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
 from muster.provisioning.groups import Groups
+from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.model import AllocationKind
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.timeline import Timeline
@@ -34,7 +34,7 @@ from muster.stores.sqlite.timeline import SqliteTimelineStore
 
 
 async def open_provisioning(
-    base: Foundation, material: Material, hubs: Sequence[LinkedHub], certificates: Certificates, refusals: Refusals
+    base: Foundation, material: Material, hubs: LinkedHubs, certificates: Certificates, refusals: Refusals
 ) -> list[Operation]:
     """Begin to provision devices for ``hubs``; the operations of its REST API, for devices and for services.
 

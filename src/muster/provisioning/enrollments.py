@@ -5,7 +5,7 @@ Knows no protocol: drafts in, enrollments out, refusals as ``HubError`` that nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -49,10 +49,11 @@ class Enrollments:
         store: ProvisioningStore,
         groups: Groups,
         *,
-        hubs: Sequence[LinkedHub],
+        hubs: Mapping[str, LinkedHub],
         ambient: Ambient,
         profile: Profile,
     ) -> None:
+        """``hubs`` are the linked ones by host name, at every moment."""
         self._scope = scope
         self._store = store
         self._groups = groups
@@ -121,7 +122,7 @@ class Enrollments:
             await self._write(item.draft, item.match)
 
     async def _write(self, draft: Draft, match: Match | None, *, new: bool = False) -> Enrollment:
-        rules.check(draft, {hub.host for hub in self._hubs})
+        rules.check(draft, self._hubs)
         now, key = self._ambient.now(), draft.key
         fresh = 1 + (int.from_bytes(self._ambient.random_bytes(4)) >> 2)
         keys = rules.fresh_keys(self._ambient)

@@ -79,19 +79,20 @@ class Registrar:
         examiner: Examiner,
         timeline: Timeline,
         *,
-        hubs: Sequence[LinkedHub],
+        hubs: Mapping[str, LinkedHub],
         default: AllocationKind,
         webhook: Webhook,
         webhook_body: WebhookBody,
         ambient: Ambient,
         profile: Profile,
     ) -> None:
-        """``default`` is the allocation policy of enrollments that name none."""
+        """``hubs`` are the linked ones by host name, at every moment; ``default`` is the allocation policy of enrollments
+        that name none."""
         self._scope = scope
         self._store = store
         self._examiner = examiner
         self._timeline = timeline
-        self._hubs: Mapping[str, LinkedHub] = {hub.host: hub for hub in hubs}
+        self._hubs = hubs
         self._default = default
         self._webhook = webhook
         self._webhook_body = webhook_body
