@@ -113,10 +113,14 @@ class Provisioning:
         begun = self.register(name, token, **more)
         assert begun.status == 202, begun
         assert begun.body["status"] == "assigning"
-        path = f"/{self.scope}/registrations/{quote(name, safe='')}/operations/{begun.body['operationId']}"
+        return self.poll(name, begun.body["operationId"], token, chain=more.get("chain", ()))
+
+    def poll(self, name: str, operation: str, token: str = "", chain: Sequence[Pair] = ()) -> dict[str, Any]:
+        """Poll an operation to its end; the registration's state."""
+        path = f"/{self.scope}/registrations/{quote(name, safe='')}/operations/{operation}"
         deadline = time.monotonic() + PATIENCE
         while True:
-            answer = self.call("GET", path, {}, chain=more.get("chain", ()), Authorization=token)
+            answer = self.call("GET", path, {}, chain=chain, Authorization=token)
             assert answer.status in (200, 202), answer
             if answer.status == 200:
                 state: dict[str, Any] = answer.body["registrationState"]

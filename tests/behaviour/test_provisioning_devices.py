@@ -321,3 +321,19 @@ def test_31_counts_tell_attempts_and_assignments_by_their_outcome(dps: Provision
     assert after == (before[0] + 1, before[1] + 1)
     assert count("attestationAttempts", status="no-attestation") == refused + 1
     assert count("registrationAttempts", status="assigned", **hub) == after[1]
+
+
+def test_32_prometheus_reads_the_counts(dps: Provisioning) -> None:
+    name = fresh()
+    dps.provision(name, dps.token(name, key_of(dps.enroll(name))))
+    hub = dps.hub
+    connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=30)
+    connection.request("GET", "/metrics?api-version=2021-04-12", headers={"Authorization": hub.owner_token()})
+    text = connection.getresponse().read().decode()
+    connection.close()
+    for line in (
+        r'muster_attestation_attempts_total{protocol="dps-https",status="allowed"} [1-9]',
+        rf'muster_registration_attempts_total{{status="assigned",hub="{hub.address}"}} [1-9]',
+        rf'muster_device_assignments_total{{hub="{hub.address}"}} [1-9]',
+    ):
+        assert re.search(f"^{line}", text, re.MULTILINE), line

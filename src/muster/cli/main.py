@@ -28,6 +28,7 @@ COMMANDS = {
     "token": ("muster.cli.token:token", "Make a SAS token."),
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
     "doctor": ("muster.cli.doctor:doctor", "Find what works today and will hurt."),
+    "provisioning": ("muster.cli.provisioning:provisioning", "Enroll devices that find their hub by themselves."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),
     "methods": ("muster.cli.methods:methods", "List the direct methods that were called."),
     "query": ("muster.cli.query:query", "Ask for twins in the device query language."),

@@ -154,8 +154,11 @@ def _refusal(response: http.client.HTTPResponse) -> str:
     text = f"the hub answered {response.status}"
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         body = json.loads(response.read(65536))
-        if "message" in body:  # the resource manager's shape
-            return f"{body['message']} ({response.status})"
+        if "message" in body:  # the resource manager's shape, and the provisioning service's
+            tracking = body.get("trackingId", "") if response.status == 401 else ""
+            return f"{body['message']} ({response.status})" + (
+                f". Ask the hub: muster why {tracking}" if tracking else ""
+            )
         code, _, message = body["Message"].removeprefix("ErrorCode:").partition(";")
         text = f"{words_of(code, message)} ({response.status} {code})"
         tracking = body["ExceptionMessage"].partition("Tracking ID:")[2]

@@ -87,6 +87,19 @@ def client_of(facts: dict[str, Any]) -> HubClient:
     return HubClient(owner, Path(facts["HUB_CA_FILE"]), addresses=facts["bind"], port=facts["ports"]["https"])
 
 
+def provisioning_client(data: Path, login: str | None, ca: Path | None) -> HubClient:
+    """The provisioning service that ``login`` or ``data`` means. Raises ``HubError`` when none runs in ``data``."""
+    target = running(data, login, ca)
+    if not isinstance(target, HubClient):
+        target.release()
+        raise HubError(INVALID_OPERATION, f"no hub runs in {data}; start it with: muster serve --data {data}")
+    facts = None if login is not None else read_facts(data)
+    if facts is None:
+        return target
+    owner = parse_connection_string(facts["DPS_CONNECTION_STRING"])
+    return HubClient(owner, Path(facts["HUB_CA_FILE"]), addresses=facts["bind"], port=facts["ports"]["https"])
+
+
 def offline(directory: DataDirectory, use: Callable[[Any], Awaitable[T]]) -> T:
     """Run ``use`` with the ``node.offline.OfflineHub`` of ``directory``, then give the directory up."""
     from muster.node.offline import open_offline  # noqa: PLC0415 - brings the stores in

@@ -83,8 +83,12 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _answer(report: Mapping[str, Any]) -> str:
     """The error's name, and how the client's protocol says it."""
     error, transport = report["error"], report["transport"]
-    if transport == "tls":
+    if error["name"] == "EnrollmentDisabled":
+        said = 'registration status "disabled"'
+    elif transport == "tls":
         said = "the TLS handshake came to no end"
+    elif transport.startswith("dps-") and transport != "dps-https":
+        said = f"registration answered {error['httpStatus']}"
     elif transport.startswith("mqtt"):
         # A session that has lost its ground is told with that one check, a CONNECT with all of them.
         alone = [check["name"] for check in report["checks"]] == [report["cause"]]

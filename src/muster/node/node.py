@@ -32,6 +32,7 @@ from muster.heads.http.hubs import answer_by_hub
 from muster.heads.http.meters import MeterOperations
 from muster.heads.http.methods import MethodOperations
 from muster.heads.http.operations import Operation
+from muster.heads.http.provisioning_metrics import provisioning_families
 from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
 from muster.heads.hubs import HubDirectory
@@ -119,7 +120,9 @@ class Node:
 
         more = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
         linked = LinkedHubs([LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)])
-        more += await open_provisioning(base, material, linked, parts.certificates, parts.refusals)
+        provisioning = await open_provisioning(base, material, linked, parts.certificates, parts.refusals)
+        families = partial(provisioning_families, provisioning.timeline)
+        more += [*provisioning.operations, *MeterOperations(parts.meters, families).table()]
         services = _device_services(base, parts)
         messages = DeviceMessageOperations(services, settings.profile)
         app = await self._app(base, parts, ports["https"], [*messages.table(), *more])
@@ -157,7 +160,6 @@ class Node:
             meters=parts.meters,
             more=[
                 *admin.table(),
-                *MeterOperations(parts.meters).table(),
                 *TwinOperations(parts.registry, parts.twins).table(),
                 *QueryOperations(parts.queries).table(),
                 *methods.table(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
@@ -33,10 +35,19 @@ from muster.stores.sqlite.provisioning import SqliteProvisioningStore
 from muster.stores.sqlite.timeline import SqliteTimelineStore
 
 
+class Provisioning(NamedTuple):
+    """What heads need of the provisioning service; ``operations`` are those of its REST API, for devices and for
+    services."""
+
+    registrar: Registrar
+    timeline: Timeline
+    operations: Sequence[Operation]
+
+
 async def open_provisioning(
     base: Foundation, material: Material, hubs: LinkedHubs, certificates: Certificates, refusals: Refusals
-) -> list[Operation]:
-    """Begin to provision devices for ``hubs``; the operations of its REST API, for devices and for services.
+) -> Provisioning:
+    """Begin to provision devices for ``hubs``, after what was in progress at the last stop is taken up again.
 
     Registered certificate authorities are those of ``certificates``. Raises ``HubError`` when a store fails.
     """
@@ -61,11 +72,12 @@ async def open_provisioning(
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
     answers = ProvisioningAnswers(gate, ambient, profile)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
-    return [
+    operations = [
         *EnrollmentOperations(enrollments, registrar, answers).table(),
         *RegistrationOperations(registrar, timeline, answers).table(),
         *DeviceRegistrationOperations(registrar, answers).table(),
     ]
+    return Provisioning(registrar, timeline, operations)
 
 
 def make_webhook() -> Webhook:

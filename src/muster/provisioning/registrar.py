@@ -86,8 +86,8 @@ class Registrar:
         ambient: Ambient,
         profile: Profile,
     ) -> None:
-        """``hubs`` are the linked ones by host name, at every moment; ``default`` is the allocation policy of enrollments
-        that name none."""
+        """``hubs`` are the linked ones by host name, at every moment; ``default`` is the allocation policy of
+        enrollments that name none."""
         self._scope = scope
         self._store = store
         self._examiner = examiner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from muster.core.ambient import iso
@@ -19,8 +19,10 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 class MeterOperations:
     """The meters of one hub. What they answer is not part of Azure's interface."""
 
-    def __init__(self, meters: Meters) -> None:
+    def __init__(self, meters: Meters, more: Callable[[], Iterable[str]] = tuple) -> None:
+        """``more`` gives further lines for Prometheus."""
         self._meters = meters
+        self._more = more
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
@@ -51,8 +53,9 @@ class MeterOperations:
         lines = [*_operations(self._meters.look(), self._meters.plan)]
         quota = self._meters.quota()
         if quota is not None:
-            lines += _family("muster_quota_messages", "gauge", "Messages of a day.", [("", quota.messages)])
-            lines += _family("muster_quota_used", "gauge", "Messages used since midnight UTC.", [("", quota.used)])
+            lines += family("muster_quota_messages", "gauge", "Messages of a day.", [("", quota.messages)])
+            lines += family("muster_quota_used", "gauge", "Messages used since midnight UTC.", [("", quota.used)])
+        lines += self._more()
         return Response(body="".join(f"{line}\n" for line in lines).encode(), headers={"Content-Type": PROMETHEUS})
 
 
@@ -89,16 +92,17 @@ def _operations(readings: Sequence[Reading], plan: Plan | None) -> Iterator[str]
         ("refused", "Operations refused above the rate or the quota."),
     ):
         samples = [(f'{{operation="{one.throttle.name}"}}', getattr(one, outcome)) for one in readings]
-        yield from _family(f"muster_operations_{outcome}_total", "counter", help_, samples)
+        yield from family(f"muster_operations_{outcome}_total", "counter", help_, samples)
     if plan is not None:
         limits = [
             (f'{{operation="{one.throttle.name}"}}', plan.limit(one.throttle) / one.throttle.seconds)
             for one in readings
         ]
-        yield from _family("muster_operations_limit", "gauge", "Operations a second that the tier allows.", limits)
+        yield from family("muster_operations_limit", "gauge", "Operations a second that the tier allows.", limits)
 
 
-def _family(name: str, kind: str, help_: str, samples: list[tuple[str, float]]) -> list[str]:
+def family(name: str, kind: str, help_: str, samples: Sequence[tuple[str, float]]) -> list[str]:
+    """A family of samples in Prometheus' text format, each with its labels."""
     return [
         f"# HELP {name} {help_}",
         f"# TYPE {name} {kind}",

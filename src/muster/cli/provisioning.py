@@ -1,0 +1,73 @@
+"""``muster provisioning``: enroll devices, and see what became of those that registered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+
+from muster.cli.enrollments import commands_of
+from muster.cli.target import data_option, login_options, provisioning_client
+from muster.identity.explain import explain
+from muster.provisioning.model import EnrollmentKind
+
+
+@click.group()
+def provisioning() -> None:
+    """Enroll devices, and see what became of those that registered."""
+
+
+for _kind in EnrollmentKind:
+    provisioning.add_command(commands_of(_kind))
+
+
+@provisioning.command()
+@click.argument("registration_id", required=False)
+@click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many entries.")
+@click.option("--checks", is_flag=True, help="Every check that was made of each attempt.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one entry a line.")
+@data_option
+@login_options
+def log(
+    *, registration_id: str | None, count: int, checks: bool, as_json: bool, data: Path, login: str | None,
+    ca: Path | None,
+) -> None:  # fmt: skip
+    """Print the timeline of registrations, the newest first: attempts with their verdicts, and assignments."""
+    wanted = {"count": count, **({} if registration_id is None else {"registration": registration_id})}
+    found = provisioning_client(data, login, ca).call("GET", f"/$muster/provisioning/log?{urlencode(wanted)}")
+    for entry in found["entries"]:
+        if as_json:
+            click.echo(json.dumps(entry))
+        else:
+            click.echo("\n".join(_lines(entry, checks=checks)))
+
+
+def _lines(entry: Mapping[str, Any], *, checks: bool) -> Iterator[str]:
+    head = f"{entry['at'][:23]}Z  {entry['registrationId']}"
+    if entry["entry"] == "attempt":
+        if checks:
+            yield f"{head}\n{explain(entry)}\n"
+        elif entry["allowed"]:
+            found = entry["enrollment"]
+            yield f"{head}  proved who it is ({found['kind']} {found['id']}) over {entry['transport']}"
+        else:
+            yield f"{head}  refused, {entry['cause']}: {entry['headline']}"
+    elif entry["status"] == "assigned":
+        yield f"{head}  assigned to {entry['assignedHub']} as {entry['deviceId']} ({entry['substatus']})"
+    else:
+        yield f"{head}  {entry['status']}, {entry['errorCode']}: {entry['errorMessage']}"
+
+
+@provisioning.command()
+@data_option
+@login_options
+def counts(*, data: Path, login: str | None, ca: Path | None) -> None:
+    """Print how many attempts and assignments there were since the start, by what became of them."""
+    for what, rows in provisioning_client(data, login, ca).call("GET", "/$muster/provisioning/counts").items():
+        for row in rows:
+            of = "  ".join(str(value) for name, value in row.items() if name != "count")
+            click.echo(f"{row['count']:8}  {what}  {of}")
