@@ -113,12 +113,17 @@ class Registrar:
         if finding is None:
             return Operation(None)
         name = normal(attempt.registration_id)
-        running = self._running.get(name)
-        if running is None:
-            if len(self._running) >= self._most:
-                raise HubError(THROTTLED, "Too many devices are registering, come back later.")
-            running = self._begin(name, attempt, finding)
-        return Operation(await asyncio.shield(running.begun), self._retry)
+        while (running := self._running.get(name)) is not None:
+            if not running.begun.done():
+                return Operation(await asyncio.shield(running.begun), self._retry)
+            found = await self._store.registration(self._scope, name)
+            if found is not None and found.intent is not None:
+                return Operation(running.begun.result(), self._retry)
+            if running.task is not None:  # its end is on disk, and on its way here
+                await asyncio.wait([running.task])
+        if len(self._running) >= self._most:
+            raise HubError(THROTTLED, "Too many devices are registering, come back later.")
+        return Operation(await asyncio.shield(self._begin(name, attempt, finding).begun), self._retry)
 
     async def status(self, attempt: Attempt, operation_id: str) -> Operation:
         """What became of an operation of the device. Raises ``HubError`` as ``register``, and 404203."""
