@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +85,25 @@ def test_the_service_client_drives_every_operation(dps: Provisioning) -> None:
     certificate = Maker(time.time()).root("Root of a group").pem.decode()
     given = {"certificate": certificate, "registered": [group["enrollmentGroupId"], name]}
     assert node(dps.hub, "provisioning_service.js", prefix, given) == "done\n"
+
+
+def test_the_five_commands_of_the_page_as_they_stand_there(make_hub: Callable[..., HubProcess]) -> None:
+    page = (NODE_HOME.parents[1] / "docs" / "provisioning.md").read_text()
+    commands = re.findall(r"^    (.*?)\s+# \d", page, re.MULTILINE)
+    assert len(commands) == 5
+    with make_hub() as hub:
+        if hub.port("https") != 443:
+            pytest.skip("port 443 may not be bound here")
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MUSTER_DATA": str(hub.directory / "data"),
+        }
+        (script,) = re.findall(r"^```js\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        assert (commands[0], commands[4]) == ("muster serve", "node register.js")
+        done = subprocess.run(
+            ["sh", "-ec", "\n".join([*commands[1:4], 'node -e "$SCRIPT"'])], cwd=NODE_HOME,
+            env={**environment, "SCRIPT": script}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert connected(hub, "my-device")

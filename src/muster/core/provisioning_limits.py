@@ -85,5 +85,21 @@ ATTEMPTS_WAITING = Limit(
     "own choice",
     "In a flood the rest are only counted.",
 )
+REFUSED_ATTEMPTS_WRITTEN = Limit(
+    "refused registration attempts kept a second",
+    50,
+    50,
+    "entries per second",
+    "own choice",
+    "In a flood the rest are only counted; bursts of ten seconds' worth pass.",
+)
+GROUPS_SEARCHED = Limit(
+    "groups searched for the owner of a wrong key",
+    8,
+    8,
+    "groups",
+    "own choice",
+    "With more groups a refusal names the mistake twice a second at most: a flood must not buy that work.",
+)
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

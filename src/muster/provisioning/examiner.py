@@ -7,8 +7,10 @@ from typing import NamedTuple
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.certificate_limits import CHAIN_CERTIFICATES
 from muster.core.errors import UNAUTHORIZED
-from muster.core.limits import SAS_CLOCK_SKEW, Profile
+from muster.core.limits import SAS_CLOCK_SKEW, SIGNATURE_PROBES, Profile
 from muster.core.provisioning_errors import ENROLLMENT_DISABLED
+from muster.core.provisioning_limits import GROUPS_SEARCHED
+from muster.core.rate import RateLimit
 from muster.identity import certificate_checks
 from muster.identity.authenticator import Ask
 from muster.identity.certificate_checks import Unsettled
@@ -85,6 +87,8 @@ class Examiner:
         self._refusals = refusals
         self._skew = SAS_CLOCK_SKEW.under(profile)
         self._ask = ask
+        rate = SIGNATURE_PROBES.under(profile)
+        self._searches = RateLimit(rate, rate, ambient.monotonic)
 
     async def examine(self, attempt: Attempt) -> Finding:
         """Judge an attempt. Raises ``HubError`` 500001 when the store fails."""
@@ -201,7 +205,8 @@ class Examiner:
             group, attested = match
             certificate_checks.seen_pass(exam, "signature", "by a key derived from a group's", f"group {group.key.id}")
             return _Found(group, attested)
-        cause, seen = symmetric_key.group_mistake(groups, attempt.registration_id, token)
+        searched = groups if len(groups) <= GROUPS_SEARCHED.open or self._searches.take() else ()
+        cause, seen = symmetric_key.group_mistake(searched, attempt.registration_id, token)
         exam.failed("signature", cause, UNAUTHORIZED, expected="by a key derived from a group's", seen=seen)
         return _NOTHING
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from muster.core.ambient import Ambient, iso
+from muster.core.provisioning_limits import REFUSED_ATTEMPTS_WRITTEN
+from muster.core.rate import RateLimit
 from muster.identity.explain import to_json
 from muster.identity.mistakes import shown
 from muster.identity.verdict import Verdict
@@ -19,16 +21,20 @@ from muster.provisioning.contract import Entry, TimelineStore
 from muster.provisioning.ids import normal
 from muster.provisioning.model import Enrollment, Registration, RegistrationStatus
 
+_BURST_SECONDS = 10
 ATTEMPT, ASSIGNMENT = "attempt", "assignment"
 """Kinds of entries."""
 
 
 class Timeline:
-    """What has happened to the devices that register."""
+    """What has happened to the devices that register. Counts are of all; of refused attempts, which cost a stranger
+    nothing, only so many a second are kept."""
 
     def __init__(self, store: TimelineStore, ambient: Ambient) -> None:
         self._store = store
         self._ambient = ambient
+        rate = REFUSED_ATTEMPTS_WRITTEN.open
+        self._refusals = RateLimit(rate, rate * _BURST_SECONDS, ambient.monotonic)
         self._attestations: Counter[tuple[str, str]] = Counter()
         self._registrations: Counter[tuple[str, str]] = Counter()
         self._assignments: Counter[str] = Counter()
@@ -36,6 +42,8 @@ class Timeline:
     def attempted(self, attempt: Attempt, verdict: Verdict, enrollment: Enrollment | None) -> None:
         """A device has asked to be registered, and ``verdict`` says what it proved."""
         self._attestations[attempt.transport, verdict.cause or "allowed"] += 1
+        if not verdict.allowed and not self._refusals.take():
+            return
         found = None if enrollment is None else {"kind": enrollment.key.kind.value, "id": enrollment.key.id}
         self._keep(
             normal(shown(attempt.registration_id)),

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from muster.core.ambient import iso
+from muster.core.certificate_limits import CHAINS_REMEMBERED
 from muster.core.errors import UNAUTHORIZED
 from muster.identity import certificate_checks
 from muster.identity.authority_contract import Authority
@@ -98,13 +100,22 @@ class EnrolledAnchors:
                 elif not good:
                     unverified[name] = certificate
         self._anchors = Anchors(verified, unverified)
+        self._chains: OrderedDict[bytes, Found] = OrderedDict()
 
     def find(self, sent: Sequence[Certificate]) -> Found | list[Fault]:
-        """As ``chains.find``: the way to the enrolled certificate that is nearest to the device's own."""
+        """As ``chains.find``: the way to the enrolled certificate that is nearest to the device's own. A device that
+        registers comes back to poll, so what was found is remembered."""
+        key = b"".join([bytes.fromhex(one.sha256) for one in sent])
+        known = self._chains.get(key)
+        if known is not None:
+            return known
         found = find(sent, self._anchors)
-        if isinstance(found, Found):
-            return found
-        return [self._named(fault) for fault in found]
+        if not isinstance(found, Found):
+            return [self._named(fault) for fault in found]
+        self._chains[key] = found
+        if len(self._chains) > CHAINS_REMEMBERED.open:
+            self._chains.popitem(last=False)
+        return found
 
     def _named(self, fault: Fault) -> Fault:
         if fault.cause not in {"authority-unknown", "certificate-self-signed"}:
