@@ -24,7 +24,8 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _REQUEST_LINE: Final = re.compile(rb"(GET|POST|PATCH|PUT|DELETE) (/[0-9A-Za-z\-._~%!$&'()*+,;=:@/?]*) HTTP/1\.1\r\n")
 _PLAIN_HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [!-~](?:[ -~]*[!-~])?\r\n)+")
-_FRAMING: Final = frozenset({"connection", "proxy-connection", "transfer-encoding", "upgrade"})
+_FRAMING: Final = {"connection": "keep-alive", "proxy-connection": "keep-alive", "transfer-encoding": "", "upgrade": ""}
+"""What frames a message or ends the connection, and the value under which it changes nothing."""
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
 _REMEMBERED, _LONGEST_REMEMBERED = 256, 2048
 
@@ -78,8 +79,8 @@ def _plain(block: bytes) -> _Plain | None:
         return None
     lines = [line.partition(": ") for line in block.decode("ascii").split("\r\n")[:-1]]
     headers = CIMultiDict([(name, value) for name, _, value in lines])
-    for name in _FRAMING:
-        if headers.getall(name, []) not in ([], ["keep-alive"]):
+    for name, harmless in _FRAMING.items():
+        if headers.getall(name, []) not in ([], [harmless]):
             return None
     lengths = headers.getall("Content-Length", ["0"])
     if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
