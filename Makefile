@@ -36,8 +36,9 @@ check-style:
 	@mypy --no-error-summary scripts bench
 	@mkdir -p build && lint-imports >build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
 
-bench: ## measure the hub beside Mosquitto and a least C server, then talking back and queries, into docs/results
+bench: ## measure the hub beside Mosquitto, RabbitMQ and a least C server, then talking back and queries, into docs/results
 	$(call prepare,bench)@python -m bench.run $(BENCH_ARGS)
+	@python -m bench.amqp $(filter --quick --again,$(BENCH_ARGS))
 	@python -m bench.talking $(filter --quick,$(BENCH_ARGS))
 	@python -m bench.queries $(filter --quick,$(BENCH_ARGS))
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import amqp, machine, measure
+from bench import amqp_loads, machine, measure
 from bench.measure import FULL, Result, Scale
 from bench.run import FILES_BESIDE_CONNECTIONS, build_programs
 from bench.servers import BUILD, Accounts, Device, Muster
@@ -57,19 +57,19 @@ def talk(server: Muster, scale: Scale, name: str) -> Result:
         return runner.run(run())
 
 
-def amqp_load(server: amqp.Hub, scale: Scale, load: amqp.Load) -> Result:
+def amqp_load(server: amqp_loads.Hub, scale: Scale, load: amqp_loads.Load) -> Result:
     """One of the closed loops of ``bench.amqp``; nobody reads."""
-    return amqp.publish(server, replace(amqp.FULL, seconds=scale.seconds, warm_up=scale.warm_up), load)
+    return amqp_loads.publish(server, replace(amqp_loads.FULL, seconds=scale.seconds, warm_up=scale.warm_up), load)
 
 
-LOADS: dict[str, Callable[[amqp.Hub, Scale], Result]] = {
+LOADS: dict[str, Callable[[amqp_loads.Hub, Scale], Result]] = {
     "window1": partial(measure.window, size=1),
     "window20": partial(measure.window, size=20),
     "connects": measure.connects,
     "method": partial(talk, name="method"),
     "property": partial(talk, name="twin"),
     "message": partial(talk, name="message"),
-    **{f"amqp-{name}": partial(amqp_load, load=load) for name, load in amqp.PROFILED.items()},
+    **{f"amqp-{name}": partial(amqp_load, load=load) for name, load in amqp_loads.PROFILED.items()},
 }
 
 
@@ -129,7 +129,7 @@ def profile(load: str, seconds: float, top: int) -> str:
         folder = Path(name)
         accounts = Accounts(folder, [Device(f"device-{number:05d}") for number in range(scale.devices)])
         accounts.write()
-        server = amqp.Hub(folder, accounts)
+        server = amqp_loads.Hub(folder, accounts)
         server.start()
         try:
             with ThreadPoolExecutor(1) as pool:
