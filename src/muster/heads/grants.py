@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from muster.core.ambient import Ambient, Timer
 from muster.core.amqp_limits import AMQP_TOKENS
@@ -21,13 +22,15 @@ def scope_of(path: tuple[str, ...]) -> Scope:
 class Grants:
     """The grants of one connection. ``expired`` is called when one ran out that was not renewed meanwhile."""
 
-    __slots__ = ("_ambient", "_expired", "_held", "_timer")
+    __slots__ = ("_ambient", "_due", "_expired", "_held", "_timer")
 
     def __init__(self, ambient: Ambient, expired: Callable[[], None]) -> None:
         self._ambient = ambient
         self._expired = expired
         self._held: dict[Scope, Verdict] = {}
         self._timer: Timer | None = None
+        self._due = inf
+        """When the timer strikes: not after the first of them runs out."""
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -37,7 +40,8 @@ class Grants:
         if scope not in self._held and len(self._held) >= AMQP_TOKENS.open:
             raise HubError(TOO_MANY_TOKENS)
         self._held[scope] = verdict
-        self._arm()
+        if verdict.expires_at is not None and verdict.expires_at < self._due:
+            self._arm(verdict.expires_at)
 
     def covers(self, scope: Scope) -> bool:
         """Whether something that is still good covers ``scope``."""
@@ -54,22 +58,22 @@ class Grants:
     def clear(self) -> None:
         """The connection is gone."""
         self._held.clear()
-        self._arm()
+        self._arm(inf)
 
-    def _arm(self) -> None:
+    def _arm(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        ends = [verdict.expires_at for verdict in self._held.values() if verdict.expires_at is not None]
-        if ends:
-            self._timer = self._ambient.at(min(ends), self._run_out)
+        self._due = due
+        self._timer = None if due == inf else self._ambient.at(due, self._run_out)
 
     def _run_out(self) -> None:
-        now = self._ambient.now()
+        now, before = self._ambient.now(), len(self._held)
         self._held = {
             scope: verdict
             for scope, verdict in self._held.items()
             if verdict.expires_at is None or verdict.expires_at > now
         }
-        self._arm()
-        self._expired()
+        ends = [verdict.expires_at for verdict in self._held.values() if verdict.expires_at is not None]
+        self._arm(min(ends, default=inf))
+        if len(self._held) < before:
+            self._expired()

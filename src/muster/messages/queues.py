@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import cycle
+from itertools import count
 from typing import NamedTuple
 from uuid import UUID
 
@@ -138,10 +138,12 @@ class Queues:
         The locks last ``lock_seconds``, by default as long as the queue's rules say.
         """
         now, seconds = self._ambient.now(), self._rules(queue).lock_seconds if lock_seconds is None else lock_seconds
-        tokens = cycle([self._ambient.uuid() for _ in range(limit)])  # not more in one run, of which there may be two
+        # One random number for all: of the limit most is never used, and in the writer's thread no other may be drawn.
+        base, numbers = self._ambient.uuid().int, count()
 
         def change(name: str, entry: Entry) -> Entry | Ending:
-            return self._step(name, entry, machine.take(entry, Lock(next(tokens), now + seconds, holder), now), now)
+            lock = Lock(UUID(int=base ^ next(numbers)), now + seconds, holder)
+            return self._step(name, entry, machine.take(entry, lock, now), now)
 
         return self._store.edit(self._hub, queue, Visible(now, limit), change, self._edited)
 

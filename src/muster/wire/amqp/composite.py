@@ -8,6 +8,7 @@ length (clients.md 1).
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -46,9 +47,13 @@ class Layout(NamedTuple):
     name: str
     make: Callable[..., Any]
     fields: tuple[str, ...]
-    defaults: dict[str, Any]
     kinds: tuple[Kind, ...]
+    accepts: tuple[Callable[[Any], Any], ...]
+    otherwise: tuple[Any, ...]
+    """What stands for null: the default, or ``_MISSING`` where something must be given."""
 
+
+_MISSING: Any = object()
 
 LAYOUTS: dict[type, Layout] = {}
 BY_DESCRIPTOR: dict[object, Layout] = {}
@@ -59,7 +64,13 @@ def register(composite: Any, code: int, name: str, *kinds: Kind) -> None:
     """Make ``composite``, a ``NamedTuple`` class, known with the kinds of its fields in order."""
     if len(kinds) != len(composite._fields):
         raise ValueError(f"{name}: {len(composite._fields)} fields, {len(kinds)} kinds")
-    layout = Layout(code, name, composite, composite._fields, composite._field_defaults, kinds)
+    defaults = composite._field_defaults
+    otherwise = [
+        defaults.get(field, None if kind.nullable else _MISSING)
+        for field, kind in zip(composite._fields, kinds, strict=True)
+    ]
+    accepts = tuple(kind.accept for kind in kinds)
+    layout = Layout(code, name, composite, composite._fields, kinds, accepts, tuple(otherwise))
     LAYOUTS[composite] = BY_DESCRIPTOR[code] = BY_DESCRIPTOR[f"amqp:{name}:list"] = layout
 
 
@@ -86,21 +97,31 @@ def make_composite(layout: Layout, items: object) -> Any:
         raise AmqpDecodeError(f"{layout.name} is not a list")
     if len(items) > len(layout.kinds):
         raise AmqpDecodeError(f"{layout.name} has more than its {len(layout.kinds)} fields")
-    values = []
+    given = chain(items, repeat(None))
+    try:
+        values = [
+            default if item is None else accept(item)
+            for accept, default, item in zip(layout.accepts, layout.otherwise, given, strict=False)
+        ]
+    except ValueError:
+        raise _fault(layout, items) from None
+    if any(value is _MISSING for value in values):
+        raise _fault(layout, items)
+    return layout.make(*values)
+
+
+def _fault(layout: Layout, items: list[Any]) -> AmqpDecodeError:
+    """What is wrong with the first of ``items`` that does not fit."""
     for index, kind in enumerate(layout.kinds):
         item = items[index] if index < len(items) else None
+        if item is None and layout.otherwise[index] is _MISSING:
+            return AmqpDecodeError(f"{layout.name} lacks its {layout.fields[index]}")
         if item is not None:
             try:
-                values.append(kind.accept(item))
+                kind.accept(item)
             except ValueError:
-                raise AmqpDecodeError(f"{layout.name}: {layout.fields[index]} is no {kind.name}") from None
-        elif layout.fields[index] in layout.defaults:
-            values.append(layout.defaults[layout.fields[index]])
-        elif kind.nullable:
-            values.append(None)
-        else:
-            raise AmqpDecodeError(f"{layout.name} lacks its {layout.fields[index]}")
-    return layout.make(*values)
+                return AmqpDecodeError(f"{layout.name}: {layout.fields[index]} is no {kind.name}")
+    raise AssertionError("all of it fits")
 
 
 def _of(*types: type) -> Callable[[Any], Any]:
