@@ -198,7 +198,7 @@ async def test_9_with_the_quota_used_up_messages_are_rejected_and_new_links_refu
         assert isinstance(await aside(device.telemetry, await aside(device.link, "d", EVENTS), b""), Accepted)
 
 
-async def test_10_each_message_of_a_batch_is_charged_and_the_batch_counts_once(tmp_path: Path) -> None:
+async def test_10_each_message_of_a_batch_is_charged_and_the_batch_counts_once_for_the_rate(tmp_path: Path) -> None:
     async with device_hub(tmp_path, plan=Plan(Tier.S1)) as hub:
         device = await hub.device()
         link = await aside(device.link, "d", EVENTS)
@@ -206,9 +206,12 @@ async def test_10_each_message_of_a_batch_is_charged_and_the_batch_counts_once(t
         batch = encode_message(Message(data=parts))
         number = device.transfer(link, batch, message_format=0x80013700)
         assert isinstance(await aside(device.settlement, number), Accepted)
+        assert isinstance(await aside(device.telemetry, link, bytes(300_000)), Rejected)
+        assert isinstance(await aside(device.settlement, device.transfer(link, b"rubbish")), Rejected)
         quota = hub.mqtt.meters.quota()
         assert quota is not None
-        assert (quota.used, reading(hub.mqtt, TELEMETRY).accepted) == (1 + 1 + 2, 1)
+        assert quota.used == 1 + 1 + 2, "what is rejected is not charged"
+        assert reading(hub.mqtt, TELEMETRY).accepted == 1 + 2
 
 
 # --- without a plan

@@ -36,7 +36,7 @@ def telemetry_link(device: DeviceSession, link: Any) -> TelemetryLink:
 class ThrottledTelemetryLink(TelemetryLink):
     """See ``TelemetryLink``."""
 
-    __slots__ = ("_meters", "_turn", "_waiting")
+    __slots__ = ("_meters", "_rejected", "_turn", "_waiting")
 
     def __init__(self, device: DeviceSession, link: Any) -> None:
         super().__init__(device, link)
@@ -44,6 +44,8 @@ class ThrottledTelemetryLink(TelemetryLink):
         self._waiting: deque[Delivery] = deque()
         """The first has its turn when ``_turn`` comes; the others will be looked at then."""
         self._turn: Timer | None = None
+        self._rejected = False
+        """Whether the last message that was taken was."""
 
     def open(self) -> None:
         self.link.accept(max_message_size=AMQP_TELEMETRY_BYTES.open)
@@ -94,15 +96,15 @@ class ThrottledTelemetryLink(TelemetryLink):
         self.device.connection.flush()
 
     def _take(self, event: Delivery) -> None:
+        self._rejected = False
         super().delivery(event)
-        try:
+        if not self._rejected:
             for size in counted_bytes(event.payload, event.message_format):
                 self._meters.charge(size)
-        except AmqpDecodeError:
-            return  # it has been rejected
 
     def _reject(self, event: Delivery, problem: AmqpDecodeError | HubError) -> None:
         if isinstance(problem, ThrottledError) or (isinstance(problem, HubError) and problem.row is QUOTA_EXCEEDED):
             name, expected, seen = why_not(problem, "telemetry")
             problem.tracking_id = self.device.breach(name, expected, seen, problem.row)
+        self._rejected = True
         super()._reject(event, problem)
