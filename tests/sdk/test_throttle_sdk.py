@@ -26,9 +26,9 @@ def throttled(tmp_path: Path) -> Iterator[HubProcess]:
         yield hub
 
 
-def registry_meter(hub: HubProcess) -> dict[str, Any]:
+def meter_of(hub: HubProcess, name: str) -> dict[str, Any]:
     _, body = hub.request("GET", "/$muster/meters")
-    found: dict[str, Any] = next(one for one in body["operations"] if one["name"] == "registry")
+    found: dict[str, Any] = next(one for one in body["operations"] if one["name"] == name)
     return found
 
 
@@ -36,7 +36,7 @@ def test_python_comes_again_by_itself(throttled: HubProcess, monkeypatch: pytest
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", throttled.facts["REQUESTS_CA_BUNDLE"])
     manager = IoTHubRegistryManager.from_connection_string(throttled.facts["HUB_CONNECTION_STRING"])
     calls = 1  # the one that made the device
-    while not (meter := registry_meter(throttled))["refused"]:
+    while not (meter := meter_of(throttled, "registry"))["refused"]:
         for _ in range(20):
             assert manager.get_device("d").device_id == "d"
         calls += 20
@@ -49,3 +49,16 @@ def test_node_is_told_and_goes_on(throttled: HubProcess) -> None:
     assert refused["calls"] >= 99
     assert (refused["name"], refused["status"], refused["seconds"]) == ("ThrottlingError", 429, 1)
     assert found == {"found": "d"}
+
+
+def test_a_service_of_node_that_sends_too_many_commands_over_amqp_sends_them_again_by_itself(
+    throttled: HubProcess,
+) -> None:
+    names = [f"d{number}" for number in range(12)]  # a queue takes fifty
+    for name in names:
+        throttled.add_device(name)
+    sent = 0
+    while not (meter := meter_of(throttled, "commands"))["refused"]:
+        node(throttled, "throttled_c2d.js", "104", *names)
+        sent += 104
+    assert meter["accepted"] == sent
