@@ -337,3 +337,19 @@ def test_32_prometheus_reads_the_counts(dps: Provisioning) -> None:
         rf'muster_device_assignments_total{{hub="{hub.address}"}} [1-9]',
     ):
         assert re.search(f"^{line}", text, re.MULTILINE), line
+
+
+def test_99_registrations_and_what_services_ask_are_counted(dps: Provisioning) -> None:
+    def counts() -> tuple[int, int]:
+        _, body = dps.hub.request("GET", "/$muster/meters")
+        found = {one["name"]: one["accepted"] for one in body["operations"]}
+        return found["registrations"], found["provisioning"]
+
+    registrations, operations = counts()
+    name = fresh()
+    token = dps.token(name, key_of(dps.enroll(name)))
+    dps.register(name, token)
+    assert counts() == (registrations + 1, operations + 1)
+    assert dps.register(name, "no token").status == 401
+    assert dps.call("GET", f"/enrollments/{name}", Authorization="no token").status == 401
+    assert counts() == (registrations + 1, operations + 1)

@@ -13,6 +13,7 @@ from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import HubError
 from muster.core.limits import Profile
+from muster.core.meters import Meters
 from muster.dialect.enrollment_bodies import webhook_body
 from muster.identity import sas
 from muster.identity.refusals import Refusals
@@ -139,7 +140,9 @@ def attempt_of(name: str, *, version: str = "2021-10-01", payload: Any = None) -
 
 
 @contextlib.asynccontextmanager
-async def service(directory: Path, hubs: Iterable[FakeHub] | Mapping[str, FakeHub]) -> AsyncIterator[Service]:
+async def service(
+    directory: Path, hubs: Iterable[FakeHub] | Mapping[str, FakeHub], meters: Meters | None = None
+) -> AsyncIterator[Service]:
     """Start the service on what is kept in ``directory``, and stop it."""
     loop = asyncio.get_running_loop()
     ambient = SystemAmbient(loop)
@@ -162,7 +165,7 @@ async def service(directory: Path, hubs: Iterable[FakeHub] | Mapping[str, FakeHu
     registrar = Registrar(
         SCOPE, store, examiner, timeline, hubs=linked, default=AllocationKind.HASHED,
         webhook=webhook, webhook_body=webhook_body, ambient=ambient,
-        profile=Profile.OPEN,
+        profile=Profile.OPEN, meters=meters,
     )  # fmt: skip
     enrollments = Enrollments(SCOPE, store, groups, hubs=linked, ambient=ambient, profile=Profile.OPEN)
     made.append(Service(registrar, enrollments, refusals, linked))

@@ -117,6 +117,17 @@ REGISTRY = Throttle(
     "registry", "operations", 60, _SLOW,
     "Identities created, read, listed, updated and deleted; a bulk call counts once.",
 )  # fmt: skip
+_SERVICE = _rates(Rate(0, 1000), Rate(0, 1000), Rate(0, 1000))
+_SERVICE_DOCS = "docs about-iot-dps, Quotas and limits"
+REGISTRATIONS = Throttle(
+    "registrations", "registrations", 60, _SERVICE,
+    "Of devices that prove who they are to the provisioning service; asking what came of it does not count.",
+    source=_SERVICE_DOCS,
+)  # fmt: skip
+PROVISIONING = Throttle(
+    "provisioning", "operations", 60, _SERVICE,
+    "By services: enrollments and registrations made, read, listed, changed and deleted.", source=_SERVICE_DOCS,
+)  # fmt: skip
 
 ALL: tuple[Throttle, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Throttle))
 

@@ -120,7 +120,9 @@ class Node:
 
         more = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
         linked = LinkedHubs([LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)])
-        provisioning = await open_provisioning(base, material, linked, parts.certificates, parts.refusals)
+        provisioning = await open_provisioning(
+            base, material, linked, parts.certificates, refusals=parts.refusals, meters=parts.meters
+        )
         families = partial(provisioning_families, provisioning.timeline)
         more += [*provisioning.operations, *MeterOperations(parts.meters, families).table()]
         services = _device_services(base, parts)

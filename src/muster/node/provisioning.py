@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from muster.core.meters import Meters
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
 from muster.dialect.enrollment_bodies import webhook_body
 from muster.heads.http.device_registration import DeviceRegistrationOperations
@@ -45,7 +46,13 @@ class Provisioning(NamedTuple):
 
 
 async def open_provisioning(
-    base: Foundation, material: Material, hubs: LinkedHubs, certificates: Certificates, refusals: Refusals
+    base: Foundation,
+    material: Material,
+    hubs: LinkedHubs,
+    certificates: Certificates,
+    *,
+    refusals: Refusals,
+    meters: Meters,
 ) -> Provisioning:
     """Begin to provision devices for ``hubs``, after what was in progress at the last stop is taken up again.
 
@@ -64,13 +71,13 @@ async def open_provisioning(
     timeline = Timeline(entries, ambient)
     registrar = Registrar(
         scope, store, examiner, timeline, hubs=hubs, default=AllocationKind.HASHED, webhook=make_webhook(),
-        webhook_body=webhook_body, ambient=ambient, profile=profile,
+        webhook_body=webhook_body, ambient=ambient, profile=profile, meters=meters,
     )  # fmt: skip
     await registrar.resume()
     base.undo.append(registrar.close)
     service = make_hub(base.settings.all_hostnames, (material.provisioning,), profile, name=scope)
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
-    answers = ProvisioningAnswers(gate, ambient, profile)
+    answers = ProvisioningAnswers(gate, ambient, profile, meters)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
     operations = [
         *EnrollmentOperations(enrollments, registrar, answers).table(),

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from muster.core.ambient import Ambient, Timer
 from muster.core.errors import PRECONDITION_FAILED, SERVER_ERROR, THROTTLED, UNAVAILABLE, HubError
 from muster.core.limits import Profile
+from muster.core.meters import Meters
 from muster.core.provisioning_errors import (
     ENROLLMENT_DISABLED,
     ENROLLMENT_NOT_FOUND,
@@ -25,6 +26,7 @@ from muster.core.provisioning_errors import (
     REGISTRATION_NOT_FOUND,
 )
 from muster.core.provisioning_limits import ASSIGNMENT_RETRY, REGISTRATION_RETRY, REGISTRATIONS_AT_ONCE
+from muster.core.throttles import REGISTRATIONS
 from muster.identity.changes import ANY, Match
 from muster.provisioning import plan
 from muster.provisioning.allocation import candidates, custom
@@ -85,6 +87,7 @@ class Registrar:
         webhook_body: WebhookBody,
         ambient: Ambient,
         profile: Profile,
+        meters: Meters | None = None,
     ) -> None:
         """``hubs`` are the linked ones by host name, at every moment; ``default`` is the allocation policy of
         enrollments that name none."""
@@ -97,6 +100,7 @@ class Registrar:
         self._webhook = webhook
         self._webhook_body = webhook_body
         self._ambient = ambient
+        self._meters = Meters(ambient) if meters is None else meters
         self._retry = REGISTRATION_RETRY.under(profile)
         self._most = REGISTRATIONS_AT_ONCE.under(profile)
         self._running: dict[str, _Running] = {}
@@ -107,12 +111,13 @@ class Registrar:
         """Begin to assign the device, or find the assignment that is in progress; its answer is on disk.
 
         Raises ``HubError``: 401002 for a device that does not prove who it is, under the verdict's tracking id; 429001
-        for too many at once, 500001 when the store fails.
+        for too many at once or above the rate (``Meters.take``), 500001 when the store fails.
         """
         finding = await self._examine(attempt, log_it=True)
         if finding is None:
             return Operation(None)
         name = normal(attempt.registration_id)
+        self._meters.take(REGISTRATIONS, name)
         while (running := self._running.get(name)) is not None:
             if not running.begun.done():
                 return Operation(await asyncio.shield(running.begun), self._retry)

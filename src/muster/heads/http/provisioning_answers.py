@@ -11,7 +11,9 @@ from typing import Any
 from muster.core.ambient import Ambient, iso
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import Profile
+from muster.core.meters import Meters
 from muster.core.provisioning_limits import ENROLLMENT_PAGE
+from muster.core.throttles import PROVISIONING
 from muster.dialect.api_version import check_api_version
 from muster.heads.http.answers import json_answer, shown_id
 from muster.heads.http.auth import ServiceGate, authorize
@@ -30,8 +32,9 @@ Page = Callable[[str, int], Awaitable[Sequence[tuple[str, dict[str, Any]]]]]
 class ProvisioningAnswers:
     """What all operations of the provisioning service share."""
 
-    def __init__(self, gate: ServiceGate, ambient: Ambient, profile: Profile) -> None:
+    def __init__(self, gate: ServiceGate, ambient: Ambient, profile: Profile, meters: Meters | None = None) -> None:
         """``gate`` judges callers by the provisioning service's policies."""
+        self._meters = Meters(ambient) if meters is None else meters
         self._gate = gate
         self._ambient = ambient
         self._most = ENROLLMENT_PAGE.under(profile)
@@ -42,6 +45,7 @@ class ProvisioningAnswers:
         async def judged(call: Call) -> Response:
             check_api_version(call.query("api-version"))
             authorize(call, right, self._gate)
+            self._meters.take(PROVISIONING)
             return await handler(call)
 
         return Operation(method, path, None, judged, refuse=self.refuse)
