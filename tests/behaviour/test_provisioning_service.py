@@ -169,6 +169,13 @@ def test_5_what_is_wrong_with_an_enrollment_is_named(dps: Provisioning, what: st
     assert dps.call("GET", "/enrollments/wrong").status == 404
 
 
+def test_5a_a_first_twin_that_no_hub_would_take_is_refused_at_once(dps: Provisioning) -> None:
+    twin = {"tags": {f"t{number}": "x" * 4000 for number in range(3)}}
+    answer = put(dps, "wrong", {"registrationId": "wrong", "attestation": KEYS, "initialTwin": twin})
+    assert (answer.status, answer.body["errorCode"]) == (413, 413001)
+    assert "initialTwin.tags" in answer.body["message"]
+
+
 @pytest.mark.parametrize("name", ["a%20b", "end.", "x" * 129, "%C3%BC"])
 def test_6_an_id_that_is_none_is_refused(dps: Provisioning, name: str) -> None:
     answer = dps.call("GET", f"/enrollments/{name}")

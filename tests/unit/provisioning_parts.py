@@ -98,8 +98,11 @@ class FakeHub:
 class Service:
     """The running service; ``hubs`` outlive it."""
 
-    def __init__(self, registrar: Registrar, enrollments: Enrollments, refusals: Refusals, hubs: LinkedHubs) -> None:
-        self.registrar, self.enrollments, self.refusals, self.hubs = registrar, enrollments, refusals, hubs
+    def __init__(
+        self, registrar: Registrar, enrollments: Enrollments, timeline: Timeline, refusals: Refusals, hubs: LinkedHubs
+    ) -> None:
+        self.registrar, self.enrollments, self.timeline = registrar, enrollments, timeline
+        self.refusals, self.hubs = refusals, hubs
         self.asked: list[Any] = []
         self.answer: Any = None
 
@@ -168,7 +171,7 @@ async def service(
         profile=Profile.OPEN, meters=meters,
     )  # fmt: skip
     enrollments = Enrollments(SCOPE, store, groups, hubs=linked, ambient=ambient, profile=Profile.OPEN)
-    made.append(Service(registrar, enrollments, refusals, linked))
+    made.append(Service(registrar, enrollments, timeline, refusals, linked))
     await registrar.resume()
     try:
         yield made[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
+from muster.core.limits import TWIN_PROPERTIES, TWIN_TAGS
 from muster.identity.certificates import CertificateError, read_upload
 from muster.identity.ids import check_id as check_device_id
 from muster.identity.keys import check_symmetric_key, generate_key
@@ -25,7 +26,7 @@ from muster.provisioning.model import (
     EnrollmentKind,
     ReprovisionPolicy,
 )
-from muster.twins.rules import DESIRED, TAGS, check_content
+from muster.twins.rules import DESIRED, TAGS, check_content, check_size
 
 _URL = re.compile(r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?", re.ASCII)
 _LONGEST_URL = 2048
@@ -94,8 +95,12 @@ def check(draft: Draft, linked: Collection[str]) -> None:
     if draft.custom is not None:
         _check_webhook(draft.custom)
     if draft.initial_twin is not None:
-        check_content(f"initialTwin.{TAGS}", draft.initial_twin.tags)
-        check_content(f"initialTwin.{DESIRED}", draft.initial_twin.desired)
+        for place, content, most in (
+            (f"initialTwin.{TAGS}", draft.initial_twin.tags, TWIN_TAGS),
+            (f"initialTwin.{DESIRED}", draft.initial_twin.desired, TWIN_PROPERTIES),
+        ):
+            check_content(place, content)
+            check_size(place, content, most)
     attestation, group = draft.attestation, draft.key.kind is EnrollmentKind.GROUP
     if isinstance(attestation, DraftedKeys):
         for what, key in (("primaryKey", attestation.primary), ("secondaryKey", attestation.secondary)):
