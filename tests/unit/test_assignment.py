@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from provisioning_parts import FakeHub, Killed, Service, Steps, attempt_of, service
+from provisioning_parts import GROUP_KEY, FakeHub, Killed, Service, Steps, attempt_of, service
 
 from muster.core.errors import ARGUMENT_INVALID, SERVER_ERROR, HubError
 from muster.core.provisioning_limits import ASSIGNMENT_RETRY
 from muster.identity.changes import ANY
+from muster.provisioning.attestation.symmetric_key import derive
 from muster.provisioning.contract import WebhookError
 from muster.provisioning.model import (
     AllocationKind,
@@ -24,6 +25,7 @@ from muster.provisioning.model import (
     ReprovisionPolicy,
     Substatus,
 )
+from muster.provisioning.rules import Draft, DraftedKeys
 
 OLD, NEW = "old.example", "new.example"
 INITIAL, LIVED = DeviceData({"t": 1}, {"d": 1}), DeviceData({"t": 2}, {"d": 2}, {"r": 2})
@@ -92,6 +94,27 @@ async def test_a_device_that_shall_stay_stays(tmp_path: Path, policy: Reprovisio
         [OLD],
     )
     assert world.old.devices["dev"][2] == LIVED
+
+
+@pytest.mark.parametrize("policy", [MIGRATE, NEVER], ids=["migrate", "never"])
+async def test_a_device_whose_id_is_changed_in_its_enrollment_takes_its_data_with_it(
+    tmp_path: Path, policy: ReprovisionPolicy
+) -> None:
+    world, key = World(tmp_path), EnrollmentKey(EnrollmentKind.INDIVIDUAL, "dev")
+    own = derive(GROUP_KEY, "dev")
+    async with world.running() as running:
+        for device_id in ("", "renamed"):
+            draft = Draft(
+                key=key, attestation=DraftedKeys(own, own), device_id=device_id, hubs=(OLD,), reprovision=policy
+            )
+            await running.enrollments.put(draft)
+            found = await running.register("dev")
+            for name, (credentials, edge, _) in world.old.devices.items():
+                if not device_id:
+                    world.old.devices[name] = credentials, edge, LIVED
+    expected = "renamed" if policy is MIGRATE else "dev"
+    assert (found.device_id, list(world.old.devices)) == (expected, [expected])
+    assert world.old.devices[expected][2] == LIVED
 
 
 async def test_a_device_whose_hub_is_linked_no_more_gets_another_also_when_it_shall_stay(tmp_path: Path) -> None:

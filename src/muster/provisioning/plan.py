@@ -75,7 +75,8 @@ def decide(
         data: the initial twin that a webhook gave, which goes before all else; ``None`` for none.
         there: whether the hub has the device already.
     """
-    again, moves = bool(intent.previous), bool(intent.previous) and intent.previous != hub.host
+    intent = replace(intent, hub=hub.host)
+    again, moves = bool(intent.previous), intent.moves
     migrate = moves and policy.migrate_data and data is None
     reset = again and policy.update_hub and not policy.migrate_data
     initial = data or enrollment.initial_twin or DeviceData()
@@ -87,7 +88,6 @@ def decide(
         substatus = Substatus.SAME_HUB if again and _is_new(intent.context) else Substatus.INITIAL
     return replace(
         intent,
-        hub=hub.host,
         credentials=_credentials(intent, hub),
         migrate=migrate,
         there=there,

@@ -321,6 +321,7 @@ class Registrar:
             hub, data, payload = await custom.ask(self._webhook, enrollment.custom, body, hubs)
         elif intent.previous in self._hubs and not policy.update_hub:
             hub, payload = self._hubs[intent.previous], registration.payload
+            intent = replace(intent, device_id=intent.previous_device)
         else:
             kind = plan.allocation_of(enrollment, self._default)
             hub = plan.pick(enrollment, kind, name, list(self._hubs.values()))
