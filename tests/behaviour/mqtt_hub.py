@@ -24,8 +24,8 @@ from muster.events.model import Source
 from muster.events.recorder import EventRecorder, next_epoch
 from muster.events.relay import EventRelay
 from muster.heads.amqp import AmqpHead, AmqpHub
+from muster.heads.amqp_faults import device_links
 from muster.heads.amqp_links import Role
-from muster.heads.device_links import DeviceLinks
 from muster.heads.device_services import DeviceServices
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
@@ -271,7 +271,7 @@ async def mqtt_hub(
     hub.messaging, stop_queues = make_messaging(
         facts.name, hub.queues, hub.registry, ambient, SETTINGS, meters=hub.meters
     )
-    hub.amqp = AmqpHead(HubDirectory(AmqpHub(hub.authenticator, hub.refusals, _roles(hub))), ambient, loop)
+    hub.amqp = AmqpHead(HubDirectory(_amqp_hub(hub)), ambient, loop)
     context = server_context(str(directory / "chain"), str(directory / "key"))
     make_mqtt = _connections(hub, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
@@ -310,8 +310,9 @@ def _connections(hub: MqttHub, loop: asyncio.AbstractEventLoop) -> Callable[[], 
     return make_mqtt
 
 
-def _roles(hub: MqttHub) -> list[Role]:
-    return [DeviceLinks(device_services(hub)), *hub.messaging.roles]
+def _amqp_hub(hub: MqttHub) -> AmqpHub:
+    roles: list[Role] = [device_links(device_services(hub)), *hub.messaging.roles]
+    return AmqpHub(hub.authenticator, hub.refusals, roles, hub.faults)
 
 
 def device_services(hub: MqttHub) -> DeviceServices:

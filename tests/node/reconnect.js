@@ -26,7 +26,7 @@ async function main() {
   const name = process.argv[2];
   const device = Client.fromConnectionString(process.env.CONNECTION, transport(name));
   device.on('error', (error) => say({ error: error.name, message: error.message }));
-  device.on('disconnect', (error) => say({ disconnect: error && error.message }));
+  device.on('disconnect', (error) => say({ disconnect: String(error && error.message) }));
   await device.open();
   device.on('message', (message) => {
     device.complete(message, (error) => { if (!error) say({ command: message.getData().toString() }); });

@@ -145,9 +145,16 @@ def require_443(hub: HubProcess, transport: str) -> None:
 
 CUTS = [("KillTcp", "boom"), ("KillTcp", "byebye"), ("KillTcp", " severs the TCP connection ")]
 REFUSALS = [("InvokeThrottling", "boom"), ("InvokeMaxMessageQuota", "boom"), ("InvokeAuthError", "boom")]
+LINKS = ("D2CLink", "C2DLink", "TwinLinkReq", "TwinLinkResp", "MethodReqLink", "MethodRespLink")
+AMQP = [
+    *CUTS, ("KillAmqpConnection", "boom"), ("ShutDownAmqp", "byebye"), ("KillAmqpSession", "boom"),
+    ("KillAmqpCBSLinkReq", "boom"), ("KillAmqpCBSLinkResp", "boom"), *((f"KillAmqp{link}", "boom") for link in LINKS),
+]  # fmt: skip
 FAULTS = {
     "mqtt": [*CUTS, ("ShutDownMqtt", "byebye"), *REFUSALS],
     "mqtt-ws": [*CUTS, ("ShutDownMqtt", "byebye"), *REFUSALS],
+    "amqp": AMQP,
+    "amqp-ws": AMQP,
 }
 
 
@@ -171,6 +178,33 @@ def test_a_node_device_recovers_from_every_fault(faulty: HubProcess, transport: 
             assert scene.struck() > before or operation == "InvokeThrottling", f"{operation} {reason} has not struck"
         errors = [line for line in device.heard if "error" in line or "disconnect" in line or "failed" in line]
         assert errors == [], "the client has told its application nothing of it"
+    assert scene.sent <= arrived(faulty, name, scene.sent)
+
+
+@pytest.mark.parametrize("transport", ["amqp", "amqp-ws"])
+def test_a_node_device_on_amqp_is_told_of_refusals_and_goes_on(faulty: HubProcess, transport: str) -> None:
+    """Throttled it waits and sends again by itself; the others it leaves to its application."""
+    require_443(faulty, transport)
+    name = f"refused-{transport}"
+    connection = faulty.device_connection_string(name, faulty.add_device(name))
+    told = {"InvokeMaxMessageQuota": "IotHubQuotaExceededError", "InvokeAuthError": "UnauthorizedError"}
+    with (
+        Process(faulty, "c2d_service.js", "amqp") as service,
+        Process(faulty, "reconnect.js", transport, CONNECTION=connection) as device,
+    ):
+        service.hear(lambda line: line.get("open") is True)
+        device.hear(lambda line: line.get("open") is True)
+        scene = Scene(faulty, name, device, service)
+        scene.send("fault-throttling", fault("InvokeThrottling"))
+        scene.prove("throttled")
+        for operation, error in told.items():
+            scene.send(operation, fault(operation, duration="1"))
+            answers = []
+            while not answers or "failed" in answers[-1]:
+                device.say(send=f"after-{operation}")
+                answers.append(device.hear(lambda line: "sent" in line or "failed" in line))
+            assert {answer.get("name") for answer in answers} == {error, None}
+            scene.prove(operation)
     assert scene.sent <= arrived(faulty, name, scene.sent)
 
 

@@ -47,6 +47,7 @@ from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
 from muster.identity.sas import resource_hosts
 from muster.identity.verdict import Verdict
+from muster.sessions.faults import Faults
 from muster.wire.amqp.connection import Connection, State
 from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.events import (
@@ -90,6 +91,8 @@ class AmqpHub:
     authenticator: Authenticator
     refusals: Refusals
     roles: Sequence[Role]
+    faults: Faults | None = None
+    """Only where clients may ask for such."""
 
 
 class AmqpHead:
@@ -296,12 +299,12 @@ class AmqpConnection:
         if self.transport is not None:
             self.transport.abort()
 
-    def end(self, problem: HubError) -> None:
-        """Close the connection with ``problem``."""
+    def end(self, problem: HubError | None) -> None:
+        """Close the connection with ``problem``, or in good order."""
         if self.closing:
             return
         self.closing = True
-        self._engine.close(to_error(problem))
+        self._engine.close(None if problem is None else to_error(problem))
         self.flush()
         if self.transport is not None:
             self.transport.close()

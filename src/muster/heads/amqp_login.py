@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from muster.core.errors import UNAUTHORIZED, HubError
 from muster.dialect.amqp import PutToken
 from muster.dialect.device_amqp import identity_path, plain_identity, token_audience, token_identity
+from muster.heads.amqp_cuts import break_off
 from muster.heads.client_certificates import tls_credential
 from muster.heads.grants import Scope, scope_of
 from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
@@ -103,6 +104,8 @@ async def device(connection: AmqpConnection, token: str, key: IdentityKey, *, us
     if verdict.allowed and connection.hub is hub and not connection.closing:
         connection.device_grants.add(scope_of(identity_path(key)), token, verdict)
         connection.proven()
+        if hub.faults is not None:
+            break_off(connection, hub.faults, key)
     return verdict
 
 

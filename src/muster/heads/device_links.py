@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from muster.core.ambient import Timer, tracking_id
 from muster.core.errors import DEVICE_UNAUTHORIZED, SERVER_ERROR, ErrorRow, HubError
@@ -42,23 +42,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("muster.amqp")
 
-_PARTS: dict[Part, Callable[[DeviceSession, Any], DeviceLink]] = {
-    Part.TELEMETRY: telemetry_link,
-    Part.COMMANDS: CommandLink,
-    Part.INPUTS: InputLink,
-    Part.TWIN_REQUESTS: TwinRequestLink,
-    Part.TWIN_ANSWERS: TwinAnswerLink,
-    Part.METHOD_REQUESTS: MethodRequestLink,
-    Part.METHOD_ANSWERS: MethodAnswerLink,
-}
+Kinds = Mapping[Part, Callable[[Any, Any], DeviceLink]]
+"""What makes the handlers of links (from a ``DeviceSession`` and the link), by what these are for."""
+
 _DEVICES = "devices"
 
 
 class DeviceLinks:
     """The role that serves devices and modules."""
 
-    def __init__(self, services: DeviceServices) -> None:
+    def __init__(self, services: DeviceServices, kind: type[DeviceSession] | None = None) -> None:
+        """``kind``: of the sessions to make, if not ``DeviceSession``."""
         self._services = services
+        self._kind = kind or DeviceSession
 
     def attach(self, connection: AmqpConnection, link: Link, path: tuple[str, ...]) -> LinkHandler | None:
         """See ``heads.amqp_links.Role``. The link is answered when its identity has been judged."""
@@ -70,16 +66,17 @@ class DeviceLinks:
             return None
         devices = connection.nodes.get(_DEVICES)
         if devices is None:
-            devices = connection.nodes[_DEVICES] = Devices(connection, self._services)
+            devices = connection.nodes[_DEVICES] = Devices(connection, self._services, self._kind)
         return devices.attach(address.key, part, link)
 
 
 class Devices:
     """The identities of one connection."""
 
-    def __init__(self, connection: AmqpConnection, services: DeviceServices) -> None:
+    def __init__(self, connection: AmqpConnection, services: DeviceServices, kind: type[DeviceSession]) -> None:
         self.connection = connection
         self.services = services
+        self._kind = kind
         self.sessions: dict[IdentityKey, DeviceSession] = {}
         self.acknowledgements = Acknowledgements(connection, services.ambient)
         self._holding = False
@@ -90,7 +87,7 @@ class Devices:
         model = model_of(link.attach)
         session = self.sessions.get(key)
         if session is None:
-            session = self.sessions[key] = DeviceSession(self, key)
+            session = self.sessions[key] = self._kind(self, key)
         return session.attach(part, link, model)
 
     def forget(self, session: DeviceSession) -> None:
@@ -142,6 +139,17 @@ class DeviceSession:
         "twin",
     )  # fmt: skip
 
+    kinds: ClassVar[Kinds] = {
+        Part.TELEMETRY: telemetry_link,
+        Part.COMMANDS: CommandLink,
+        Part.INPUTS: InputLink,
+        Part.TWIN_REQUESTS: TwinRequestLink,
+        Part.TWIN_ANSWERS: TwinAnswerLink,
+        Part.METHOD_REQUESTS: MethodRequestLink,
+        Part.METHOD_ANSWERS: MethodAnswerLink,
+    }
+    """What serves its links."""
+
     def __init__(self, devices: Devices, key: IdentityKey) -> None:
         self.devices = devices
         self.connection = devices.connection
@@ -168,7 +176,7 @@ class DeviceSession:
 
     def attach(self, part: Part, link: Link, model: str | None) -> DeviceLink:
         """A link was attached; it is answered when the identity is judged, at once if that is so already."""
-        handler = _PARTS[part](self, link)
+        handler = self.kinds[part](self, link)
         self._links[handler] = part
         if (model or part is Part.TELEMETRY) and (model != self._model or self.session is None):
             self._model, self._announced = model, False

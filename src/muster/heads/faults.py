@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.core.errors import ErrorRow, HubError
-from muster.dialect.faults import read_fault
+from muster.dialect.faults import OPERATION, read_fault
 from muster.identity.model import IdentityKey
 from muster.sessions.faults import Fault
+
+REASON = f"The client asked for this fault ({OPERATION})."
+EXPECTED = "what the client itself asked for"
+"""What a client is told, and what `muster why` says that was expected."""
 
 log = logging.getLogger("muster.faults")
 

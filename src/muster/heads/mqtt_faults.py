@@ -13,18 +13,16 @@ from muster.core.errors import CONNACK_UNAVAILABLE, CONNECTION_CLOSED
 from muster.dialect.faults import OPERATION
 from muster.dialect.mqtt import Login, telemetry_properties
 from muster.heads.device_services import DeviceServices
-from muster.heads.faults import InjectedError, cut, passed_over, wanted_fault
+from muster.heads.faults import EXPECTED, InjectedError, cut, passed_over, wanted_fault
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
 from muster.identity.verdict import Verdict
-from muster.messages.telemetry import Batch
 from muster.sessions.faults import Fault, Faults, Target
 from muster.wire.mqtt import encoder
 from muster.wire.mqtt.packets import Connect, Publish
 
 _MARK = OPERATION.encode()
 _CUTS = (Target.TRANSPORT, Target.MQTT_GOODBYE)
-_EXPECTED = "what the client itself asked for"
 
 
 class FaultyMqttConnection(MqttConnection):
@@ -64,7 +62,7 @@ class FaultyMqttConnection(MqttConnection):
         try:
             return super()._publish(packet)
         except InjectedError as error:
-            return self._breach("fault", _EXPECTED, error.row.name, error.row)
+            return self._breach("fault", EXPECTED, error.row.name, error.row)
 
     def _read_topic(self, topic: bytes, *, retain: bool = False, will: bool = False) -> None:
         refusal = None if will else self._faults.lasting(self._key, Target.QUOTA, Target.AUTHORIZATION)
@@ -79,13 +77,8 @@ class FaultyMqttConnection(MqttConnection):
             self._loop.call_soon(self._ask, fault)  # by then the message is with the others
 
     def _ask(self, fault: Fault) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        batch: Batch | None = self._batch
-        if batch is None:  # of QoS 0, nothing is owed
-            self._faults.inject(self._key, fault)
-        else:
-            batch.when_durable(partial(self._acknowledged, fault))
+        if self._transport is not None and not self._transport.is_closing():
+            self._services.telemetry.when_stored(partial(self._acknowledged, fault))
 
     def _acknowledged(self, fault: Fault, error: BaseException | None) -> None:
         if error is None:
@@ -102,7 +95,7 @@ class FaultyMqttConnection(MqttConnection):
         elif fault.refusal is not None:
             self._topic = b""  # the next message is looked at, whatever its topic
         elif fault.target in _CUTS:
-            self._keep_breach("fault", _EXPECTED, fault.target, CONNECTION_CLOSED, str(self._key))
+            self._keep_breach("fault", EXPECTED, fault.target, CONNECTION_CLOSED, str(self._key))
             cut(transport, fault)
         else:
             passed_over(self._key, fault, self._transport_name)

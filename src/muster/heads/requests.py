@@ -62,6 +62,10 @@ class RequestNode:
         self.replenish()
         return request
 
+    def links(self) -> list[Link]:
+        """All its links."""
+        return [request.link for request in self._requests] + [reply.link for reply in self._replies]
+
     def replenish(self) -> None:
         """Give credit anew where it runs low, unless too many answers wait to be fetched."""
         if self._awaited + sum(len(reply.waiting) for reply in self._replies) < _REQUESTS:

@@ -116,6 +116,15 @@ class Telemetry:
             self.congested = True
         return forming
 
+    def when_stored(self, callback: Durable) -> None:
+        """Have ``callback`` called when all that was appended so far is on disk, or has failed, behind those that were
+        registered before."""
+        batch = self._forming if self._scheduled else self._running
+        if batch is None:
+            self._loop.call_soon(callback, None)
+        else:
+            batch.when_durable(callback)
+
     async def store(self, records: Sequence[tuple[int, bytes]]) -> None:
         """Have the partitions take ``records`` (partition and stored message, one at least); returns when they are on
         disk.

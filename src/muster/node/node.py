@@ -17,8 +17,8 @@ from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead, AmqpHub
+from muster.heads.amqp_faults import device_links
 from muster.heads.amqp_links import Role
-from muster.heads.device_links import DeviceLinks
 from muster.heads.device_services import DeviceServices
 from muster.heads.eventhubs import EventHub
 from muster.heads.front import FrontProtocol
@@ -131,8 +131,8 @@ class Node:
         http = HttpServer(answer_by_hub(HubDirectory(app, hub.name, hub.hosts)), ambient.now)
         self._undo.append(http.close)
         events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
-        roles: list[Role] = [DeviceLinks(services), events, *parts.messaging.roles]
-        amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles)
+        roles: list[Role] = [device_links(services), events, *parts.messaging.roles]
+        amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults)
         make_amqp = AmqpHead(HubDirectory(amqp_hub, hub.name, hub.hosts), ambient, loop)
         make_mqtt = connection_maker(HubDirectory(services, hub.name, hub.hosts), loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)

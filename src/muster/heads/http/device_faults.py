@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 from muster.core.errors import HubError
-from muster.dialect.faults import OPERATION
-from muster.heads.faults import cut, passed_over, wanted_fault
+from muster.heads.faults import REASON, cut, passed_over, wanted_fault
 from muster.identity.model import IdentityKey
 from muster.sessions.faults import Fault, Faults, Target
 
@@ -44,4 +43,4 @@ def refuse(faults: Faults, key: IdentityKey) -> None:
     """Refuse a message of ``key`` while such a fault lasts: raises ``HubError``."""
     row = faults.refusal(key)
     if row is not None:
-        raise HubError(row, f"The client asked for this fault ({OPERATION}).")
+        raise HubError(row, REASON)
