@@ -60,6 +60,10 @@ class JsonObject(Mapping[str, Any]):
     __hash__ = None  # type: ignore[assignment]
 
 
+quote: Final[Callable[[str], str]] = encode_basestring
+"""A text as JSON."""
+
+
 def plain(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """``content`` with nothing left to do."""
     return content.plain() if type(content) is JsonObject else content

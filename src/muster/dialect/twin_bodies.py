@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from muster.core.ambient import iso
 from muster.core.errors import HubError
-from muster.core.json_text import encode, text_of
+from muster.core.json_text import encode, quote, text_of
 from muster.dialect.etag import etag_of, twin_etag_of
 from muster.dialect.identity_bodies import time_text
 from muster.dialect.json_body import Members, compact
@@ -30,42 +30,56 @@ def read_twin(body: Members) -> TwinChange:
     return TwinChange(body.raw("tags"), body.members("properties").raw("desired"))
 
 
+_TWIN = (
+    '{"deviceId":%s,%s"etag":"%s","deviceEtag":"%s","status":%s,"statusReason":%s,"statusUpdateTime":"%s",'
+    '"connectionState":"%s","lastActivityTime":"%s","cloudToDeviceMessageCount":%d,"authenticationType":%s,'
+    '"x509Thumbprint":{"primaryThumbprint":%s,"secondaryThumbprint":%s},"modelId":%s,"version":%d,%s'
+    '"properties":{"desired":%s,"reported":%s},%s%s"parentScopes":%s}'
+)
+_CAPABILITIES = {flag: f'"capabilities":{{"iotEdge":{text}}},' for flag, text in ((False, "false"), (True, "true"))}
+
+
 def twin_body(identity: Identity, twin: Twin, activity: Activity) -> bytes:
     """A ``Twin`` as JSON, members in the service's order; ``tags`` and ``deviceScope`` only where there are any.
 
     What the twin holds as text goes through as it is.
     """
-    authentication = identity.authentication
-    head: dict[str, Any] = {"deviceId": identity.device_id}
-    if identity.module_id is not None:
-        head["moduleId"] = identity.module_id
-    head |= {
-        "etag": twin_etag_of(twin.revision),
-        "deviceEtag": etag_of(identity.version),
-        "status": identity.status,
-        "statusReason": identity.status_reason,
-        "statusUpdateTime": time_text(identity.status_updated),
-        "connectionState": "Connected" if activity.connected else "Disconnected",
-        "lastActivityTime": time_text(activity.last_activity),
-        "cloudToDeviceMessageCount": activity.commands_waiting,
-        "authenticationType": authentication.type,
-        "x509Thumbprint": {
-            "primaryThumbprint": authentication.primary_thumbprint,
-            "secondaryThumbprint": authentication.secondary_thumbprint,
-        },
-        "modelId": twin.model_id or "",
-        "version": twin.version,
-    }
-    tail: dict[str, Any] = {}
-    if identity.module_id is None:
-        tail["capabilities"] = {"iotEdge": identity.iot_edge}
-    if identity.device_scope is not None:
-        tail["deviceScope"] = identity.device_scope
-    tail["parentScopes"] = identity.parent_scopes
-    tags = text_of(twin.tags)
-    shown_tags = "" if tags == "{}" else f'"tags":{tags},'
-    properties = f'{{"desired":{_properties_text(twin.desired)},"reported":{_properties_text(twin.reported)}}}'
-    return f'{encode(head)[:-1]},{shown_tags}"properties":{properties},{encode(tail)[1:]}'.encode()
+    held, module_id, tags, scope = (
+        identity.authentication,
+        identity.module_id,
+        text_of(twin.tags),
+        identity.device_scope,
+    )
+    return (
+        _TWIN
+        % (
+            quote(identity.device_id),
+            "" if module_id is None else f'"moduleId":{quote(module_id)},',
+            twin_etag_of(twin.revision),
+            etag_of(identity.version),
+            quote(identity.status),
+            _text(identity.status_reason),
+            time_text(identity.status_updated),
+            "Connected" if activity.connected else "Disconnected",
+            time_text(activity.last_activity),
+            activity.commands_waiting,
+            quote(held.type),
+            _text(held.primary_thumbprint),
+            _text(held.secondary_thumbprint),
+            quote(twin.model_id or ""),
+            twin.version,
+            "" if tags == "{}" else f'"tags":{tags},',
+            _properties_text(twin.desired),
+            _properties_text(twin.reported),
+            _CAPABILITIES[identity.iot_edge] if module_id is None else "",
+            "" if scope is None else f'"deviceScope":{quote(scope)},',
+            encode(identity.parent_scopes),
+        )
+    ).encode()
+
+
+def _text(text: str | None) -> str:
+    return "null" if text is None else quote(text)
 
 
 def _properties_text(properties: Properties) -> str:

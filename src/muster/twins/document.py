@@ -64,9 +64,9 @@ def merge(values: Content, patch: Content) -> dict[str, Any]:
     for name, change in patch.items():
         if change is None:
             merged.pop(name, None)
-        elif isinstance(change, Mapping):
+        elif isinstance(change, dict):
             present = merged.get(name)
-            merged[name] = merge(present if isinstance(present, Mapping) else {}, change)
+            merged[name] = merge(present if isinstance(present, dict) else {}, change)
         else:
             merged[name] = change
     return merged
@@ -152,9 +152,9 @@ def _merge_metadata(values: Content, metadata: Content, patch: Content, stamp: C
     for name, change in patch.items():
         if change is None:
             merged.pop(name, None)
-        elif isinstance(change, Mapping):
+        elif isinstance(change, dict):
             present = values.get(name)
-            if isinstance(present, Mapping):
+            if isinstance(present, dict):
                 merged[name] = _merge_metadata(present, merged[name], change, stamp)
             else:
                 merged[name] = _merge_metadata({}, {}, change, stamp)

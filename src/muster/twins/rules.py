@@ -57,15 +57,15 @@ def size_of(value: Any) -> int:
     boolean, an array or object as its parts, keys included."""
     if isinstance(value, str):
         return _length(value)
-    if isinstance(value, Mapping):
-        return sum(_length(name) + size_of(member) for name, member in value.items())
+    if isinstance(value, dict):
+        return sum([_length(name) + size_of(member) for name, member in value.items()])
     if isinstance(value, list):
         return sum(map(size_of, value))
     return BOOLEAN_SIZE if isinstance(value, bool) else NUMBER_SIZE
 
 
 def _length(text: str) -> int:
-    return len(_CONTROL.sub("", text))
+    return len(text) if text.isprintable() else len(_CONTROL.sub("", text))
 
 
 _Path = tuple[Any, str | int]
