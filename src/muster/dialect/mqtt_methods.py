@@ -13,6 +13,7 @@ REQUESTS = "$iothub/methods/POST/"
 ANSWERS = b"$iothub/methods/"
 """What topics of answers begin with; the whole is ``$iothub/methods/res/{status}/?$rid={rid}``."""
 
+_USUAL = re.compile(rb"\$iothub/methods/res/([0-9]{1,9})/\?\$rid=([0-9a-f]+)")
 _ANSWER = re.compile(r"\$iothub/methods/res/([^/]+)/\?\$rid=([^&]+)(?:&.*)?", re.DOTALL)
 _STATUS = re.compile(r"-?[0-9]{1,10}")
 _SHOWN = 80
@@ -35,6 +36,9 @@ def read_answer(topic: bytes) -> AnswerTopic:
 
     Python percent-encodes both parts. The status may be any whole number of 32 bits.
     """
+    usual = _USUAL.fullmatch(topic)
+    if usual is not None:
+        return AnswerTopic(int(usual[1]), usual[2].decode())
     found = _ANSWER.fullmatch(topic.decode())
     status = None if found is None else _STATUS.fullmatch(unquote(found[1]))
     if found is None or status is None or not -(2**31) <= int(status[0]) < 2**31:

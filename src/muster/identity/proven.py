@@ -15,7 +15,7 @@ from muster.identity.verdict import Right, Verdict
 
 class _Proven(NamedTuple):
     principal: str
-    rights: Right
+    rights: int
     expires_at: float
 
 
@@ -31,14 +31,14 @@ class ProvenTokens:
         """``verdict`` allowed ``token`` everything on the hub that its policy's rights allow."""
         if verdict.expires_at is None:
             return
-        self._known[token] = _Proven(verdict.principal, verdict.rights, verdict.expires_at)
+        self._known[token] = _Proven(verdict.principal, verdict.rights.value, verdict.expires_at)
         if len(self._known) > PROVEN_TOKENS.open:
             self._known.popitem(last=False)
 
     def principal(self, token: str, required: Right, now: float) -> str | None:
         """Whose token it is, when it still allows ``required``; ``None``: examine it."""
         found = self._known.get(token)
-        if found is None or required not in found.rights:
+        if found is None or required.value & ~found.rights:
             return None
         if now >= found.expires_at:
             del self._known[token]

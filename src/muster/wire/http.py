@@ -11,7 +11,7 @@ import http
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from multidict import CIMultiDict
@@ -43,16 +43,22 @@ class HttpError(Exception):
         self.events: list[Event] = []
 
 
-class RequestHead(NamedTuple):
-    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on.
+class Headers(CIMultiDict[str]):
+    """The headers of a request, and of others that were sent with the very same ones: nobody changes them.
 
-    Requests share ``headers``, which nobody changes.
+    ``said`` is for whoever reads them, to keep what they mean to him.
     """
+
+    said: Any = None
+
+
+class RequestHead(NamedTuple):
+    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on."""
 
     method: str
     target: str
     version: str
-    headers: CIMultiDict[str]
+    headers: Headers
     keep_alive: bool
 
 
@@ -68,7 +74,7 @@ Event = RequestHead | bytes | End
 class _Plain(NamedTuple):
     """Headers that say nothing of the connection, and how long the body is."""
 
-    headers: CIMultiDict[str]
+    headers: Headers
     length: int
 
 
@@ -78,7 +84,7 @@ def _plain(block: bytes) -> _Plain | None:
     if _PLAIN_HEADERS.fullmatch(block) is None:
         return None
     lines = [line.partition(": ") for line in block.decode("ascii").split("\r\n")[:-1]]
-    headers = CIMultiDict([(name, value) for name, _, value in lines])
+    headers = Headers([(name, value) for name, _, value in lines])
     for name, harmless in _FRAMING.items():
         if headers.getall(name, []) not in ([], [harmless]):
             return None
@@ -161,7 +167,7 @@ class RequestDecoder:
                 parser.get_method().decode("ascii"),
                 self._target.decode("latin-1"),
                 version,
-                CIMultiDict(self._headers),
+                Headers(self._headers),
                 parser.should_keep_alive() and not parser.should_upgrade(),
             )
         )

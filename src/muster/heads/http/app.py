@@ -129,7 +129,7 @@ class _Dispatcher:
 
 def _signature(request: Request, request_id: str) -> Mapping[str, str]:
     """Headers of every answer: ``x-ms-client-request-id`` too, where the client sent one that can be sent back."""
-    own = request.headers.get(_CLIENT_ID, "")
+    own = request.said.client_id
     headers = signature(request_id)
     if not own or len(own) > _LONGEST_CLIENT_ID or not own.isascii() or not own.isprintable():
         return headers
@@ -140,5 +140,5 @@ def _method(request: Request) -> str:
     """The method meant: Java sends ``POST`` and names the one it means in a header (service.md 0.3)."""
     method = request.method
     if method == "POST":
-        method = request.headers.get("X-HTTP-Method-Override", method).strip().upper()
+        method = request.said.method or method
     return "GET" if method == "HEAD" else method

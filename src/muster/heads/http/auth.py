@@ -45,7 +45,7 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
     The message says no more than the service does; the verdict, kept under the same tracking id, says the rest.
     """
     request = call.request
-    token = request.headers.get("Authorization", "")
+    token = request.said.authorization
     known = gate.proven(token, right)
     if known is not None:
         call.caller = known
@@ -70,7 +70,7 @@ async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: Ide
     ``call.verdict`` tells more of it.
     """
     request = call.request
-    token = request.headers.get("Authorization", "")
+    token = request.said.authorization
     verdict = await gate.device(
         DeviceAttempt(
             transport=_TRANSPORT,

@@ -166,7 +166,7 @@ class HttpConnection:
     def _next(self) -> None:
         if self._requests:
             self._request = request = self._requests.popleft()
-            self._expects = "Expect" in request.headers
+            self._expects = bool(request.said.expect)
             self.task = self._loop.create_task(self._serve(request))
             return
         self._quiet_since = self._loop.time()
@@ -176,7 +176,7 @@ class HttpConnection:
     async def _serve(self, request: Request) -> None:
         whole = False
         try:
-            if self._expects and request.headers["Expect"].lower() != "100-continue":
+            if self._expects and request.said.expect != "100-continue":
                 answer: Response | StreamResponse = Response(status=417)
             else:
                 answer = await self._server.app(request)

@@ -11,11 +11,12 @@ from urllib.parse import parse_qsl
 
 from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMEOUT, HubError
 from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_RATE, HTTP_BODY_WAIT
-from muster.wire.http import RequestHead
+from muster.wire.http import Headers, RequestHead
 
 BODY_HIGH_BYTES, BODY_LOW_BYTES = 262_144, 65_536
 """With more of a body waiting for its operation than the first the client is not read from, until below the second."""
 
+_CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
 _REMEMBERED = 256
 _LONGEST_REMEMBERED = 64
 
@@ -140,11 +141,39 @@ class Body:
             self._news = None
 
 
-class MediaType(NamedTuple):
-    """A media type without its parameters, and its ``charset``; both in lower case, empty when not given."""
+class Said(NamedTuple):
+    """What the headers of a request say to every operation; empty where there is no such header."""
 
-    name: str
-    charset: str
+    authorization: str
+    expect: str
+    method: str
+    """The method meant, when the request's own is POST."""
+    client_id: str
+    json: str
+    """Why the body is not taken for JSON."""
+
+
+def _said(headers: Headers) -> Said:
+    said: Said = headers.said or Said(
+        headers.get("Authorization", ""),
+        headers.get("Expect", "").lower(),
+        headers.get("X-HTTP-Method-Override", "").strip().upper(),
+        headers.get("x-ms-client-request-id", ""),
+        _not_json(headers),
+    )
+    headers.said = said
+    return said
+
+
+def _not_json(headers: Headers) -> str:
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        return "The Content-Encoding is not taken, send the body uncompressed."
+    name, *parameters = headers.get("Content-Type", "").lower().split(";")
+    if name.strip() and not name.strip().endswith("json"):
+        return "The Content-Type is not JSON, send application/json; charset=utf-8."
+    pairs = [parameter.partition("=") for parameter in parameters]
+    charset = next((value.strip().strip('"') for name, _, value in pairs if name.strip() == "charset"), "")
+    return "" if charset in _CHARSETS else "The charset is not UTF-8, send application/json; charset=utf-8."
 
 
 class Request:
@@ -152,13 +181,14 @@ class Request:
 
     __slots__ = (
         "_query", "answered", "body", "cancel_when_lost", "exchange", "head", "headers", "method", "raw_path",
-        "raw_query", "signature", "transport",
+        "raw_query", "said", "signature", "transport",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, exchange: Exchange, transport: Any) -> None:
         self.head = head
         self.method = head.method
-        self.headers = head.headers
+        self.headers = headers = head.headers
+        self.said: Said = headers.said or _said(headers)
         self.raw_path, self.raw_query = _split(head.target)
         self.body = Body(exchange)
         self.exchange = exchange
@@ -184,12 +214,6 @@ class Request:
         """Whether a body that is not empty was announced."""
         return self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
 
-    @property
-    def media_type(self) -> MediaType:
-        """What ``Content-Type`` says."""
-        text = self.headers.get("Content-Type", "")
-        return _remembered_media_type(text) if len(text) <= _LONGEST_REMEMBERED else _parse_media_type(text)
-
 
 def _split(target: str) -> tuple[str, str]:
     """Path and query of a request target in any of its forms (RFC 9112 section 3.2)."""
@@ -206,16 +230,6 @@ def _parse_query(text: str) -> Mapping[str, str]:
     return dict(reversed(parse_qsl(text, keep_blank_values=True)))
 
 
-def _parse_media_type(text: str) -> MediaType:
-    name, *parameters = text.split(";")
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip().lower() == "charset":
-            return MediaType(name.strip().lower(), value.strip().strip('"').lower())
-    return MediaType(name.strip().lower(), "")
-
-
-_remembered_media_type: Callable[[str], MediaType] = lru_cache(_REMEMBERED)(_parse_media_type)
 _remembered_query: Callable[[str], Mapping[str, str]] = lru_cache(_REMEMBERED)(_parse_query)
 
 

@@ -17,8 +17,6 @@ from muster.identity.changes import Match
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right, Verdict
 
-_CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
-
 
 class Call:
     """One request that is being answered.
@@ -86,13 +84,8 @@ class Call:
     async def json(self) -> Any:
         """The body. Raises ``HubError`` 415000 when it is not said to be plain JSON in UTF-8, and as ``parse_json``."""
         request = self.request
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise HubError(UNSUPPORTED_MEDIA, "The Content-Encoding is not taken, send the body uncompressed.")
-        media_type = request.media_type
-        if media_type.name and not media_type.name.endswith("json"):
-            raise HubError(UNSUPPORTED_MEDIA, "The Content-Type is not JSON, send application/json; charset=utf-8.")
-        if media_type.charset not in _CHARSETS:
-            raise HubError(UNSUPPORTED_MEDIA, "The charset is not UTF-8, send application/json; charset=utf-8.")
+        if request.said.json:
+            raise HubError(UNSUPPORTED_MEDIA, request.said.json)
         return parse_json(await request.body.read())
 
     async def json_object(self) -> Members:
@@ -165,6 +158,20 @@ class OperationTable:
         unknown path, 405000 (``MethodNotAllowed``) for an unknown method, 400004 for a path that is no UTF-8.
         """
         parts = decode_path(raw_path)
+        node = self._root
+        parameters: dict[str, str] = {}
+        for part in parts:  # the way that the search below goes first, which is nearly always the right one
+            below = node.fixed.get(part.lower())
+            if below is None:
+                if node.parameter is None or not part:
+                    break
+                name, below = node.parameter
+                parameters[name] = part
+            node = below
+        else:
+            operation = node.operations.get(method)
+            if operation is not None:
+                return operation, parameters, "/".join(parts)
         wanted = _Wanted(method, parts, {}, set())
         operation = _find(self._root, wanted, 0)
         if operation is not None:
