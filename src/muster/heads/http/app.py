@@ -7,8 +7,9 @@ The method may stand in a header (``X-HTTP-Method-Override``, which Java uses), 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from math import ceil
+from typing import Any
 
 from muster.core.ambient import Ambient
 from muster.core.errors import SERVER_ERROR, HubError
@@ -72,11 +73,23 @@ class _Dispatcher:
         self._ambient = ambient
         self._meters = meters
 
-    async def answer(self, request: Request) -> Response | StreamResponse:
-        """Every request comes here. An operation that fails in the midst of a stream can only break it off."""
+    def answer(self, request: Request) -> Coroutine[Any, Any, Response | StreamResponse]:
+        """Every request comes here."""
         call = Call(request, self._ambient)
         request.signature = _signature(request, call.request_id)
         try:
+            operation = call.find(self._operations, _method(request))
+        except HubError as error:
+            return self._answer(call, error)
+        request.direct = operation.direct
+        return self._answer(call)
+
+    async def _answer(self, call: Call, fault: HubError | None = None) -> Response | StreamResponse:
+        """An operation that fails in the midst of a stream can only break it off."""
+        request = call.request
+        try:
+            if fault is not None:
+                raise fault
             return await self._perform(call)
         except HubError as error:
             refusal, told = error, error.tracking_id or call.tracking_id
@@ -97,7 +110,8 @@ class _Dispatcher:
         return answer
 
     async def _perform(self, call: Call) -> Response | StreamResponse:
-        operation = call.find(self._operations, _method(call.request))
+        operation = call.operation
+        assert operation is not None, "it was found"
         if operation.right is not None:
             await self._authorize(call, operation, operation.right)
         call.request.cancel_when_lost = operation.waits

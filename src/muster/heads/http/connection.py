@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from muster.core.errors import BAD_REQUEST, HubError
@@ -24,8 +24,10 @@ log = logging.getLogger("muster.http.wire")
 LINGER_SECONDS = 10.0
 """How long the rest of a body that nobody wants is read and thrown away, so that the client gets to the answer."""
 
-App = Callable[[Request], Awaitable[Response | StreamResponse]]
-"""Answers a request; refusals are answers too. A ``ConnectionError`` ends the connection without a word more."""
+Answering = Coroutine[Any, Any, Response | StreamResponse]
+App = Callable[[Request], Answering]
+"""Answers a request; refusals are answers too. A ``ConnectionError`` ends the connection without a word more. It runs
+in a task of its own, unless the call has made the request ``direct``."""
 
 
 class HttpServer:
@@ -38,6 +40,7 @@ class HttpServer:
         self.idle_seconds = idle_seconds
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self._finished: asyncio.Future[None] | None = None
         self.connections: set[HttpConnection] = set()
         """Those that are open, or closed with a request that is still being answered."""
 
@@ -47,28 +50,31 @@ class HttpServer:
     async def drain(self) -> None:
         """Wait until no request is being answered. From now on each answer is the last on its connection."""
         self.draining = True
-        while tasks := self._tasks():
-            await asyncio.wait(tasks)
+        while any(connection.busy for connection in self.connections):
+            self._finished = self.loop.create_future()
+            await self._finished
 
     async def close(self) -> None:
         """End every connection; what is being answered still is cancelled."""
-        for task in (tasks := self._tasks()):
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        for connection in tuple(self.connections):
+            connection.cancel()
+        await self.drain()
         for connection in tuple(self.connections):
             connection.abort()
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [connection.task for connection in self.connections if connection.task is not None]
+    def request_ended(self) -> None:
+        """Called by connections once a request is answered or given up."""
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
 
 
 class HttpConnection:
     """One connection, and the ``messages.Exchange`` of the request that is being answered."""
 
     __slots__ = (
-        "_broken", "_chunked", "_decoder", "_expects", "_incoming", "_loop", "_lost", "_paused",
-        "_quiet_since", "_request", "_requests", "_room", "_server", "_timer", "_transport", "_unwanted", "task",
+        "_answering", "_beginning", "_broken", "_chunked", "_decoder", "_expects", "_incoming", "_loop", "_lost",
+        "_paused", "_quiet_since", "_request", "_requests", "_room", "_server", "_timer", "_transport", "_unwanted",
+        "_waits_for",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -81,9 +87,11 @@ class HttpConnection:
         """The one being answered."""
         self._incoming: Request | None = None
         """The one whose body is coming."""
-        self.task: asyncio.Task[None] | None = None
+        self._answering: Answering | None = None
+        self._waits_for: asyncio.Future[Any] | None = None
+        """The task of what answers, or the future that it waits for without one."""
         self._broken: HttpError | None = None
-        self._lost = self._unwanted = self._paused = self._chunked = self._expects = False
+        self._beginning = self._lost = self._unwanted = self._paused = self._chunked = self._expects = False
         self._room: asyncio.Future[None] | None = None
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -116,7 +124,7 @@ class HttpConnection:
         if self._broken is not None and self._incoming is not None:
             fault = HubError(BAD_REQUEST, f"The body breaks HTTP: {self._broken.reason}.")
             self._incoming.body.fail(fault)
-        if self.task is None:
+        if self._request is None:
             self._next()
         self._balance()
 
@@ -125,7 +133,7 @@ class HttpConnection:
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._lost = True
-        if self.task is None:
+        if self._request is None:
             self._server.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -134,8 +142,8 @@ class HttpConnection:
             self._incoming.body.fail(ConnectionResetError("the client is gone"))
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        if self.task is not None and self._request is not None and self._request.cancel_when_lost:
-            self.task.cancel()
+        if self._request is not None and self._request.cancel_when_lost:
+            self.cancel()
 
     def pause_writing(self) -> None:
         self._room = self._loop.create_future()
@@ -150,7 +158,7 @@ class HttpConnection:
     def _balance(self) -> None:
         """Read from the client, unless it is ahead of us: with its body, its next requests, or its answers unread."""
         ahead = (
-            bool(self._requests and self.task is not None)
+            bool(self._requests and self._request is not None)
             or self._room is not None
             or (self._incoming is not None and self._incoming.body.waiting > BODY_HIGH_BYTES)
         )
@@ -163,38 +171,99 @@ class HttpConnection:
 
     # --- one request after the other
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._request is not None
+
+    def cancel(self) -> None:
+        """Give up the request that is being answered, if there is one."""
+        if self._waits_for is not None:
+            self._waits_for.cancel()
+
     def _next(self) -> None:
-        if self._requests:
+        """Begin with the next request, and with those behind it as long as they are answered at once."""
+        if self._beginning:
+            return
+        self._beginning = True
+        while self._request is None and self._requests and not self._transport.is_closing():
             self._request = request = self._requests.popleft()
             self._expects = bool(request.said.expect)
-            self.task = self._loop.create_task(self._serve(request))
-            return
-        self._quiet_since = self._loop.time()
-        if self._broken is not None:
-            self._refuse(self._broken)
+            if self._expects and request.said.expect != "100-continue":
+                self._ended(whole=self._reply(Response(status=417)))
+                continue
+            self._answering = answering = self._server.app(request)
+            if request.direct:
+                self._step()
+            else:
+                self._waits_for = task = self._loop.create_task(self._serve(answering))
+                task.add_done_callback(partial(self._over, request))
+        self._beginning = False
+        if self._request is None and not self._requests:
+            self._quiet_since = self._loop.time()
+            if self._broken is not None:
+                self._refuse(self._broken)
 
-    async def _serve(self, request: Request) -> None:
+    def _step(self, _woken: object = None) -> None:
+        """Go on with what answers, until it has to wait again, as a task does (``asyncio.isfuture`` tells how)."""
+        answering, whole = self._answering, False
+        assert answering is not None, "it has not ended"
+        try:
+            future = answering.send(None)
+        except StopIteration as end:
+            whole = self._reply(end.value)
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # see ``_serve``
+        except Exception:
+            self._report()
+        else:
+            future._asyncio_future_blocking = False
+            future.add_done_callback(self._step)
+            self._waits_for = future
+            return
+        self._ended(whole=whole)
+
+    async def _serve(self, answering: Answering) -> None:
         whole = False
         try:
-            if self._expects and request.said.expect != "100-continue":
-                answer: Response | StreamResponse = Response(status=417)
-            else:
-                answer = await self._server.app(request)
+            whole = self._reply(await answering)
+        except ConnectionError:
+            pass  # the client is gone, or an answer that had begun cannot be finished
+        except Exception:
+            self._report()
+        finally:
+            self._ended(whole=whole)
+
+    def _over(self, request: Request, _task: object) -> None:
+        """A task that was cancelled before it began has ended nothing."""
+        if self._request is request and self._answering is not None:
+            self._answering.close()
+            self._ended(whole=False)
+
+    def _reply(self, answer: Response | StreamResponse) -> bool:
+        """Send the answer, or the end of one that went out in pieces; whether that could be done."""
+        try:
             if isinstance(answer, Response):
                 self._send(answer)
             else:
                 self.finish()
-            whole = True
-        except ConnectionError:
-            pass  # the client is gone, or an answer that had begun cannot be finished
         except Exception:
-            log.exception("the answer to %s failed", describe_peer(self._transport))
-        finally:
-            self.task = self._request = None
-            if self._lost:
-                self._server.connections.discard(self)
-            else:
-                self._after(request, whole=whole)
+            self._report()
+            return False
+        return True
+
+    def _report(self) -> None:
+        log.exception("the answer to %s failed", describe_peer(self._transport))
+
+    def _ended(self, *, whole: bool) -> None:
+        request = self._request
+        assert request is not None, "it was being answered"
+        self._request = self._answering = self._waits_for = None
+        self._server.request_ended()
+        if self._lost:
+            self._server.connections.discard(self)
+        else:
+            self._after(request, whole=whole)
 
     def _after(self, request: Request, *, whole: bool) -> None:
         """What follows a request whose answer was sent (``whole``), or broken off."""
@@ -232,8 +301,7 @@ class HttpConnection:
         self._transport.close()
 
     def _idle(self) -> None:
-        busy = self.task is not None
-        left = self._server.idle_seconds - (0.0 if busy else self._loop.time() - self._quiet_since)
+        left = self._server.idle_seconds - (0.0 if self.busy else self._loop.time() - self._quiet_since)
         if left > 0.001:
             self._timer = self._loop.call_later(left, self._idle)
         else:

@@ -180,7 +180,7 @@ class Request:
     """One request. ``raw_path`` and ``raw_query`` are as they were sent; ``transport`` tells of the client."""
 
     __slots__ = (
-        "_query", "answered", "body", "cancel_when_lost", "exchange", "head", "headers", "method", "raw_path",
+        "_query", "answered", "body", "cancel_when_lost", "direct", "exchange", "head", "headers", "method", "raw_path",
         "raw_query", "said", "signature", "transport",
     )  # fmt: skip
 
@@ -197,6 +197,8 @@ class Request:
         """Headers that the answer gets whatever it is."""
         self.cancel_when_lost = False
         """Whether there is no point in going on when the client is gone."""
+        self.direct = False
+        """Whether the operation awaits futures only, and nothing that asks for the task it runs in."""
         self.answered = False
         """Whether an answer has begun."""
         self._query: Mapping[str, str] | None = None

@@ -27,8 +27,8 @@ class MethodOperations:
         right, path = Right.SERVICE_CONNECT, "/twins/{device_id}/methods"
         module = "/twins/{device_id}/modules/{module_id}/methods"
         return [
-            Operation("POST", path, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True),
-            Operation("POST", module, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True),
+            Operation("POST", path, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True, direct=True),
+            Operation("POST", module, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True, direct=True),
             Operation("GET", "/$muster/methods", Right.REGISTRY_READ, self.history),
         ]
 

@@ -104,9 +104,10 @@ class Operation:
     ``right`` is what the caller must have; ``DEVICE_CONNECT`` asks for the device or module that the path names, and
     ``None`` opens the operation to everybody, without an api-version.
     ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
-    done whole. ``refuse`` makes its refusals where they have not the usual shape. ``throttle`` is the rate that it is
-    counted by, where nobody further inside does that. ``by_modules`` lets modules call it too, who name themselves in a
-    header; what the path names is the target.
+    done whole. ``direct``: it awaits futures of the loop and nothing that needs a task, as ``asyncio.timeout`` does, so
+    it gets none, which saves two rounds of the loop. ``refuse`` makes its refusals where they have not the usual shape.
+    ``throttle`` is the rate that it is counted by, where nobody further inside does that. ``by_modules`` lets modules
+    call it too, who name themselves in a header; what the path names is the target.
     """
 
     method: str
@@ -115,6 +116,7 @@ class Operation:
     handler: Handler
     waits: bool = False
     refuse: Callable[[HubError, str], Response] | None = None
+    direct: bool = False
     throttle: Throttle | None = None
     by_modules: bool = False
 

@@ -25,7 +25,7 @@ class TwinOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         return [
-            Operation(method, path, Right.SERVICE_CONNECT, handler, throttle=throttle)
+            Operation(method, path, Right.SERVICE_CONNECT, handler, direct=True, throttle=throttle)
             for path in ("/twins/{device_id}", "/twins/{device_id}/modules/{module_id}")
             for method, handler, throttle in (
                 ("GET", self.get, TWIN_READS),
