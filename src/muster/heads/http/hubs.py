@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-
-from muster.heads.http.connection import App
-from muster.heads.http.messages import Request, Response, StreamResponse
+from muster.heads.http.connection import Answering, App
+from muster.heads.http.messages import Request
 from muster.heads.hubs import HubDirectory, server_name
 from muster.identity.sas import resource_hosts
 
@@ -13,7 +11,7 @@ from muster.identity.sas import resource_hosts
 def answer_by_hub(hubs: HubDirectory[App]) -> App:
     """An application that leaves each request to the hub that it means."""
 
-    def answer(request: Request) -> Awaitable[Response | StreamResponse]:
+    def answer(request: Request) -> Answering:
         if hubs.alone:
             return hubs.first(request)
         headers, transport = request.headers, request.transport
