@@ -6,6 +6,7 @@ from muster.core import (
     amqp_limits,
     certificate_limits,
     fault_limits,
+    memory_limits,
     provisioning_limits,
     query_limits,
     queue_limits,
@@ -129,22 +130,6 @@ HTTP_IDLE = Limit(
     "seconds",
     "own choice",
     "A connection that was kept open is closed when no further request comes; clients open another.",
-)
-PROVEN_TOKENS = Limit(
-    "service tokens remembered",
-    1024,
-    1024,
-    "tokens",
-    "own choice",
-    "Found good for the whole hub and not examined again until they expire; the oldest go first.",
-)
-IDENTITIES_REMEMBERED = Limit(
-    "devices remembered",
-    1024,
-    1024,
-    "devices",
-    "own choice",
-    "Kept in memory as they were read, with their modules and how many messages wait, until they change.",
 )
 TWIN_TAGS = Limit(
     "tags of a twin",
@@ -440,6 +425,7 @@ ALL: tuple[Limit, ...] = (
     *amqp_limits.ALL,
     *certificate_limits.ALL,
     *fault_limits.ALL,
+    *memory_limits.ALL,
     *provisioning_limits.ALL,
     *query_limits.ALL,
     *queue_limits.ALL,

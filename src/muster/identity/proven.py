@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from muster.core.limits import PROVEN_TOKENS
+from muster.core.memory_limits import PROVEN_TOKENS
 from muster.identity.verdict import Right, Verdict
 
 

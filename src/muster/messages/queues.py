@@ -18,7 +18,7 @@ from uuid import UUID
 from muster.core.ambient import Ambient, Timer
 from muster.core.bus import IDENTITY_CHANGED, QUEUE_WAITING, Bus
 from muster.core.errors import LOCK_LOST, HubError
-from muster.core.limits import IDENTITIES_REMEMBERED
+from muster.core.memory_limits import IDENTITIES_REMEMBERED
 from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_LOCK, QUEUE_TTL
 from muster.messages import queue as machine
 from muster.messages.queue import Entry, Lock, Outcome, Settlement, State, Step

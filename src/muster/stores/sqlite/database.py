@@ -207,6 +207,8 @@ class Writer:
             self._connection.close()
             raise
         self._checkpoint_pages = max(1, checkpoint_bytes // page)
+        self.kept: dict[Any, Any] = {}
+        """What work wants to find again: for work only, in the writer's thread. Empty after anything was undone."""
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._closing: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"writer of {self.path}", daemon=True)
@@ -311,11 +313,13 @@ class Writer:
             if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
                 raise
             connection.execute("ROLLBACK TO item; RELEASE item")
+            self.kept.clear()
             return _Outcome(item.done, None, self._told(error))
         connection.execute("RELEASE item")
         return _Outcome(item.done, result, None)
 
     def _roll_back(self) -> None:
+        self.kept.clear()
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

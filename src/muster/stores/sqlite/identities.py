@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from muster.core.errors import DEVICE_NOT_FOUND, HubError
-from muster.core.limits import IDENTITIES_REMEMBERED
+from muster.core.memory_limits import IDENTITIES_REMEMBERED
 from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
@@ -152,6 +152,8 @@ class SqliteIdentityStore:
             return before
         if self._recorder is not None and self._outbox is not None and (wanted is None or before is None):
             self._outbox.keep(connection, _recorded(self._recorder, connection, hub, before, wanted))
+        if wanted is None or before is None:
+            self._writer.kept.clear()  # twins begin and end with their identities
         _write(connection, hub, edit.key, before, wanted)
         return wanted
 

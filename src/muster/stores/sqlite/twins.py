@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 
 from muster.core.json_text import JsonObject, text_of
+from muster.core.memory_limits import TWIN_REMEMBERED_TEXT, TWINS_REMEMBERED
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
 from muster.stores.sqlite.database import Writer, settle, store_error, told_as_refusal
@@ -73,7 +74,8 @@ class SqliteTwinStore:
     def _edit(
         self, connection: apsw.Connection, hub: str, key: IdentityKey, change: Change, record: Record | None
     ) -> Twin:
-        before = read_twin(connection, hub, key)
+        kept: dict[tuple[str, IdentityKey], Twin] = self._writer.kept
+        before = kept.get((hub, key)) or read_twin(connection, hub, key)
         if before is None:
             device = IdentityKey(key.device_id)
             raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
@@ -83,6 +85,12 @@ class SqliteTwinStore:
             connection.execute(update, (*values, hub, key.device_id, key.module_id or ""))
             if record is not None and self._outbox is not None:
                 self._outbox.keep(connection, record(before, after))
+            if len(kept) >= TWINS_REMEMBERED.open:
+                kept.clear()
+            if _characters(after) <= TWIN_REMEMBERED_TEXT.open:
+                kept[hub, key] = after
+            else:
+                kept.pop((hub, key), None)
         return after
 
 
@@ -90,6 +98,11 @@ def read_twin(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin |
     """The twin as ``connection`` sees it at this moment."""
     row = connection.execute(_GET, (hub, key.device_id, key.module_id or "")).get
     return None if row is None else twin_of(row)
+
+
+def _characters(twin: Twin) -> int:
+    parts = (twin.tags, twin.desired.values, twin.desired.metadata, twin.reported.values, twin.reported.metadata)
+    return sum([len(text_of(part)) for part in parts])
 
 
 def _update(before: Twin, after: Twin) -> tuple[str, list[Any]]:
