@@ -17,7 +17,7 @@ from muster.core.meters import Meters
 from muster.core.throttle_errors import ThrottledError
 from muster.core.throttles import Charge, Throttle
 from muster.dialect.api_version import check_api_version
-from muster.dialect.device_http import CALLING_MODULE, read_calling_module
+from muster.dialect.device_http import read_calling_module
 from muster.heads.http.answers import error_answer, signature
 from muster.heads.http.auth import Gate, authorize, authorize_device
 from muster.heads.http.connection import App
@@ -81,7 +81,7 @@ class _Dispatcher:
             operation = call.find(self._operations, _method(request))
         except HubError as error:
             return self._answer(call, error)
-        request.direct = operation.direct
+        request.direct = operation.direct and request.said.module is None  # to judge a module may need a task
         return self._answer(call)
 
     async def _answer(self, call: Call, fault: HubError | None = None) -> Response | StreamResponse:
@@ -130,7 +130,7 @@ class _Dispatcher:
             self._meters.charge(len(answer.body))
 
     async def _authorize(self, call: Call, operation: Operation, right: Right) -> None:
-        module = call.request.headers.get(CALLING_MODULE) if operation.by_modules else None
+        module = call.request.said.module if operation.by_modules else None
         if module is not None:  # Node names no api-version then
             await authorize_device(call, self._gate, read_calling_module(module), call.identity)
             return

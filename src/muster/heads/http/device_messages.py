@@ -80,7 +80,7 @@ class DeviceMessageOperations:
         if wait:
             await pause(self._ambient, wait)
         body = await _body(request)
-        if request.media_type.name == BATCH_TYPE:
+        if request.said.media_type == BATCH_TYPE:
             messages = read_batch(body)
         else:
             messages = [read_message(request.headers.items(), body)]

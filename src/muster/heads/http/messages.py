@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMEOUT, HubError
 from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_RATE, HTTP_BODY_WAIT
+from muster.dialect.device_http import CALLING_MODULE
 from muster.wire.http import Headers, RequestHead
 
 BODY_HIGH_BYTES, BODY_LOW_BYTES = 262_144, 65_536
@@ -149,6 +150,9 @@ class Said(NamedTuple):
     method: str
     """The method meant, when the request's own is POST."""
     client_id: str
+    module: str | None
+    """The module that calls, where it is not the path that names it."""
+    media_type: str
     json: str
     """Why the body is not taken for JSON."""
 
@@ -159,6 +163,8 @@ def _said(headers: Headers) -> Said:
         headers.get("Expect", "").lower(),
         headers.get("X-HTTP-Method-Override", "").strip().upper(),
         headers.get("x-ms-client-request-id", ""),
+        headers.get(CALLING_MODULE),
+        headers.get("Content-Type", "").partition(";")[0].strip().lower(),
         _not_json(headers),
     )
     headers.said = said
