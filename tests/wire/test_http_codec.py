@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from muster.wire.http import END, Event, HttpError, RequestDecoder, RequestHead, chunk, response_head
@@ -88,8 +88,9 @@ def outcome(pieces: list[bytes]) -> tuple[list[Event], str]:
     return joined(events), ""
 
 
-@example([b"GET / HTTP/1.1\r\nTransfer-Encoding: keep-alive\r\n\r\n"])
+@settings(max_examples=500)
 @given(st.lists(requests(), min_size=1, max_size=3))
+@example([b"GET / HTTP/1.1\r\nTransfer-Encoding: keep-alive\r\n\r\n"])
 def test_a_request_that_comes_whole_is_what_llhttp_reads_byte_by_byte(parts: list[bytes]) -> None:
     stream = b"".join(parts)
     by_byte = outcome([stream[at : at + 1] for at in range(len(stream))])

@@ -71,7 +71,7 @@ def plain(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def text_of(content: Mapping[str, Any]) -> str:
     """``content`` as ``encode`` makes it."""
-    return content.text if type(content) is JsonObject else encode(content)
+    return (content._text or content.text) if type(content) is JsonObject else encode(content)
 
 
 def _default(value: object) -> Any:

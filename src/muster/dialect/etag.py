@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 
 from muster.identity.changes import ANY, Match
 
@@ -12,6 +13,7 @@ NO_VERSION = Match(-1)
 _DIGITS = 19
 
 
+@lru_cache(1024)
 def etag_of(version: int) -> str:
     """The ETag of an identity's ``version``, without quotes: base64 of its decimal digits."""
     return base64.b64encode(str(version).encode()).decode()
@@ -34,9 +36,10 @@ def read_if_match(header: str | None) -> Match | None:
     return match_of(etag) if etag else None
 
 
+@lru_cache(64)
 def twin_etag_of(revision: int) -> str:
     """The ETag of a twin's ``revision``, without quotes: base64 of eight bytes, the most significant first."""
-    return base64.b64encode(revision.to_bytes(8, "big")).decode()
+    return binascii.b2a_base64(revision.to_bytes(8, "big"), newline=False).decode()
 
 
 def read_twin_if_match(header: str | None) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from muster.core.ambient import iso
@@ -117,6 +118,7 @@ def service_statistics(connected: int) -> dict[str, int]:
     return {"connectedDeviceCount": connected}
 
 
+@lru_cache(1024)
 def time_text(moment: float) -> str:
     """A moment (seconds since 1970) as the service prints it; ``NEVER`` as the year 1."""
     return NEVER_TEXT if moment == NEVER else iso(moment)

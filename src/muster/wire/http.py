@@ -199,8 +199,8 @@ def _take_plain(data: bytes, events: list[Event]) -> int:
     return at
 
 
-def response_head(version: str, status: int, headers: Mapping[str, str]) -> bytes:
-    """Status line and headers up to the empty line.
+def response_head(version: str, status: int, headers: Mapping[str, str], more: str = "") -> bytes:
+    """Status line and headers up to the empty line. ``more`` are further header lines, each with its end.
 
     Raises ``ValueError`` when a name or value would end its line: that is never sent.
     """
@@ -208,7 +208,7 @@ def response_head(version: str, status: int, headers: Mapping[str, str]) -> byte
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header holds the end of a line")
     phrase = _PHRASES.get(status, "Unknown")
-    return f"HTTP/{version} {status} {phrase}\r\n{lines}\r\n".encode("utf-8", "surrogateescape")
+    return f"HTTP/{version} {status} {phrase}\r\n{lines}{more}\r\n".encode("utf-8", "surrogateescape")
 
 
 def chunk(data: bytes) -> bytes:

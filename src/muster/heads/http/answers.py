@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from muster.core.errors import HubError
@@ -41,6 +40,6 @@ def shown_id(request_id: str) -> str:
     return f"{request_id[:8]}-{request_id[8:12]}-{request_id[12:16]}-{request_id[16:20]}-{request_id[20:]}"
 
 
-def signature(request_id: str) -> Mapping[str, str]:
-    """Headers that every answer has. ``x-ms-request-id`` is ``request_id``, 32 hex digits, as a UUID."""
-    return {"Server": SERVER, "Vary": "Origin", "x-ms-request-id": shown_id(request_id)}
+def signature(request_id: str) -> str:
+    """Header lines that every answer has. ``x-ms-request-id`` is ``request_id``, 32 hex digits, as a UUID."""
+    return f"Server: {SERVER}\r\nVary: Origin\r\nx-ms-request-id: {shown_id(request_id)}\r\n"

@@ -7,7 +7,7 @@ The method may stand in a header (``X-HTTP-Method-Override``, which Java uses), 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from math import ceil
 from typing import Any
 
@@ -113,7 +113,9 @@ class _Dispatcher:
         operation = call.operation
         assert operation is not None, "it was found"
         if operation.right is not None:
-            await self._authorize(call, operation, operation.right)
+            judged = self._authorize(call, operation, operation.right)
+            if judged is not None:
+                await judged
         call.request.cancel_when_lost = operation.waits
         if operation.throttle is None:
             return await operation.handler(call)
@@ -129,25 +131,25 @@ class _Dispatcher:
         elif throttle.charge is Charge.ANSWER and isinstance(answer, Response):
             self._meters.charge(len(answer.body))
 
-    async def _authorize(self, call: Call, operation: Operation, right: Right) -> None:
+    def _authorize(self, call: Call, operation: Operation, right: Right) -> Awaitable[None] | None:
+        """Judge the caller; what is to be awaited for that, if it is a device or module."""
         module = call.request.said.module if operation.by_modules else None
         if module is not None:  # Node names no api-version then
-            await authorize_device(call, self._gate, read_calling_module(module), call.identity)
-            return
+            return authorize_device(call, self._gate, read_calling_module(module), call.identity)
         check_api_version(call.query("api-version"))
         if right is Right.DEVICE_CONNECT:
-            await authorize_device(call, self._gate, call.identity)
-        else:
-            authorize(call, right, self._gate)
+            return authorize_device(call, self._gate, call.identity)
+        authorize(call, right, self._gate)
+        return None
 
 
-def _signature(request: Request, request_id: str) -> Mapping[str, str]:
-    """Headers of every answer: ``x-ms-client-request-id`` too, where the client sent one that can be sent back."""
+def _signature(request: Request, request_id: str) -> str:
+    """Lines of every answer: ``x-ms-client-request-id`` too, where the client sent one that can be sent back."""
     own = request.said.client_id
-    headers = signature(request_id)
+    lines = signature(request_id)
     if not own or len(own) > _LONGEST_CLIENT_ID or not own.isascii() or not own.isprintable():
-        return headers
-    return {**headers, _CLIENT_ID: own}
+        return lines
+    return f"{lines}{_CLIENT_ID}: {own}\r\n"
 
 
 def _method(request: Request) -> str:

@@ -315,17 +315,16 @@ class HttpConnection:
         request.answered = True
         version = request.head.version
         keep_alive = self._goes_on(request)
-        headers = {**answer.headers, **request.signature}
-        headers["Date"] = _date(int(self._server.now()))
+        lines = request.signature + _date(int(self._server.now()))
         if length is not None:
-            headers["Content-Length"] = str(length)
+            lines += f"Content-Length: {length}\r\n"
         elif self._chunked:
-            headers["Transfer-Encoding"] = "chunked"
+            lines += "Transfer-Encoding: chunked\r\n"
         if not keep_alive:
-            headers["Connection"] = "close"
+            lines += "Connection: close\r\n"
         elif version == "1.0":
-            headers["Connection"] = "keep-alive"
-        return response_head(version, answer.status, headers)
+            lines += "Connection: keep-alive\r\n"
+        return response_head(version, answer.status, answer.headers, lines)
 
     def _send(self, answer: Response) -> None:
         without = answer.status in (204, 304)
@@ -376,4 +375,4 @@ class HttpConnection:
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"

@@ -64,12 +64,14 @@ class Body:
         """The next piece came."""
         self._chunks.append(data)
         self.waiting += len(data)
-        self._wake()
+        if self._news is not None:
+            self._wake()
 
     def end(self) -> None:
         """All came."""
         self._ended = True
-        self._wake()
+        if self._news is not None:
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """The rest will not come; the reader gets ``error``."""
@@ -199,8 +201,8 @@ class Request:
         self.body = Body(exchange)
         self.exchange = exchange
         self.transport = transport
-        self.signature: Mapping[str, str] = {}
-        """Headers that the answer gets whatever it is."""
+        self.signature = ""
+        """Header lines, each with its end, that the answer gets whatever it is."""
         self.cancel_when_lost = False
         """Whether there is no point in going on when the client is gone."""
         self.direct = False

@@ -75,7 +75,8 @@ class SqliteTwinStore:
         self, connection: apsw.Connection, hub: str, key: IdentityKey, change: Change, record: Record | None
     ) -> Twin:
         kept: dict[tuple[str, IdentityKey], Twin] = self._writer.kept
-        before = kept.get((hub, key)) or read_twin(connection, hub, key)
+        known = kept.get((hub, key))
+        before = known or read_twin(connection, hub, key)
         if before is None:
             device = IdentityKey(key.device_id)
             raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
@@ -87,7 +88,8 @@ class SqliteTwinStore:
                 self._outbox.keep(connection, record(before, after))
             if len(kept) >= TWINS_REMEMBERED.open:
                 kept.clear()
-            if _characters(after) <= TWIN_REMEMBERED_TEXT.open:
+            size = _characters(after) if known is None else sum([len(one) for one in values if type(one) is str])
+            if size <= TWIN_REMEMBERED_TEXT.open:
                 kept[hub, key] = after
             else:
                 kept.pop((hub, key), None)
@@ -107,23 +109,32 @@ def _characters(twin: Twin) -> int:
 
 def _update(before: Twin, after: Twin) -> tuple[str, list[Any]]:
     """The statement that writes what has changed, and its values."""
-    columns = "version = ?, revision = ?"
+    parts = 0
     values: list[Any] = [after.version, after.revision]
     if after.tags is not before.tags:
-        columns += ", tags = ?"
+        parts = 1
         values.append(text_of(after.tags))
-    for name in ("desired", "reported"):
-        part: Properties = getattr(after, name)
-        if part is not getattr(before, name):
-            columns += _PROPERTIES[name]
+    for bit, was, part in ((2, before.desired, after.desired), (4, before.reported, after.reported)):
+        if part is not was:
+            parts |= bit
             values += text_of(part.values), text_of(part.metadata), part.version
     if after.model_id != before.model_id:
-        columns += ", model_id = ?"
+        parts |= 8
         values.append(after.model_id)
-    return f"UPDATE twins SET {columns} WHERE hub = ? AND device_id = ? AND module_id = ?", values  # noqa: S608
+    return _UPDATES[parts], values
 
 
-_PROPERTIES = {name: f", {name} = ?, {name}_metadata = ?, {name}_version = ?" for name in ("desired", "reported")}
+_PARTS = {
+    1: ", tags = ?",
+    2: ", desired = ?, desired_metadata = ?, desired_version = ?",
+    4: ", reported = ?, reported_metadata = ?, reported_version = ?",
+    8: ", model_id = ?",
+}
+_UPDATES = tuple(
+    f"UPDATE twins SET version = ?, revision = ?{''.join(text for bit, text in _PARTS.items() if parts & bit)} "  # noqa: S608
+    "WHERE hub = ? AND device_id = ? AND module_id = ?"
+    for parts in range(16)
+)
 
 
 def twin_of(row: tuple[Any, ...]) -> Twin:
