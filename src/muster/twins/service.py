@@ -69,9 +69,11 @@ class Twins:
         def change(twin: Twin) -> Twin:
             return document.patch_twin(twin, new_tags, new_desired, now)
 
-        update = TwinUpdate(now, tags=new_tags, desired=new_desired)
+        record = None
+        if self._recorder is not None:
+            record = self._update_recorded(key, TwinUpdate(now, tags=new_tags, desired=new_desired))
         then = partial(self._tell, key, new_desired) if new_desired else _ignore
-        return await self._edit(key, change, revision, then, self._update_recorded(key, update))
+        return await self._edit(key, change, revision, then, record)
 
     async def replace(self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None) -> Twin:
         """Put a service's tags and desired properties in the place of the twin's; ``None`` empties. See ``patch``."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from os import PathLike, fspath
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
@@ -157,19 +157,14 @@ def touch(connection: apsw.Connection) -> None:
     connection.pragma("user_version", connection.pragma("user_version"))
 
 
-class _Item(NamedTuple):
-    work: Work[Any]
-    done: Callable[[Any, BaseException | None], None]
+_Done = Callable[[Any, BaseException | None], None]
+_Item = tuple[Work[Any], _Done]
+_Outcome = tuple[_Done, Any, BaseException | None]
+"""Plain tuples: a named one takes four times as long to make."""
 
 
 class _SpoiltError(Exception):
     """Work failed after it had written: what others wrote can only be undone with it."""
-
-
-class _Outcome(NamedTuple):
-    done: Callable[[Any, BaseException | None], None]
-    result: Any
-    error: BaseException | None
 
 
 class Writer:
@@ -228,7 +223,7 @@ class Writer:
         """As ``submit``, but with ``done(result, error)`` called on the loop: one loop round earlier."""
         if self._closing is not None:
             raise HubError(UNAVAILABLE, f"{self.path} is closed; nothing can be written any more")
-        self._queue.put(_Item(work, done))
+        self._queue.put((work, done))
 
     async def close(self) -> None:
         """End the thread after the work handed in so far, and close the file. Harmless when repeated."""
@@ -277,8 +272,8 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             if len(batch) == 1:
-                item = batch[0]
-                outcomes = [_Outcome(item.done, item.work(connection), None)]
+                ((work, done),) = batch
+                outcomes: list[_Outcome] = [(done, work(connection), None)]
             else:
                 step = self._step_apart if apart else self._step
                 outcomes = [step(item) for item in batch]
@@ -290,33 +285,33 @@ class Writer:
         except BaseException as error:  # whatever it is, it belongs to those who wait; the thread goes on
             self._roll_back()
             told = self._told(error)
-            return [_Outcome(item.done, None, told) for item in batch]
+            return [(done, None, told) for _, done in batch]
 
     def _step(self, item: _Item) -> _Outcome:
-        connection = self._connection
+        connection, (work, done) = self._connection, item
         before = connection.total_changes()
         try:
-            return _Outcome(item.done, item.work(connection), None)
+            return done, work(connection), None
         except BaseException as error:
             if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
                 raise
             if isinstance(error, apsw.Error) or connection.total_changes() != before:
                 raise _SpoiltError from error
-            return _Outcome(item.done, None, self._told(error))
+            return done, None, self._told(error)
 
     def _step_apart(self, item: _Item) -> _Outcome:
-        connection = self._connection
+        connection, (work, done) = self._connection, item
         connection.execute("SAVEPOINT item")
         try:
-            result = item.work(connection)
+            result = work(connection)
         except BaseException as error:
             if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
                 raise
             connection.execute("ROLLBACK TO item; RELEASE item")
             self.kept.clear()
-            return _Outcome(item.done, None, self._told(error))
+            return done, None, self._told(error)
         connection.execute("RELEASE item")
-        return _Outcome(item.done, result, None)
+        return done, result, None
 
     def _roll_back(self) -> None:
         self.kept.clear()
@@ -357,12 +352,12 @@ class Writer:
             _LOG.error("%s", store_error(self.path, error))
 
     def _deliver(self, outcomes: list[_Outcome]) -> None:
-        for outcome in outcomes:
+        for done, result, error in outcomes:
             try:
-                outcome.done(outcome.result, outcome.error)
-            except Exception as error:
+                done(result, error)
+            except Exception as fault:
                 self._loop.call_exception_handler(
-                    {"message": f"{self.path}: a callback failed after a commit", "exception": error}
+                    {"message": f"{self.path}: a callback failed after a commit", "exception": fault}
                 )
 
     def _closed(self) -> None:
