@@ -148,6 +148,8 @@ async def test_a_refused_or_empty_change_leaves_no_entry(stores: Stores) -> None
     assert isinstance(refused[0], HubError)
     assert await stores.texts() == []
     assert (await stores.twins.get(HUB, DEVICE) or Twin()).version == 2, "what cannot be recorded is not done"
+    seen = await stores.twins.edit(HUB, DEVICE, lambda twin: twin, lambda _: None)
+    assert seen.version == 2, "nor remembered"
 
 
 async def test_identities_are_recorded_with_their_twins(stores: Stores) -> None:

@@ -116,6 +116,23 @@ async def test_a_twin_goes_with_its_identity_and_begins_anew(stores: Stores) -> 
     assert await stores.twins.get(HUB, IdentityKey("e")) != EMPTY
 
 
+@pytest.mark.parametrize("size", [1, 3000, 30_000])
+async def test_a_change_begins_with_what_stands(stores: Stores, size: int) -> None:
+    text = "x" * size
+    for number in range(5):
+        twin = await stores.change(DEVICE, tag(f"t{number}", text))
+        assert twin.tags == {f"t{one}": text for one in range(number + 1)}
+        assert await stores.twins.get(HUB, DEVICE) == twin
+    reported = await stores.change(DEVICE, lambda twin: report(twin, {"r": text}, 1.0))
+    assert (reported.tags, reported.desired, reported.reported.values) == (twin.tags, twin.desired, {"r": text})
+    await stores.drop(DEVICE)
+    await stores.add(DEVICE, MODULE)
+    assert await stores.change(DEVICE, tag("t")) == patch_twin(EMPTY, {"t": 1}, {}, 0.0)
+    await stores.drop(MODULE)
+    with pytest.raises(HubError):
+        await stores.change(MODULE, tag("t"))
+
+
 async def test_an_identity_that_is_written_over_keeps_its_twin(stores: Stores) -> None:
     twin = await stores.change(DEVICE, tag("t"))
     await stores.add(DEVICE)

@@ -197,6 +197,29 @@ async def test_work_that_ends_the_transaction_fails_all(writer: Writer, path: Pa
     assert names(path) == ["b"]
 
 
+async def test_what_work_keeps_is_forgotten_once_anything_was_undone(writer: Writer, path: Path) -> None:
+    def keep(connection: apsw.Connection) -> None:
+        put("kept")(connection)
+        writer.kept["name"] = "kept"
+
+    def half(connection: apsw.Connection) -> None:
+        keep(connection)
+        raise HubError(DEVICE_EXISTS, "no")
+
+    def broken(connection: apsw.Connection) -> None:
+        connection.execute("INSERT OR ROLLBACK INTO item VALUES ('x', 1), ('x', 2)")
+
+    for works in ([half], [put("a"), half], [keep, broken]):
+        held = hold(writer)
+        futures = [writer.submit(work) for work in works]
+        held.set()
+        await asyncio.gather(*futures, return_exceptions=True)
+        assert await writer.submit(lambda _: dict(writer.kept)) == {}
+    assert names(path) == ["a"]
+    await writer.submit(keep)
+    assert await writer.submit(lambda _: dict(writer.kept)) == {"name": "kept"}
+
+
 async def test_odd_exceptions_do_not_hang_or_end_the_thread(writer: Writer) -> None:
     with pytest.raises(RuntimeError, match="StopIteration"):
         await writer.submit(lambda _: next(iter(())))
