@@ -127,7 +127,7 @@ class _Dispatcher:
 
     def _charge(self, throttle: Throttle, request: Request, answer: Response | StreamResponse) -> None:
         if throttle.charge is Charge.REQUEST:
-            self._meters.charge(int(request.headers.get("Content-Length", "0")))
+            self._meters.charge(request.said.length)
         elif throttle.charge is Charge.ANSWER and isinstance(answer, Response):
             self._meters.charge(len(answer.body))
 

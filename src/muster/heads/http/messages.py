@@ -155,6 +155,8 @@ class Said(NamedTuple):
     module: str | None
     """The module that calls, where it is not the path that names it."""
     media_type: str
+    length: int
+    """The body's, 0 where it is not told beforehand."""
     json: str
     """Why the body is not taken for JSON."""
 
@@ -167,6 +169,7 @@ def _said(headers: Headers) -> Said:
         headers.get("x-ms-client-request-id", ""),
         headers.get(CALLING_MODULE),
         headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+        int(headers.get("Content-Length", "0").strip()[-18:]),  # llhttp knows that it is a number
         _not_json(headers),
     )
     headers.said = said
