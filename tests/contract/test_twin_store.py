@@ -185,7 +185,7 @@ async def test_what_is_told_is_durable_and_told_though_nobody_waits(stores: Stor
 
         looking.add(loop.create_task(look()))
 
-    task = loop.create_task(stores.twins.edit(HUB, DEVICE, tag("t"), then))
+    task = asyncio.ensure_future(stores.twins.edit(HUB, DEVICE, tag("t"), then))
     await asyncio.sleep(0)
     task.cancel()
     assert await asyncio.wait_for(seen.get(), 10) is True

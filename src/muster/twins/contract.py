@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from muster.core.outbox import Entry
@@ -44,14 +44,14 @@ class TwinStore(Protocol):
         """The twin's model id, ``None`` without one or without a twin. Cheap: every connection asks."""
         ...
 
-    async def edit(
+    def edit(
         self,
         hub: str,
         key: IdentityKey,
         change: Change,
         then: Callable[[Twin], None],
         record: Record | None = None,
-    ) -> Twin:
+    ) -> Awaitable[Twin]:
         """Apply ``change``; returns what the twin is now.
 
         ``then`` is called with it on the loop, once it is durable and before this returns: in the order of the

@@ -6,7 +6,7 @@ and every read after that sees it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -159,14 +159,14 @@ class Twins:
 
     # --- within
 
-    async def _edit(
+    def _edit(
         self,
         key: IdentityKey,
         change: Change,
         revision: int | None,
         then: Callable[[Twin], None],
         record: Record | None,
-    ) -> Twin:
+    ) -> Awaitable[Twin]:
         def checked(twin: Twin) -> Twin:
             if revision is not None and revision != twin.revision:
                 raise HubError(PRECONDITION_FAILED)
@@ -177,7 +177,7 @@ class Twins:
                 rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
             return after
 
-        return await self._store.edit(self._hub, key, checked, then, record)
+        return self._store.edit(self._hub, key, checked, then, record)
 
     def _tell(self, key: IdentityKey, desired: Content, twin: Twin) -> None:
         self._listener.desired_changed(key, desired, twin.desired.version)

@@ -262,6 +262,8 @@ class HttpConnection:
         self._server.request_ended()
         if self._lost:
             self._server.connections.discard(self)
+        elif whole and not self._requests and not self._paused and self._broken is None and self._goes_on(request):
+            self._quiet_since = self._loop.time()  # as a rule there is nothing else to do
         else:
             self._after(request, whole=whole)
 

@@ -53,14 +53,14 @@ class SqliteTwinStore:
             raise store_error(self._writer.path, error) from error
         return model_id
 
-    async def edit(
+    def edit(
         self,
         hub: str,
         key: IdentityKey,
         change: Change,
         then: Callable[[Twin], None],
         record: Record | None = None,
-    ) -> Twin:
+    ) -> asyncio.Future[Twin]:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
 
         def done(twin: Twin, error: BaseException | None) -> None:
@@ -69,7 +69,7 @@ class SqliteTwinStore:
                 then(twin)
 
         self._writer.call(lambda connection: self._edit(connection, hub, key, change, record), done)
-        return await future
+        return future
 
     def _edit(
         self, connection: apsw.Connection, hub: str, key: IdentityKey, change: Change, record: Record | None
