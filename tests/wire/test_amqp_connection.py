@@ -400,3 +400,61 @@ def test_credit_given_up_by_the_client() -> None:
     assert (peer.links["s1"].credit, peer.links["s1"].delivery_count) == (0, 10)
     peer.send(frame(credit(1, 0, delivery_count=5000)))
     assert peer.links["s1"].delivery_count == 10
+
+
+def test_strangers_have_few_sessions_and_links() -> None:
+    limits = Limits(sessions=5, links=5, unproven_sessions=2, unproven_links=2)
+    peer = Peer.opened(limits=limits)
+    peer.send(frame(begin(), channel=1))
+    assert failure(peer.send(frame(begin(), channel=2))) == "amqp:not-allowed"
+    peer = Peer.opened(limits=limits)
+    peer.send(*(frame(receiver(handle)) for handle in range(3)))
+    assert isinstance(peer.said()[-1], End)
+    peer = Peer.opened(limits=limits)
+    peer.engine.prove()
+    peer.send(*(frame(begin(), channel=channel) for channel in range(1, 5)))
+    peer.send(*(frame(receiver(handle)) for handle in range(5)))
+    assert not any(isinstance(one, (End, Close)) for one in peer.said())
+
+
+def test_messages_that_are_begun_and_not_finished_are_bounded_over_all_links() -> None:
+    peer = Peer.opened(limits=Limits(unfinished_bytes=100))
+    for handle in (0, 1):
+        peer.send(frame(sender(handle)))
+    peer.send(frame(transfer(0, delivery_id=0, more=True), b"x" * 60))
+    peer.said()
+    peer.send(frame(transfer(1, delivery_id=1, more=True), b"x" * 60))
+    detached = [one for one in peer.said() if isinstance(one, Detach)]
+    assert [one.handle for one in detached] == [1]
+    assert detached[0].error is not None
+    assert detached[0].error.condition == "amqp:resource-limit-exceeded"
+    [whole] = [event for event in peer.send(frame(transfer(0, delivery_id=0), b"y")) if isinstance(event, Delivery)]
+    assert len(whole.payload) == 61
+    peer.send(frame(Detach(1, True)), frame(sender(2)))
+    peer.send(frame(transfer(2, delivery_id=2, more=True), b"x" * 99), frame(Detach(2, True)))
+    peer.send(frame(sender(3)))
+    peer.send(frame(transfer(3, delivery_id=3, more=True), b"x" * 99))
+    assert not [one for one in peer.said() if isinstance(one, Detach) and one.error is not None], "what is gone is free"
+
+
+def test_a_session_can_be_ended_from_here() -> None:
+    peer = Peer.opened()
+    peer.send(frame(sender(0)))
+    [session] = peer.engine.sessions.values()
+    [event] = peer.engine.end_session(session, Error("amqp:internal-error", "no reason"))
+    assert isinstance(event, LinkDetached)
+    assert session.ended
+    last = peer.said()[-1]
+    assert isinstance(last, End)
+    assert last.error is not None
+    assert peer.engine.end_session(session, Error("amqp:internal-error")) == []
+    assert peer.send(frame(transfer(0)), frame(End())) == []
+    peer.send(frame(begin()))
+    assert isinstance(peer.said()[0], Begin)
+
+
+def test_many_deliveries_are_accepted_in_one_frame() -> None:
+    peer = Peer.opened()
+    peer.said()
+    peer.engine.sessions[0].accept(300, 70_000)
+    assert peer.said() == [Disposition(RECEIVER, 300, 70_000, True, ACCEPTED)]
