@@ -63,10 +63,7 @@ def stored(payload: bytes, reader: TelemetryReader | None = None) -> Message:
 def test_all_that_a_device_says_arrives_as_it_said_it(message: Message) -> None:
     got = stored(encode_message(message))
     assert b"".join(got.data) == b"".join(message.data)
-    said = None if message.properties == Properties() else message.properties
-    assert shape(None if got.properties is None else tuple(got.properties)) == shape(
-        None if said is None else tuple(said)
-    )
+    assert shape(tuple(got.properties or Properties())) == shape(tuple(message.properties or Properties()))
     assert shape(got.application_properties or {}) == shape(message.application_properties or {})
     assert (got.header, got.delivery_annotations, got.footer) == (None, None, None)
 
@@ -149,6 +146,13 @@ def test_the_size_counts_what_the_device_says_and_not_how_it_is_written() -> Non
     assert len(stored(encode_message(fits)).body) == room
     with pytest.raises(HubError, match="over 262144 bytes"):
         stored(encode_message(fits._replace(data=(b"x" * (room + 1),))))
+
+
+@pytest.mark.parametrize("moment", [-(2**63), -1, 253_402_300_800_000, 2**63 - 1])
+def test_a_time_that_no_calendar_has_is_a_number_where_messages_are_shown(moment: int) -> None:
+    payload = encode_message(Message(properties=Properties(creation_time=moment), data=(b"",)))
+    shown = describe(SENDER + TelemetryReader().read(payload), 5, 1000)
+    assert shown["system_properties"]["creation-time"] == moment
 
 
 def test_a_batch_may_be_as_large_as_a_message() -> None:

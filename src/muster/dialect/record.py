@@ -35,6 +35,7 @@ _HUB_ENQUEUED = encode_symbol("iothub-enqueuedtime") + b"\x83"
 _OFFSET = encode_symbol("x-opt-offset") + b"\xa1"
 _FRESH_PAIRS = 4
 _FRESH_BYTES = _FRONT.size - 12
+_YEAR_10000 = 253_402_300_800_000
 _DATA8, _DATA32 = Struct(">4sB"), Struct(">4sI")
 
 _ANNOTATIONS = {
@@ -212,7 +213,7 @@ def _readable(message: Message) -> tuple[str, str]:
 
 def _plain(value: object) -> object:
     if isinstance(value, Timestamp):
-        return iso(value / 1000)
+        return iso(value / 1000) if 0 <= value < _YEAR_10000 else int(value)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
