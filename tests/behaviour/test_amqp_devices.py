@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from amqp_device import DeviceHub
@@ -13,6 +15,7 @@ from command_hub import aside, command_hub
 
 from muster.identity.changes import ANY, Draft
 from muster.identity.model import IdentityKey, Status
+from muster.identity.sas import sign
 from muster.wire.amqp.message import Message, Properties, encode_message
 from muster.wire.amqp.performatives import Accepted, Close, Detach, Rejected
 from muster.wire.amqp.sasl import SaslInit
@@ -163,6 +166,20 @@ async def test_1_10_addresses_are_paths_or_uris_in_any_case(hub: DeviceHub, addr
     handle = await aside(device.attach, target=address)
     assert await aside(device.attached) is None
     assert isinstance(await aside(device.telemetry, handle, b"x"), Accepted)
+
+
+async def test_1_11_ids_are_encoded_as_each_sdk_likes(hub: DeviceHub) -> None:
+    """C# encodes them twice in a token, and once in the name and in addresses."""
+    key, expiry = await hub.mqtt.key("dev=1"), str(int(hub.ambient.now()) + 3600)
+    resource = "localhost%2Fdevices%2Fdev%253D1"
+    signature = quote(base64.b64encode(sign(resource, expiry, key)), safe="")
+    device = await hub.connect()
+    token = f"SharedAccessSignature sr={resource}&sig={signature}&se={expiry}"
+    assert (await aside(device.put, token, "localhost/devices/dev%3D1"))[0] == 200
+    link = await aside(device.attach, target="amqps://localhost/devices/dev%3D1/messages/events")
+    assert await aside(device.attached) is None
+    assert isinstance(await aside(device.telemetry, link, b"x"), Accepted)
+    assert hub.connected("dev=1")
 
 
 # --- 2. one session for each identity

@@ -100,8 +100,9 @@ def identity_path(key: IdentityKey) -> tuple[str, ...]:
 def token_identity(asked: PutToken) -> IdentityKey | None:
     """The identity whose own token was put; ``None`` when the token is a policy's, or no device is meant.
 
-    The token's ``sr`` decides, for the name that comes with it is wrong in Java. It may be spelled in lower case,
-    then the name has the id as it is. Of what is no token at all the name says whose it would be.
+    The token's ``sr`` decides, for the name that comes with it is wrong in Java. Where the two agree in some reading
+    the name's spelling counts: an ``sr`` may be in lower case, or encoded twice (C#). Of what is no token at all the
+    name says whose it would be.
     """
     try:
         token = sas.parse(asked.token)
@@ -110,13 +111,11 @@ def token_identity(asked: PutToken) -> IdentityKey | None:
     if token.policy is not None:
         return None
     once = unquote(token.resource)
-    spellings = (asked.audience, _path(once), _path(unquote(once)), _path(token.resource))
-    for reading in token.readings:
-        for spelled in (*spellings, reading.path):
-            if tuple(segment.lower() for segment in spelled) == reading.path:
-                key = _key_in(spelled)
-                if key is not None:
-                    return key
+    readings = [reading.path for reading in token.readings]
+    for spelled in (asked.audience, _path(once), _path(unquote(once)), _path(token.resource), *readings):
+        key = _key_in(spelled)
+        if key is not None and tuple(segment.lower() for segment in spelled) in readings:
+            return key
     return None
 
 

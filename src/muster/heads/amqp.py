@@ -424,7 +424,7 @@ class AmqpConnection:
 
     def _on_beat(self) -> None:
         """Say something if nothing was said for half the client's time-out; end what has been silent for ours."""
-        self._silent = 0 if self._heard or not self.writable else self._silent + 1
+        self._silent = 0 if self._heard or self._held or not self.writable else self._silent + 1
         self._heard = False
         if self._silent * self._interval >= AMQP_IDLE.open:
             message = f"The connection was inactive for more than the allowed {AMQP_IDLE.open * 1000} milliseconds."
