@@ -106,20 +106,28 @@ def test_a_certificate_lets_in(
     hub: HubProcess, connect: Callable[..., BlockingConnection], tmp_path: Path, sasl: str
 ) -> None:
     name = f"proton-x509-{sasl}"
-    leaf = Maker(time.time()).issue(name, None)
-    thumbprint = {"primaryThumbprint": leaf.sha1, "secondaryThumbprint": None}
-    body = {"deviceId": name, "authentication": {"type": "selfSigned", "x509Thumbprint": thumbprint}}
-    status, answer = hub.request("PUT", f"/devices/{name}?api-version=2021-04-12", body)
-    assert status == 200, answer
+    make = Maker(time.time())
+    leaf, other = make.issue(name, None), make.issue(f"{name}-other", None)
+    for device_id, pair in ((name, leaf), (f"{name}-other", other)):
+        thumbprint = {"primaryThumbprint": pair.sha1, "secondaryThumbprint": None}
+        body = {"deviceId": device_id, "authentication": {"type": "selfSigned", "x509Thumbprint": thumbprint}}
+        status, answer = hub.request("PUT", f"/devices/{device_id}?api-version=2021-04-12", body)
+        assert status == 200, answer
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     certificate.write_bytes(leaf.pem)
     key.write_bytes(leaf.key_pem)
     options = {"sasl_enabled": False} if sasl == "none" else {"allowed_mechs": sasl}
     connection = connect(certificate=certificate, key=key, **options)
     connection.create_sender(f"/devices/{name}/messages/events").send(telemetry(b"x"))
-    with pytest.raises(LinkDetached) as caught:
-        connection.create_sender("/devices/somebody-else/messages/events")
-    assert caught.value.condition == "amqp:not-found"
+    for stranger, condition, cause in (
+        ("somebody-else", "amqp:not-found", "device-unknown"),
+        (f"{name}-other", "amqp:unauthorized-access", "thumbprint-of-other-device"),
+    ):
+        with pytest.raises(LinkDetached) as caught:
+            connection.create_sender(f"/devices/{stranger}/messages/events")
+        assert caught.value.condition == condition
+        _, answer = hub.request("GET", f"/$muster/why?device={stranger}")
+        assert (answer["refusals"][0]["cause"], answer["refusals"][0]["transport"]) == (cause, "amqp")
 
 
 def test_messages_that_are_settled_before_they_are_sent(
