@@ -7,6 +7,7 @@ import statistics
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.machine import LOAD_CORE, on_core
@@ -45,7 +46,9 @@ class LoadError(RuntimeError):
     """mqload could not measure, or what it measured cannot be trusted."""
 
 
-def mqload(server: Server, scale: Scale, label: str, mode: str, *options: str) -> Result:
+def mqload(
+    server: Server, scale: Scale, label: str, mode: str, *options: str, identities: Path | None = None
+) -> Result:
     """Run the load generator on its core against a server and return its figures.
 
     Raises:
@@ -53,8 +56,8 @@ def mqload(server: Server, scale: Scale, label: str, mode: str, *options: str) -
     """
     command = [
         str(BUILD / "mqload"), "-m", mode, "-p", str(server.port), "-P", str(server.pid), "-L", label,
-        "-I", str(server.accounts.identities), "-c", str(scale.at_once), "-t", TOPIC, "-s", str(scale.payload),
-        *options,
+        "-I", str(identities or server.accounts.identities), "-c", str(scale.at_once), "-t", TOPIC,
+        "-s", str(scale.payload), *options,
     ]  # fmt: skip
     with on_core(LOAD_CORE):
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=CALL_SECONDS, check=False)

@@ -221,8 +221,9 @@ class Mosquitto(Program):
 
     name = "Mosquitto"
 
-    def command(self) -> list[str]:
-        settings = {
+    def settings(self) -> dict[str, object]:
+        """The lines of its configuration."""
+        return {
             "listener": f"{self.port} {HOST}",
             "certfile": self.certificate,
             "keyfile": self.key,
@@ -235,8 +236,10 @@ class Mosquitto(Program):
             "log_type": "error",
             "user": "root",
         }
+
+    def command(self) -> list[str]:
         file = self.directory / "mosquitto.conf"
-        file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        file.write_text("".join(f"{name} {value}\n" for name, value in self.settings().items()))
         return ["mosquitto", "-c", str(file)]
 
     def publish_options(self) -> list[str]:

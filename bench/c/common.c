@@ -131,12 +131,23 @@ identities read_identities(const char *path) {
         char *client = strtok(line, "\t\n"), *user = strtok(NULL, "\t\n"), *password = strtok(NULL, "\t\n");
         if (!password) fail("%s: a line must be client id, user name and password, tabs between", path);
         all.list = realloc(all.list, (size_t)(all.count + 1) * sizeof *all.list);
-        all.list[all.count++] = (identity){strdup(client), strdup(user), strdup(password)};
+        all.list[all.count++] = (identity){strdup(client), strdup(user), strdup(password), NULL, NULL};
     }
     free(line);
     fclose(file);
     if (!all.count) fail("%s holds no identity", path);
     return all;
+}
+
+void read_certificates(identities *all, const char *path) {
+    FILE *file = fopen(path, "r");
+    if (!file) fail("cannot read the certificates file %s", path);
+    for (int i = 0; i < all->count; i++) {
+        all->list[i].certificate = PEM_read_X509(file, NULL, NULL, NULL);
+        all->list[i].key = PEM_read_PrivateKey(file, NULL, NULL, NULL);
+        if (!all->list[i].key) fail("%s holds no certificate and key for identity %d", path, i + 1);
+    }
+    fclose(file);
 }
 
 void raise_file_limit(void) {

@@ -34,6 +34,8 @@ typedef struct counters {
 /* Accounts to log in with. */
 typedef struct identity {
     char *client, *user, *password;
+    X509 *certificate; /* of the client's handshake, with its key; NULL: it logs in with the password */
+    EVP_PKEY *key;
 } identity;
 
 typedef struct identities {
@@ -50,6 +52,8 @@ double own_cpu_s(void);
 
 /* From a file with a line for each: client id, user name and password, tabs between. */
 identities read_identities(const char *path);
+/* PEM, a certificate and a private key for each identity, in their order. */
+void read_certificates(identities *all, const char *path);
 
 void raise_file_limit(void);
 counters *map_counters(const char *path);

@@ -16,8 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *mode = "pub", *label = "", *identities_file, *subscribers_file, *counters_file;
-static int connections = 1000, at_once = 64;
+static const char *mode = "pub", *label = "", *identities_file, *subscribers_file, *counters_file, *certificates_file;
+static int connections = 1000, at_once = 64, first;
 static double duration = 3, warm_up = 1, rate;
 static roots server;
 static counters *reader;
@@ -43,7 +43,7 @@ static double since(uint64_t start) { return (double)(now_ns() - start) / 1e9; }
 
 static int storm(const identities *who) {
     connection *list = connections_new(at_once);
-    int next = 0;
+    int next = first;
     uint64_t start = now_ns();
     snapshot before = {0};
     while (since(start) < warm_up + duration) {
@@ -57,10 +57,11 @@ static int storm(const identities *who) {
     if (made == 0) return stop_with("no connection was accepted");
     printf("{\"label\": \"%s\", \"mode\": \"storm\", \"at_once\": %d, \"seconds\": %.2f, \"connects_per_s\": %.1f, "
            "\"failed\": %lu, \"server_ms_per_connect\": %.4f, \"server_busy\": %.3f, \"client_ms_per_connect\": %.4f, "
-           "\"p50_ms\": %.3f, \"p99_ms\": %.3f}\n",
+           "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"next\": %d}\n",
            label, at_once, seconds, made / seconds, after.failed - before.failed,
            (after.server.cpu_s - before.server.cpu_s) / made * 1e3, (after.server.cpu_s - before.server.cpu_s) / seconds,
-           (after.own_cpu - before.own_cpu) / made * 1e3, histogram_ms(&latency, .5), histogram_ms(&latency, .99));
+           (after.own_cpu - before.own_cpu) / made * 1e3, histogram_ms(&latency, .5), histogram_ms(&latency, .99),
+           next % who->count);
     return 0;
 }
 
@@ -158,13 +159,15 @@ static void usage_error(void) {
     fail("usage: mqload -m pub|storm|idle -p PORT -I IDENTITIES [-h HOST] [-n CONNECTIONS] [-c AT_ONCE] [-s PAYLOAD]\n"
          "  [-w WINDOW] [-r TOTAL_RATE] [-t TOPIC] [-S SUBSCRIBERS] [-f FILTER] [-d SECONDS] [-W WARM_UP_SECONDS]\n"
          "  [-k KEEP_ALIVE] [-R COUNTERS_OF_A_READER] [-P SERVER_PID]... [-L LABEL]\n"
-         "IDENTITIES and SUBSCRIBERS hold lines of client id, user name and password, tabs between.");
+         "  [-C CERTIFICATES] [-F FIRST_IDENTITY_OF_A_STORM]\n"
+         "IDENTITIES and SUBSCRIBERS hold lines of client id, user name and password, tabs between. CERTIFICATES holds, in\n"
+         "PEM, a certificate and a key for each of IDENTITIES: they take the place of passwords.");
 }
 
 static void read_options(int argc, char **argv) {
     the_plan = (plan){.host = "127.0.0.1", .topic = "devices/{id}/messages/events/", .filter = "devices/#",
                       .payload = 256, .window = 1, .keep_alive = 600};
-    for (int option; (option = getopt(argc, argv, "m:h:p:I:S:n:c:s:w:r:t:f:d:W:k:R:P:L:")) != -1;) switch (option) {
+    for (int option; (option = getopt(argc, argv, "m:h:p:I:S:n:c:s:w:r:t:f:d:W:k:R:P:L:C:F:")) != -1;) switch (option) {
         case 'm': mode = optarg; break;
         case 'h': the_plan.host = optarg; break;
         case 'p': the_plan.port = atoi(optarg); break;
@@ -186,6 +189,8 @@ static void read_options(int argc, char **argv) {
             server.pid[server.count++] = atoi(optarg);
             break;
         case 'L': label = optarg; break;
+        case 'F': first = atoi(optarg); break;
+        case 'C': certificates_file = optarg; break;
         default: usage_error();
         }
     if (!identities_file || !the_plan.port || the_plan.window < 1 || the_plan.window > 65535) usage_error();
@@ -197,6 +202,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     raise_file_limit();
     identities who = read_identities(identities_file), subscribers = {NULL, 0};
+    if (certificates_file) read_certificates(&who, certificates_file);
     if (subscribers_file) subscribers = read_identities(subscribers_file);
     if (counters_file) reader = map_counters(counters_file);
     the_plan.hang_up = !strcmp(mode, "storm");

@@ -71,12 +71,12 @@ static void send_connect(connection *c) {
     uint8_t body[4096];
     int n = put_string(body, "MQTT");
     body[n++] = 4;
-    body[n++] = 0xC2; /* user name, password, clean session */
+    body[n++] = c->who->key ? 0x82 : 0xC2; /* user name, clean session, and a password where there is no certificate */
     body[n++] = (uint8_t)(the_plan.keep_alive >> 8);
     body[n++] = (uint8_t)the_plan.keep_alive;
     n += put_string(body + n, c->who->client);
     n += put_string(body + n, c->who->user);
-    n += put_string(body + n, c->who->password);
+    if (!c->who->key) n += put_string(body + n, c->who->password);
     send_packet(c, 0x10, body, n);
 }
 
@@ -131,6 +131,8 @@ void connection_open(connection *c, const identity *who) {
     for (int slot = the_plan.window - 1; slot >= 0; slot--) c->free_ids[c->free_count++] = (uint16_t)slot;
     c->started = now_ns();
     total.connecting++;
+    c->s.certificate = who->certificate;
+    c->s.key = who->key;
     stream_open(&c->s, the_plan.host, the_plan.port);
 }
 

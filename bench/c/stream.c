@@ -116,6 +116,7 @@ static int shaken(stream *s, uint32_t events) {
         if (error || !(events & EPOLLOUT)) return 0;
         s->ssl = SSL_new(tls);
         SSL_set_fd(s->ssl, s->fd);
+        if (s->key) SSL_use_certificate(s->ssl, s->certificate), SSL_use_PrivateKey(s->ssl, s->key);
         SSL_set_connect_state(s->ssl);
         s->phase = SHAKING;
     }

@@ -8,6 +8,8 @@ typedef struct stream {
     enum { CLOSED, CONNECTING, SHAKING, OPENED } phase;
     int fd, wants_out;
     SSL *ssl;
+    X509 *certificate; /* with its key: the client's, NULL for none; set before it is opened */
+    EVP_PKEY *key;
     uint8_t *in, *out;
     int in_length, in_size, out_length, out_sent, out_size;
 } stream;

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import certificates
 from bench.journal import Journal
 from bench.measure import LoadError, Result, check_messages
 from bench.report import COSTS, SERVERS, Figure, make_report, summarize, to_markdown
@@ -82,3 +83,32 @@ def test_password_line_is_what_mosquitto_reads() -> None:
     user, _, hashed = mosquitto_line("device-1", "secret").strip().partition(":")
     empty, kind, iterations, salt, digest = hashed.split("$")
     assert (user, empty, kind, iterations, len(salt), len(digest)) == ("device-1", "", "7", "101", 16, 88)
+
+
+def test_connects_with_certificates_are_told_with_their_ratio_and_bar() -> None:
+    def storms(*costs: float) -> list[Result]:
+        return [{certificates.COST: cost, "connects_per_s": 1000.0} for cost in costs]
+
+    results = {
+        certificates.FIRST: {"Muster": storms(1.2, 1.4, 3.0), "Mosquitto": storms(1.0, 1.0, 1.0)},
+        certificates.AGAIN: {"Muster": storms(1.2, 1.2, 1.2), "Mosquitto": storms(1.0, 1.2, 1.0)},
+        certificates.THUMBPRINT: {"Muster": storms(0.7, 0.8, 0.9)},
+    }
+    text = certificates.to_markdown(results, {"cores": 2})
+    assert "| certificate, first time | 1.400 (1.200-3.000) | 1.000 (1.000-1.000) | 1.40 | ≤ 1.3: **missed** |" in text
+    assert "| certificate, again | 1.200 (1.200-1.200) | 1.000 (1.000-1.200) | 1.20 | ≤ 1.3: met |" in text
+    assert "| thumbprint | 0.800 (0.700-0.900) | - | - |  | 1,000 | - |" in text
+
+
+@pytest.mark.parametrize(
+    ("stack", "part"),
+    [
+        (["run (uvloop)", "find (muster/identity/trust.py:1)", "verify (OpenSSL/crypto.py:2)"], "verification"),
+        (["judge (muster/heads/mqtt_connect.py:1)", "_get (muster/stores/sqlite/identities.py:2)"], "registry"),
+        (["step_handshake (muster/heads/tls.py:1)", "step (muster/heads/secure.py:2)"], "TLS"),
+        (["_open (muster/heads/mqtt.py:1)"], "MQTT, verdict, session"),
+        (["run (uvloop)"], "event loop and the rest"),
+    ],
+)
+def test_the_part_of_a_connect_that_a_stack_belongs_to(stack: list[str], part: str) -> None:
+    assert certificates.part_of(stack) == part

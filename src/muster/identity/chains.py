@@ -240,16 +240,21 @@ def _issuer_of_openssl(der: bytes) -> crypto.X509:
     return crypto.load_certificate(crypto.FILETYPE_ASN1, der)
 
 
+@lru_cache(maxsize=128)
+def _store_of(der: bytes) -> crypto.X509Store:
+    """A store that trusts the authority in ``der`` alone."""
+    store = crypto.X509Store()
+    store.add_cert(_issuer_of_openssl(der))
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
+    return store
+
+
 def _openssl_refuses(path: Sequence[Certificate]) -> str:
     """What OpenSSL has against ``path``, empty for nothing."""
     try:
-        leaf = crypto.X509.from_cryptography(path[0].parsed)
-        between = [_issuer_of_openssl(one.der) for one in path[1:]]
-        anchor = between.pop() if between else leaf
-        store = crypto.X509Store()
-        store.add_cert(anchor)
-        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN | _NO_CHECK_TIME)
-        crypto.X509StoreContext(store, leaf, between).verify_certificate()
+        leaf = crypto.load_certificate(crypto.FILETYPE_ASN1, path[0].der)
+        between = [_issuer_of_openssl(one.der) for one in path[1:-1]]
+        crypto.X509StoreContext(_store_of(path[-1].der), leaf, between).verify_certificate()
     except crypto.X509StoreContextError as error:
         return str(error)
     except crypto.Error:
