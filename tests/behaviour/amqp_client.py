@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from typing import Any, NamedTuple, Self
 
@@ -43,9 +44,15 @@ class Came(NamedTuple):
 class AmqpClient:
     """A connection. Sessions are begun on channels as they are used; handles count up within each."""
 
-    def __init__(self, port: int, *, sasl: SaslInit | None = None, host: str = "127.0.0.1", **fields: Any) -> None:
+    def __init__(
+        self, port: int, *, sasl: SaslInit | None = None, host: str = "127.0.0.1",
+        context: ssl.SSLContext | None = None, **fields: Any,
+    ) -> None:  # fmt: skip
+        """To a port without TLS, or with that of ``context``."""
         self.socket = socket.create_connection((host, port), WAIT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname=host)
         self.buffer = FrameBuffer(1 << 30)
         self.came: list[Came] = []
         self._handles = 0

@@ -23,9 +23,11 @@ from pathlib import Path
 
 import pytest
 from amqp_client import AmqpClient
+from amqp_device import Device
 
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish, subscribe
+from muster.wire.amqp.message import Message, encode_message
 from muster.wire.amqp.performatives import Attach
 from muster.wire.amqp.sasl import SaslInit
 from muster.wire.mqtt.packets import Will
@@ -139,7 +141,60 @@ def rest_calls(hub: HubProcess, secret: str) -> list[tuple[str, str, str | None,
         ("POST", f"{certificates}/{quoted}/verify", f'{{"certificate": {text}}}', {"If-Match": "*"}),
         ("PUT", f"/$muster/authorities/{quoted}/list", f'{{"list": {text}}}', {}),
         ("PUT", f"/$muster/authorities/{quoted}/rules", f'{{"listUrl": {text}}}', {}),
+        ("PUT", "/$muster/authorities/new/rules", f'{{"responderUrl": {text}, "refreshSeconds": {text}}}', {}),
         ("GET", certificates.replace(hub.address, quoted), None, {}),
+        *device_calls(secret),
+        *provisioning_calls(hub, secret),
+    ]
+
+
+def device_calls(secret: str) -> list[tuple[str, str, str | None, dict[str, str]]]:
+    """What devices ask on HTTPS, queries, and files."""
+    text, quoted = json.dumps(secret), urllib.parse.quote(secret, safe="")
+    given, query = {"Authorization": secret}, json.dumps({"query": f"SELECT * FROM devices WHERE tags.a = '{secret}'"})
+    return [
+        ("POST", f"/devices/{quoted}/messages/events", secret, given),
+        ("POST", "/devices/dev/messages/events", secret, {**given, "iothub-app-a": secret, "iothub-messageid": secret}),
+        ("POST", "/devices/dev/messages/events", text, {"Content-Type": "application/vnd.microsoft.iothub.json"}),
+        ("GET", "/devices/dev/messages/deviceBound", None, given),
+        ("DELETE", f"/devices/dev/messages/deviceBound/{quoted}", None, {}),
+        ("POST", "/devices/dev/files", f'{{"blobName": {text}}}', given),
+        ("POST", "/devices/dev/files", f'{{"blobName": [{text}]}}', {}),
+        ("POST", "/devices/dev/files/notifications", f'{{"correlationId": {text}, "isSuccess": {text}}}', {}),
+        ("PUT", f"/muster-uploads/dev/{quoted}?sv=2018-03-28&sig={quoted}", secret, {"x-ms-blob-type": secret}),
+        ("GET", f"/muster-uploads/dev/a?{quoted}", None, {}),
+        ("POST", "/devices/query", query, {}),
+        ("POST", "/devices/query", json.dumps({"query": f"SELECT {secret}"}), {}),
+        ("POST", "/devices/query", f'{{"query": [{text}]}}', {"x-ms-continuation": secret}),
+        ("PATCH", "/digitaltwins/dev", f'[{{"op": {text}, "path": {text}, "value": {text}}}]', {}),
+        ("POST", f"/digitaltwins/dev/commands/{quoted}", text, {}),
+    ]
+
+
+def provisioning_calls(hub: HubProcess, secret: str) -> list[tuple[str, str, str | None, dict[str, str]]]:
+    """What devices and services ask of provisioning."""
+    text, quoted, scope = json.dumps(secret), urllib.parse.quote(secret, safe=""), hub.facts["DPS_ID_SCOPE"]
+    parts = dict(part.split("=", 1) for part in hub.facts["DPS_CONNECTION_STRING"].split(";"))
+    service = {"Authorization": hub.token("", parts["SharedAccessKey"], parts["SharedAccessKeyName"])}
+    given = {"Authorization": secret}
+    attestation = f'"attestation": {{"type": "symmetricKey", "symmetricKey": {{"primaryKey": {text}}}}}'
+    return [
+        (
+            "PUT",
+            f"/{scope}/registrations/{quoted}/register",
+            f'{{"registrationId": {text}}}',
+            given,
+        ),
+        ("PUT", f"/{scope}/registrations/new/register", f'{{"registrationId": "new", "payload": {text}}}', {}),
+        ("PUT", f"/{quoted}/registrations/new/register", "{}", {"Authorization": secret}),
+        ("POST", f"/{scope}/registrations/new", text, {"Authorization": secret}),
+        ("GET", f"/{scope}/registrations/new/operations/{quoted}", None, {"Authorization": secret}),
+        ("GET", f"/enrollments/{quoted}", None, {**service, "X-Other": secret}),
+        ("PUT", "/enrollments/new", f'{{"registrationId": "new", {attestation}}}', {"Authorization": secret}),
+        ("PUT", "/enrollments/new", f'{{"registrationId": {text}, "attestation": {text}}}', service),
+        ("PUT", "/enrollments/new", f'{{"registrationId": "new", "attestation": {{"type": {text}}}}}', service),
+        ("PUT", "/enrollmentGroups/new", f'{{"enrollmentGroupId": "new", "allocationPolicy": {text}}}', service),
+        ("POST", "/enrollments/query", f'{{"query": {text}}}', service),
     ]
 
 
@@ -186,6 +241,7 @@ def over_amqp(hub: HubProcess, secret: str) -> None:
     ):  # fmt: skip
         with contextlib.suppress(Exception), AmqpClient(hub.port("amqp_plain"), sasl=sasl) as client:
             clean("an AMQP answer", repr(client.next(0.3)))
+    over_amqp_as_device(hub, secret)
     with AmqpClient(hub.port("amqp_plain")) as client:
         clean("a put-token answer", repr(client.put_token(secret)))
         client.attach(source=f"{secret}/ConsumerGroups/$Default/Partitions/0")
@@ -193,6 +249,35 @@ def over_amqp(hub: HubProcess, secret: str) -> None:
             came = client.next(0.3)
             if came is not None and not isinstance(came.body, Attach):  # which repeats the address, as it must
                 clean("an AMQP answer", repr(came))
+
+
+def over_amqp_as_device(hub: HubProcess, secret: str) -> None:
+    """Tokens, addresses, and what is sent on links."""
+    port = hub.port("amqp_plain")
+    for login in (f"\0dev@sas.{hub.address}\0{secret}", f"\0{secret}@sas.{hub.address}\0x"):
+        with contextlib.suppress(Exception), Device(port, sasl=SaslInit("PLAIN", login.encode())) as device:
+            clean("an AMQP answer", repr(device.next(0.3)))
+    good = hub.token("devices/dev", base64.b64encode(b"the device's own key, 32 bytes..").decode())
+    with Device(port) as device:
+        clean("a put-token answer", repr(device.put(secret, f"{hub.address}/devices/dev")))
+        clean("a put-token answer", repr(device.put(f"SharedAccessSignature {secret}", secret)))
+        assert device.put(good, f"{hub.address}/devices/dev")[0] == 200
+        for tail in (f"{secret}/messages/events", f"dev/{secret}", f"dev/modules/{secret}"):
+            device.attach(target=f"/devices/{tail}")
+            for _ in range(2):
+                with contextlib.suppress(TimeoutError):
+                    came = device.next(0.3)
+                    if came is not None and not isinstance(came.body, Attach):
+                        clean("an AMQP answer", repr(came))
+    with Device(port) as device:
+        assert device.put(good, f"{hub.address}/devices/dev")[0] == 200
+        link = device.link("dev", "messages/events")
+        named = {secret: secret}
+        body = Message(data=(secret.encode(),), application_properties={"a": secret}, message_annotations=named)
+        clean("what became of telemetry", repr(device.settlement(device.transfer(link, encode_message(body)))))
+        device.transfer(link, secret.encode())
+        with contextlib.suppress(TimeoutError):
+            clean("an AMQP answer", repr(device.next(0.3)))
 
 
 async def with_certificates(hub: HubProcess, directory: Path, secret: str) -> None:

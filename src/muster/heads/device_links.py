@@ -30,6 +30,7 @@ from muster.heads.device_telemetry_throttled import telemetry_link
 from muster.heads.device_twins import TwinAnswerLink, TwinRequestLink, TwinService
 from muster.heads.grants import Scope
 from muster.identity.breaches import breach
+from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Verdict
 from muster.messages.commands import Received
@@ -277,7 +278,7 @@ class DeviceSession:
         return self._sender
 
     def _refuse(self, problem: HubError) -> None:
-        log.debug("%s: %s is refused: %s", self.connection.peer, self.key, problem)
+        log.debug("%s: %s is refused: %s", self.connection.peer, shown(str(self.key)), problem)
         for handler in tuple(self._waiting):
             self.connection.detach(handler.link, problem)
 
