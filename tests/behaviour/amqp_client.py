@@ -45,10 +45,10 @@ class AmqpClient:
     """A connection. Sessions are begun on channels as they are used; handles count up within each."""
 
     def __init__(
-        self, port: int, *, sasl: SaslInit | None = None, host: str = "127.0.0.1",
+        self, port: int, *, sasl: SaslInit | None = None, host: str = "127.0.0.1", hostname: str = "localhost",
         context: ssl.SSLContext | None = None, **fields: Any,
     ) -> None:  # fmt: skip
-        """To a port without TLS, or with that of ``context``."""
+        """To a port without TLS, or with that of ``context``; ``hostname`` stands in open."""
         self.socket = socket.create_connection((host, port), WAIT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
@@ -66,7 +66,7 @@ class AmqpClient:
             if self.outcome != 0:
                 return
         self.socket.sendall(AMQP_HEADER)
-        self.send(Open("test", "localhost", **fields))
+        self.send(Open("test", hostname, **fields))
         assert self._header() == AMQP_HEADER
         self.open = self.wait_for(Open).body
 

@@ -23,7 +23,7 @@ from hub_rest import token
 from method_hub import MethodHub, answer_packet, expect_request, method_hub, refusal, take
 from mqtt_hub import alive, ends_silently
 
-from muster.core import limits
+from muster.core import method_limits
 from muster.heads.mqtt_methods import MOST_UNREAD_BYTES
 from muster.identity.model import IdentityKey
 from muster.testing.mqtt import DISCONNECT, MqttClient, publish, unsubscribe
@@ -53,7 +53,7 @@ async def served(hub: MethodHub, client: MqttClient, path: str = "/twins/d/metho
         ({"payload": None}, b"null"),
         ({"payload": ""}, b'""'),
         ({"payload": {"b": [1, 2.5, True, "é\u20ac"]}}, '{"b":[1,2.5,true,"é\u20ac"]}'.encode()),
-        ({"payload": "a" * (limits.METHOD_PAYLOAD_BYTES.open - 2)}, None),
+        ({"payload": "a" * (method_limits.METHOD_PAYLOAD_BYTES.open - 2)}, None),
     ],
     ids=["missing", "null", "empty", "object", "largest"],
 )
@@ -165,7 +165,9 @@ async def test_an_answer_at_qos_2_ends_the_connection_and_the_call(hub: MethodHu
     assert refusal(await call)[:2] == (404, 404104)
 
 
-@pytest.mark.parametrize("payload", [b"{", b'"' + b"a" * limits.METHOD_PAYLOAD_BYTES.open + b'"'], ids=["bad", "large"])
+@pytest.mark.parametrize(
+    "payload", [b"{", b'"' + b"a" * method_limits.METHOD_PAYLOAD_BYTES.open + b'"'], ids=["bad", "large"]
+)
 async def test_a_bad_answer_is_502_and_the_device_stays(hub: MethodHub, payload: bytes) -> None:
     client = await hub.device()
     call = hub.begin()
@@ -302,13 +304,13 @@ async def test_a_cut_right_after_the_answer_takes_nothing_back(hub: MethodHub) -
 async def test_a_device_that_does_not_read_costs_a_bounded_amount(hub: MethodHub) -> None:
     client = await hub.device()
     client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-    most = limits.METHODS_IN_FLIGHT.open
+    most = method_limits.METHODS_IN_FLIGHT.open
     calls = [hub.begin({"methodName": "m", "payload": "a" * 131_000}) for _ in range(most)]
     await hub.mqtt.settled(lambda: sum(call.done() for call in calls) + hub.mqtt.methods.in_flight == most)
     session = hub.mqtt.sessions.taker(IdentityKey("d"), "m")
     assert session is not None
     unread = session.sink._transport.get_write_buffer_size()  # type: ignore[attr-defined]
-    assert unread < MOST_UNREAD_BYTES + 2 * limits.METHOD_PAYLOAD_BYTES.open
+    assert unread < MOST_UNREAD_BYTES + 2 * method_limits.METHOD_PAYLOAD_BYTES.open
     hub.ambient.advance(30)
     assert {refusal(await call)[1] for call in calls} == {429001, 504101}
     for _ in range(sum(refusal(call.result())[1] == 504101 for call in calls)):
@@ -394,7 +396,7 @@ async def test_who_may_not_call(hub: MethodHub, given: str, query: str, code: in
 
 async def test_too_many_calls_at_once_are_403800(hub: MethodHub) -> None:
     await hub.device()
-    most = limits.METHODS_IN_FLIGHT.open
+    most = method_limits.METHODS_IN_FLIGHT.open
     calls = [hub.begin() for _ in range(most)]
     await hub.waiting(most)
     status, code, told = refusal(await hub.call())

@@ -78,7 +78,7 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
     directory = DataDirectory(tmp_path / "data")
     parts = Parts(directory)
     parts.put(parts.first)
-    parts.certificate = await OwnCertificate.open(parts.files, ["localhost"], directory, parts.ambient)
+    parts.certificate = await OwnCertificate.open(parts.files, lambda: ["localhost"], directory, parts.ambient)
     async with echo_server(tmp_path, parts.certificate.context) as parts.server:
         parts.server.client.load_verify_locations(str(directory.ca_file))
         yield parts
@@ -139,7 +139,7 @@ async def test_4_another_root_is_told_to_clients(parts: Parts) -> None:
 async def test_5_none_is_no_start(parts: Parts) -> None:
     parts.files.certificate.unlink()
     with pytest.raises(CertificateFileError, match="No such file"):
-        await OwnCertificate.open(parts.files, ["localhost"], parts.directory, parts.ambient)
+        await OwnCertificate.open(parts.files, lambda: ["localhost"], parts.directory, parts.ambient)
 
 
 # --- a hub in a process of its own

@@ -14,9 +14,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from muster.cli.hub_options import EVENTS
 from muster.cli.main import COMMANDS, LazyGroup, flag_of, main, options_of
 from muster.cli.monitor import line_of
-from muster.cli.serve import EVENTS
 from muster.core import limits, throttles
 from muster.events.model import Source
 from muster.identity import sas

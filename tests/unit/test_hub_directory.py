@@ -39,7 +39,7 @@ def test_the_nearest_name_of_one_hub_alone_decides(hosts: list[str], entity: str
 def test_a_hub_that_is_gone_is_no_longer_meant() -> None:
     hubs = two()
     assert not hubs.alone
-    hubs.remove("B")
+    hubs.remove("b")
     assert hubs.find("b.example", entity="b") == "A"
     assert not hubs.knows("b.example")
     assert hubs.alone

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from muster.identity.policies import BUILT_IN, development_key
-from muster.node.facts import Reach, hub_of, keep_reach, last_reach
-from muster.node.material import Material, load_material
+from muster.core.settings_store import SettingsOf
+from muster.identity.policies import BUILT_IN, development_key, development_policies
+from muster.node.facts import Reach, keep_reach, last_reach
+from muster.node.material import Material, load_first_keys, load_keys, load_material
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
@@ -37,31 +39,41 @@ async def test_keys_name_and_authority_stay_and_the_server_certificate_follows_t
     store: SqliteHubSettingsStore,
 ) -> None:
     first = await load_material(store, VirtualAmbient(), ["my.hub.example"], development=False)
+    keys = await load_first_keys(store, VirtualAmbient(), "my.hub.example", development=False)
     again = await load_material(store, VirtualAmbient(seed=1), ["my.hub.example"], development=False)
     assert again == first
     renamed = await load_material(store, VirtualAmbient(seed=2), ["other.example"], development=False)
-    assert (renamed.name, renamed.policies, renamed.provisioning) == (first.name, first.policies, first.provisioning)
-    assert (renamed.id_scope, renamed.authority) == (first.id_scope, first.authority)
-    assert first.name == "my"
-    assert hub_of(renamed, Reach(["other.example"], "", (), {})).name == "my", "identities are kept under it"
+    assert (renamed.provisioning, renamed.id_scope) == (first.provisioning, first.id_scope)
+    assert renamed.authority == first.authority
+    assert keys.name == "my"
+    assert await load_first_keys(store, VirtualAmbient(seed=2), "other.example", development=False) == keys, (
+        "identities are kept under its name"
+    )
     assert server_names(first) == {"my.hub.example", "localhost", "hub.localhost"}
     assert server_names(renamed) == {"other.example", "localhost", "hub.localhost"}
 
 
 async def test_two_hubs_share_no_key_and_no_key_shows(store: SqliteHubSettingsStore) -> None:
-    made = await load_material(store, VirtualAmbient(), ["localhost"], development=False)
-    keys = [key for policy in (*made.policies, made.provisioning) for key in (policy.primary_key, policy.secondary_key)]
-    assert len(set(keys)) == 2 * (len(BUILT_IN) + 1)
-    assert not [key for key in keys if key in repr(made)]
+    ambient = VirtualAmbient()
+    made = await load_material(store, ambient, ["localhost"], development=False)
+    first = await load_first_keys(store, ambient, "localhost", development=False)
+    second = await load_keys(SettingsOf(store, "second"), ambient, "second")
+    assert await load_keys(SettingsOf(store, "second"), ambient, "second") == second
+    policies = (*first.policies, *second.policies, made.provisioning)
+    keys = [key for policy in policies for key in (policy.primary_key, policy.secondary_key)]
+    assert len(set(keys)) == 2 * (2 * len(BUILT_IN) + 1)
+    assert not [key for key in keys if key in repr([made, first, second])]
     assert "PRIVATE" not in repr(made)
     assert development_key("iothubowner/primary") not in keys
 
 
 async def test_an_ephemeral_hub_has_the_keys_that_everyone_knows(store: SqliteHubSettingsStore) -> None:
-    made = await load_material(store, VirtualAmbient(), ["localhost"], development=True)
-    assert {policy.name: policy.primary_key for policy in made.policies} == {
-        name: development_key(f"{name}/primary") for name in BUILT_IN
-    }
+    made = await load_first_keys(store, VirtualAmbient(), "localhost", development=True)
+    keys = {policy.name: policy.primary_key for policy in made.policies}
+    assert keys == {name: development_key(f"{name}/primary") for name in BUILT_IN}
+    other = {policy.primary_key for policy in development_policies("second")}
+    assert len(other) == len(BUILT_IN)
+    assert not other & set(keys.values())
 
 
 async def test_the_reach_of_the_last_run_is_kept(store: SqliteHubSettingsStore) -> None:
@@ -72,3 +84,6 @@ async def test_the_reach_of_the_last_run_is_kept(store: SqliteHubSettingsStore) 
     moved = Reach(["b.example"], "", ["127.0.0.1"], {"mqtt": 8883, "amqp": 5671, "https": 443})
     await keep_reach(store, moved)
     assert await last_reach(store) == moved
+    more = replace(moved, hubs={"second": ["second.example"]})
+    await keep_reach(store, more)
+    assert await last_reach(store) == more

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from registry_parts import Parts, draft, registry_parts
 
-from muster.core import errors, limits
+from muster.core import errors, method_limits
 from muster.core.errors import TAKEN_OVER, ErrorRow, HubError
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Verdict
@@ -114,7 +114,7 @@ async def test_no_payload_is_null_both_ways(desk: Desk) -> None:
 
 async def test_calls_at_once_get_each_their_own_answer(desk: Desk) -> None:
     device = await desk.connect()
-    calls = [await desk.call(payload=b"%d" % number) for number in range(limits.METHODS_IN_FLIGHT.open)]
+    calls = [await desk.call(payload=b"%d" % number) for number in range(method_limits.METHODS_IN_FLIGHT.open)]
     assert len({request.request_id for request in device.asked}) == len(calls)
     for number in reversed(range(len(calls))):
         desk.answer(device, number, device.asked[number].payload, number)
@@ -135,7 +135,7 @@ async def test_late_unknown_and_foreign_answers_are_passed_over(desk: Desk) -> N
 
 
 @pytest.mark.parametrize(
-    "payload", [b"{", b"\xff", b"NaN", b"[" * 100_000, b'"' + b"a" * limits.METHOD_PAYLOAD_BYTES.open + b'"']
+    "payload", [b"{", b"\xff", b"NaN", b"[" * 100_000, b'"' + b"a" * method_limits.METHOD_PAYLOAD_BYTES.open + b'"']
 )
 async def test_an_answer_that_is_not_json_or_too_large_is_502(desk: Desk, payload: bytes) -> None:
     device = await desk.connect()
@@ -146,7 +146,7 @@ async def test_an_answer_that_is_not_json_or_too_large_is_502(desk: Desk, payloa
 
 async def test_the_largest_answer_passes_and_a_byte_order_mark_goes(desk: Desk) -> None:
     device = await desk.connect()
-    largest = b'"' + b"a" * (limits.METHOD_PAYLOAD_BYTES.open - 2) + b'"'
+    largest = b'"' + b"a" * (method_limits.METHOD_PAYLOAD_BYTES.open - 2) + b'"'
     for payload, expected in ((largest, largest), (b"\xef\xbb\xbf1", b"1")):
         call = await desk.call(payload=largest)
         desk.answer(device, 200, payload)
@@ -304,7 +304,7 @@ async def test_names_that_are_allowed(desk: Desk, name: str) -> None:
 
 
 async def test_calls_in_flight_are_bounded_for_each_identity(desk: Desk) -> None:
-    calls = [await desk.call(connect_timeout=300) for _ in range(limits.METHODS_IN_FLIGHT.open)]
+    calls = [await desk.call(connect_timeout=300) for _ in range(method_limits.METHODS_IN_FLIGHT.open)]
     assert await refused(await desk.call(connect_timeout=300)) is errors.METHODS_IN_FLIGHT_FULL
     assert await refused(await desk.call(MODULE)) is errors.DEVICE_NOT_ONLINE
     calls[0].cancel()
@@ -353,9 +353,9 @@ async def test_history_tells_who_when_how_long_and_what_came_of_it(desk: Desk) -
 
 async def test_history_is_bounded(desk: Desk) -> None:
     device = await desk.connect()
-    for number in range(limits.METHOD_HISTORY.open + 5):
+    for number in range(method_limits.METHOD_HISTORY.open + 5):
         call = asyncio.create_task(desk.methods.invoke(DEVICE, "m", None))
         await asyncio.sleep(0)
         desk.answer(device, number)
         await call
-    assert desk.outcomes() == list(range(limits.METHOD_HISTORY.open + 4, 4, -1))
+    assert desk.outcomes() == list(range(method_limits.METHOD_HISTORY.open + 4, 4, -1))

@@ -114,7 +114,7 @@ def _create(
 
         credentials = Credentials(kind, primary_thumbprint=thumbprints[0], secondary_thumbprint=thumbprints[1])
         made = (await hub.registry.create(Draft(key=key, credentials=credentials))).authentication
-        return Registered(key, hub.facts["HUB_HOST"], kind, made.primary_key, made.secondary_key)
+        return Registered(key, hub.host, kind, made.primary_key, made.secondary_key)
 
     return offline(target, create)
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import click
 
-from muster.cli.target import data_option, login_options, provisioning_client
+from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, HubError
 from muster.dialect.enrollment_bodies import ID_NAMES, LIST_NAMES
 from muster.provisioning.attestation.symmetric_key import derive
@@ -35,7 +35,8 @@ def _shared(function: F) -> F:
         click.option("--webhook", metavar="URL", help="Ask this webhook which hub a device gets."),
         click.option("--allocation", type=click.Choice([kind.value for kind in AllocationKind][:3]),
                      help="How a hub is chosen.  [default: hashed]"),
-        click.option("--hub", "hubs", metavar="HOST", multiple=True, help="Only this linked hub; may be repeated."),
+        click.option("--hub", "--iot-hub", "hubs", metavar="HOST", multiple=True,
+                     help="Only this linked hub; may be repeated."),
         click.option("--twin", type=_FILE,
                      help="JSON file with the first twin: {\"tags\": {}, \"properties\": {\"desired\": {}}}."),
         click.option("--authority", metavar="NAME", help="A verified certificate authority (muster ca add)."),
@@ -43,7 +44,7 @@ def _shared(function: F) -> F:
         click.option("--certificate", type=_FILE, help="Attest by X.509 with the certificate in this file."),
     ):  # fmt: skip
         function = option(function)
-    return data_option(login_options(function))
+    return deployment_option(login_options(function))
 
 
 def commands_of(kind: EnrollmentKind) -> click.Group:
@@ -97,7 +98,7 @@ def _adding(kind: EnrollmentKind) -> click.Command:
 def _listing(kind: EnrollmentKind) -> click.Command:
     @click.command("list", help="List them all.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, one a line.")
-    @data_option
+    @deployment_option
     @login_options
     def list_(*, as_json: bool, data: Path, login: str | None, ca: Path | None) -> None:
         client = provisioning_client(data, login, ca)
@@ -116,7 +117,7 @@ def _showing(kind: EnrollmentKind) -> click.Command:
     @click.command(help="Print one as JSON, with what became of its devices.")
     @click.argument("name", metavar="ID")
     @click.option("--keys", is_flag=True, help="With its keys.")
-    @data_option
+    @deployment_option
     @login_options
     def show(*, name: str, keys: bool, data: Path, login: str | None, ca: Path | None) -> None:
         client = provisioning_client(data, login, ca)
@@ -134,7 +135,7 @@ def _showing(kind: EnrollmentKind) -> click.Command:
 def _deleting(kind: EnrollmentKind) -> click.Command:
     @click.command(help="Delete one. Its devices stay at their hubs, and cannot register again.")
     @click.argument("name", metavar="ID")
-    @data_option
+    @deployment_option
     @login_options
     def delete(*, name: str, data: Path, login: str | None, ca: Path | None) -> None:
         provisioning_client(data, login, ca).call("DELETE", _path(kind, name))
@@ -146,7 +147,7 @@ def _deleting(kind: EnrollmentKind) -> click.Command:
 @click.argument("name", metavar="GROUP")
 @click.argument("registration_id", metavar="REGISTRATION_ID")
 @click.option("--secondary", is_flag=True, help="From the group's secondary key.")
-@data_option
+@deployment_option
 @login_options
 def key(*, name: str, registration_id: str, secondary: bool, data: Path, login: str | None, ca: Path | None) -> None:
     """Print the key of a device of GROUP, derived from the group's.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from muster.cli.network import HubClient
-from muster.cli.target import data_option, offline, read_facts, running
+from muster.cli.target import data_option, hub_facts, offline, read_facts, running
 
 if TYPE_CHECKING:
     from muster.node.offline import OfflineHub
@@ -45,6 +45,6 @@ def facts_of(data: Path) -> dict[str, Any]:
         return read_facts(data) or {}
 
     async def read(hub: OfflineHub) -> dict[str, Any]:
-        return hub.facts
+        return hub_facts(hub.facts)
 
     return offline(target, read)

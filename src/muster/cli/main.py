@@ -22,6 +22,7 @@ from muster.core.errors import HubError
 
 COMMANDS = {
     "serve": ("muster.cli.serve:serve", "Run the hub in the foreground."),
+    "hub": ("muster.cli.hub:hub", "List, add and remove the hubs of a deployment."),
     "env": ("muster.cli.env:env", "Print what clients need to reach the hub."),
     "ca": ("muster.cli.ca:ca", "Trust certificate authorities for devices, issue and revoke certificates."),
     "device": ("muster.cli.device:device", "Register devices and modules, show their connection strings."),
@@ -143,6 +144,9 @@ def _defaults_for(command: click.Command, values: dict[str, Any], path: Path) ->
         if flag not in values or option.name is None:
             continue
         value = values[flag]
+        from_tables = getattr(option.type, "from_tables", None)
+        if isinstance(value, dict) and from_tables is not None:
+            value = from_tables(value)
         if isinstance(value, dict) or (isinstance(value, list) and not option.multiple):
             raise click.UsageError(f"{path}: {flag.replace('_', '-')!r} takes one value")
         found[option.name] = [value] if option.multiple and not isinstance(value, list) else value

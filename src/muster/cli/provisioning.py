@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import click
 
 from muster.cli.enrollments import commands_of
-from muster.cli.target import data_option, login_options, provisioning_client
+from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
 from muster.provisioning.model import EnrollmentKind
 
@@ -30,7 +30,7 @@ for _kind in EnrollmentKind:
 @click.option("--count", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many entries.")
 @click.option("--checks", is_flag=True, help="Every check that was made of each attempt.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one entry a line.")
-@data_option
+@deployment_option
 @login_options
 def log(
     *, registration_id: str | None, count: int, checks: bool, as_json: bool, data: Path, login: str | None,
@@ -63,7 +63,7 @@ def _lines(entry: Mapping[str, Any], *, checks: bool) -> Iterator[str]:
 
 
 @provisioning.command()
-@data_option
+@deployment_option
 @login_options
 def counts(*, data: Path, login: str | None, ca: Path | None) -> None:
     """Print how many attempts and assignments there were since the start, by what became of them."""

@@ -50,6 +50,6 @@ def registered(target: HubClient | DataDirectory, key: IdentityKey) -> Registere
 
     async def read(hub: OfflineHub) -> Registered:
         found = (await hub.registry.get(key)).authentication
-        return Registered(key, hub.facts["HUB_HOST"], found.type, found.primary_key, found.secondary_key)
+        return Registered(key, hub.host, found.type, found.primary_key, found.secondary_key)
 
     return offline(target, read)

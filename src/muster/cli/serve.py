@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from muster.cli.hub_options import HubType, sources
+
 if TYPE_CHECKING:
     from muster.node.certificate_files import CertificateFiles
     from muster.node.settings import Settings
@@ -30,16 +32,8 @@ KEYS_ARE_PUBLIC = (
 )
 
 
-EVENTS = ("twin", "lifecycle", "connection", "digital-twin")
-
-
 def _sources(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    """The names in a list that may be given in parts, each with commas."""
-    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
-    unknown = [name for name in names if name not in EVENTS]
-    if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(EVENTS)}.")
-    return names
+    return sources(values)
 
 
 @click.command()
@@ -48,6 +42,9 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--ephemeral", is_flag=True, help="Keep nothing; use the well-known development keys.")
 @click.option("--hostname", multiple=True, default=("localhost",), show_default=True,
               help="A name of the hub; the first goes into connection strings. Repeatable.")  # fmt: skip
+@click.option("--hub", "--hubs", "hubs", multiple=True, type=HubType(), metavar="NAME=HOST[,HOST...]",
+              help="Another hub, with devices, keys and telemetry of its own, and its names. Repeatable; in "
+                   "muster.toml a table [hubs.NAME].")  # fmt: skip
 @click.option("--dps-hostname", default="", help="The provisioning service's name.  [default: the hub's]")
 @click.option("--bind", multiple=True, default=("127.0.0.1", "::1"), show_default=True,
               help="An address to listen on. Repeatable.")  # fmt: skip
@@ -131,7 +128,16 @@ def _settings(options: dict[str, Any]) -> Settings:
     from muster.core.throttles import Tier  # noqa: PLC0415
     from muster.events.model import Source  # noqa: PLC0415
     from muster.identity.hub import Switches  # noqa: PLC0415
-    from muster.node.settings import DAY_SECONDS, Settings  # noqa: PLC0415
+    from muster.node.settings import DAY_SECONDS, HubSettings, Settings  # noqa: PLC0415
+
+    def hub_of(given: dict[str, Any]) -> HubSettings:
+        if "events" in given:
+            given["events"] = frozenset(map(Source, given["events"]))
+        if "tier" in given:
+            given["tier"] = Tier(given["tier"])
+        if "switches" in given:
+            given["switches"] = Switches(**given["switches"])
+        return HubSettings(**given)
 
     if options["tier"] == "F1" and options["units"] > 1:
         raise click.UsageError("--tier F1, the free one, has a single unit; leave --units out, or use S1.")
@@ -139,6 +145,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     settings = Settings(
         data=None if ephemeral else options["data"],
         hostnames=tuple(options["hostname"]),
+        hubs=tuple(map(hub_of, options["hubs"])),
         dps_hostname=options["dps_hostname"],
         bind=tuple(options["bind"]),
         mqtt_port=options["mqtt_port"],
@@ -245,8 +252,10 @@ def _greet(facts: dict[str, Any], settings: Settings, *, demo: bool) -> None:
         f"  owner       {facts['HUB_CONNECTION_STRING']}",
         f"  events      {facts['EVENTHUB_CONNECTION_STRING']}",
         f"  trust       {facts['HUB_CA_FILE']}",
-        "Next, in another terminal:",
     ]
+    others = [name for name, names in facts["hubs"].items() if names["HUB_HOST"] != facts["HUB_HOST"]]
+    lines += [f"  hub         {facts['hubs'][name]['HUB_HOST']}: add --hub {name} to commands" for name in others]
+    lines.append("Next, in another terminal:")
     steps = list(_steps(facts, settings, demo=demo))
     width = max(len(command) for command, _ in steps)
     lines += [f"  {command:<{width}}  {why}" for command, why in steps]

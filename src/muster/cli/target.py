@@ -19,15 +19,46 @@ from muster.node.directory import DataDirectory, DirectoryInUseError
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+_HUB = "muster.hub"
+
 _STARTING_SECONDS = 10.0
 
 
-def data_option(function: F) -> F:
-    """``--data``."""
+def deployment_option(function: F) -> F:
+    """``--data``, for commands on what all hubs there share."""
     return click.option(
         "--data", type=click.Path(path_type=Path, file_okay=False), default="muster-data", show_default=True,
         help="The hub's data directory.",
     )(function)  # fmt: skip
+
+
+def data_option(function: F) -> F:
+    """``--data``, and ``--hub``, which is read here alone."""
+    hub = click.option(
+        "--hub", metavar="NAME", expose_value=False, callback=_keep_hub,
+        help="The hub there that is meant.  [default: the first; see: muster hub list]",
+    )  # fmt: skip
+    return deployment_option(hub(function))
+
+
+def _keep_hub(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    context.meta[_HUB] = name or ""
+
+
+def _wanted() -> str:
+    """The name that ``--hub`` gave, empty for the first hub."""
+    context = click.get_current_context(silent=True)
+    return "" if context is None else str(context.meta.get(_HUB, ""))
+
+
+def hub_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of the hub that ``--hub`` means, out of those of all. Raises ``HubError`` 400003 when there is none."""
+    name, hubs = _wanted(), facts.get("hubs", {})
+    if not name:
+        return facts
+    if name not in hubs:
+        raise HubError(INVALID_OPERATION, f"There is no hub {name[:80]}, there is {', '.join(hubs)}.")
+    return {**facts, **hubs[name]}
 
 
 def login_options(function: F) -> F:
@@ -52,6 +83,8 @@ def running(data: Path, login: str | None, ca: Path | None) -> HubClient | DataD
         parsed = parse_connection_string(login)
         if parsed.kind is not Kind.SERVICE:
             raise HubError(INVALID_OPERATION, "--login needs a connection string with SharedAccessKeyName.")
+        if _wanted():
+            raise click.UsageError("--hub is for a data directory; --login names its hub itself.")
         return HubClient(parsed, ca)
     if not (data / "lock").is_file():  # looked for first: a directory that is not a hub's is left as it is
         raise HubError(
@@ -73,12 +106,15 @@ def running(data: Path, login: str | None, ca: Path | None) -> HubClient | DataD
 
 
 def read_facts(data: Path) -> dict[str, Any] | None:
-    """What the running hub announced in ``data``, ``None`` while it has not."""
+    """What the running hub announced in ``data``, as it is for the hub that ``--hub`` means; ``None`` while it has not.
+
+    Raises as ``hub_facts``.
+    """
     try:
         facts = json.loads((data / "run.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return facts if isinstance(facts, dict) else None
+    return hub_facts(facts) if isinstance(facts, dict) else None
 
 
 def client_of(facts: dict[str, Any]) -> HubClient:
@@ -101,11 +137,11 @@ def provisioning_client(data: Path, login: str | None, ca: Path | None) -> HubCl
 
 
 def offline(directory: DataDirectory, use: Callable[[Any], Awaitable[T]]) -> T:
-    """Run ``use`` with the ``node.offline.OfflineHub`` of ``directory``, then give the directory up."""
+    """Run ``use`` with the ``node.offline.OfflineHub`` of ``directory`` that ``--hub`` means, then give it up."""
     from muster.node.offline import open_offline  # noqa: PLC0415 - brings the stores in
 
     async def run() -> T:
-        async with open_offline(directory) as hub:
+        async with open_offline(directory, _wanted()) as hub:
             return await use(hub)
 
     try:

@@ -6,7 +6,9 @@ from muster.core import (
     amqp_limits,
     certificate_limits,
     fault_limits,
+    hub_limits,
     memory_limits,
+    method_limits,
     provisioning_limits,
     query_limits,
     queue_limits,
@@ -364,68 +366,14 @@ SIGNATURE_PROBES = Limit(
     "A search reads up to 1,000 identities to say whose key signed a token; a flood must not buy that work.",
 )
 
-METHOD_NAME_CHARACTERS = Limit(
-    "method name",
-    100,
-    100,
-    "characters",
-    "device.md 8",
-    "Matches the cloud; the name is part of a topic.",
-)
-METHOD_PAYLOAD_BYTES = Limit(
-    "method payload",
-    131_072,
-    131_072,
-    "bytes",
-    _QUOTAS,
-    "Each way, as JSON text.",
-)
-METHOD_LEAST_RESPONSE = Limit(
-    "shortest method response timeout",
-    5,
-    5,
-    "seconds",
-    "service.md 2.11",
-    "Matches the cloud.",
-)
-METHOD_MOST_TIMEOUT = Limit(
-    "longest method timeout",
-    300,
-    300,
-    "seconds",
-    "service.md 2.11",
-    "For connecting and for answering each.",
-)
-METHODS_IN_FLIGHT = Limit(
-    "method calls in flight to one identity",
-    100,
-    100,
-    "calls",
-    "code 403800; the number is our own choice",
-    "Waiting for the device or for its answer; bounds what a silent device may cost.",
-)
-METHODS_OF_HUB = Limit(
-    "method calls in flight",
-    10_000,
-    10_000,
-    "calls",
-    "own choice",
-    "Of the whole hub; more are answered 429001.",
-)
-METHOD_HISTORY = Limit(
-    "method calls remembered",
-    1000,
-    1000,
-    "calls",
-    "own choice",
-    "`muster methods` shows them; the oldest go first.",
-)
 ALL: tuple[Limit, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Limit)),
     *amqp_limits.ALL,
     *certificate_limits.ALL,
     *fault_limits.ALL,
     *memory_limits.ALL,
+    *hub_limits.ALL,
+    *method_limits.ALL,
     *provisioning_limits.ALL,
     *query_limits.ALL,
     *queue_limits.ALL,

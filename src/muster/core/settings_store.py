@@ -20,3 +20,19 @@ class HubSettingsStore(Protocol):
     async def put_settings(self, values: Mapping[str, bytes]) -> None:
         """Write ``values`` over what was there; other names stay as they are."""
         ...
+
+
+class SettingsOf:
+    """The settings of one of several hubs that share a store: a ``HubSettingsStore`` whose names begin with ``hub``."""
+
+    def __init__(self, store: HubSettingsStore, hub: str) -> None:
+        self._store = store
+        self._prefix = f"{hub}/"
+
+    async def get_setting(self, name: str) -> bytes | None:
+        """See ``HubSettingsStore``."""
+        return await self._store.get_setting(self._prefix + name)
+
+    async def put_settings(self, values: Mapping[str, bytes]) -> None:
+        """See ``HubSettingsStore``."""
+        await self._store.put_settings({self._prefix + name: value for name, value in values.items()})

@@ -261,14 +261,16 @@ class AmqpConnection:
             self.transport.write(data)
 
     def choose_hub(self, *hosts: str, entity: str = "") -> None:
-        """Turn to the hub that the client means, unless something is granted or attached already.
+        """Turn to the hub that the client means by its first token or link, for as long as the connection lasts.
 
-        Its names come first as far as ``hosts`` hold any, then those of open and of the TLS handshake; ``entity`` is
-        the first segment of a path, perhaps an Event Hub's name.
+        The names in ``hosts`` count first, then those of open and of the TLS handshake; ``entity`` is the first segment
+        of a path, perhaps an Event Hub's name.
         """
-        hubs = self.head.hubs
-        if not (hubs.alone or self._settled or self.grants or self.device_grants):
-            self.hub = hubs.find(*hosts, self.host, server_name(self.transport), entity=entity)
+        if not self._settled:
+            self._settled = True  # also while a verdict is awaited, and for hubs that are added later
+            hubs = self.head.hubs
+            if not hubs.alone:
+                self.hub = hubs.find(*hosts, self.host, server_name(self.transport), entity=entity)
 
     def require(self, scope: Scope | None) -> None:
         """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope`` (``None``: there is any)."""
@@ -369,7 +371,6 @@ class AmqpConnection:
                 handler = role.attach(self, link, path)
                 if handler is not None:
                     self._handlers[link] = handler
-                    self._settled = True
                     return
             self.require(scope_of(path))
             raise HubError(ADDRESS_NOT_FOUND, f"There is nothing to attach to at {str(address)[:200]!r}.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.amqp_limits import AMQP_PUSHES_WAITING, AMQP_REQUESTS_IN_FLIGHT
 from muster.core.errors import THROTTLED, HubError
-from muster.core.limits import METHOD_PAYLOAD_BYTES
+from muster.core.method_limits import METHOD_PAYLOAD_BYTES
 from muster.dialect.device_amqp_messages import method_request, read_method_answer
 from muster.heads.device_link import PushLink, RequestLink
 from muster.messages.methods import MethodRequest

@@ -36,8 +36,9 @@ class HubDirectory(Generic[T]):
         self._by_host.update({host: hub for host in map(host_name, hosts) if host not in ALWAYS})
         self.alone = len(self._by_name) == 1
 
-    def remove(self, hub: T) -> None:
-        """Nobody means ``hub`` any more. It must not be ``first``."""
+    def remove(self, name: str) -> None:
+        """Nobody means the hub with the Event Hub ``name`` any more. It must not be ``first``."""
+        hub = self._by_name[name.lower()]
         self._by_host = {host: other for host, other in self._by_host.items() if other is not hub}
         self._by_name = {name: other for name, other in self._by_name.items() if other is not hub}
         self.alone = len(self._by_name) == 1

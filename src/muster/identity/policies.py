@@ -74,13 +74,13 @@ def make_provisioning_policy(ambient: Ambient) -> SharedAccessPolicy:
     return _random(PROVISIONING_OWNER, PROVISIONING_RIGHTS, ambient)
 
 
-def development_policies() -> tuple[SharedAccessPolicy, ...]:
+def development_policies(hub: str = "") -> tuple[SharedAccessPolicy, ...]:
     """The built-in policies with keys that anyone can know, the same on every machine.
 
     For ``muster serve --ephemeral``: connection strings can then stand in code and documentation. They
-    protect nothing.
+    protect nothing. ``hub`` is the name of one besides the first, whose keys are others.
     """
-    return tuple(_well_known(name, rights) for name, rights in BUILT_IN.items())
+    return tuple(_well_known(name, rights, f"{hub}/" if hub else "") for name, rights in BUILT_IN.items())
 
 
 def development_provisioning_policy() -> SharedAccessPolicy:
@@ -103,8 +103,9 @@ def _random(name: str, rights: Right, ambient: Ambient) -> SharedAccessPolicy:
     return SharedAccessPolicy(name, rights, *keys)
 
 
-def _well_known(name: str, rights: Right) -> SharedAccessPolicy:
-    return SharedAccessPolicy(name, rights, development_key(f"{name}/primary"), development_key(f"{name}/secondary"))
+def _well_known(name: str, rights: Right, prefix: str = "") -> SharedAccessPolicy:
+    keys = [development_key(f"{prefix}{name}/{slot}") for slot in ("primary", "secondary")]
+    return SharedAccessPolicy(name, rights, *keys)
 
 
 def _text(key: bytes) -> str:

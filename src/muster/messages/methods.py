@@ -31,7 +31,9 @@ from muster.core.errors import (
     HubError,
 )
 from muster.core.json_text import decode
-from muster.core.limits import (
+from muster.core.limit import Limit
+from muster.core.meters import Meters
+from muster.core.method_limits import (
     METHOD_HISTORY,
     METHOD_LEAST_RESPONSE,
     METHOD_MOST_TIMEOUT,
@@ -39,9 +41,7 @@ from muster.core.limits import (
     METHOD_PAYLOAD_BYTES,
     METHODS_IN_FLIGHT,
     METHODS_OF_HUB,
-    Limit,
 )
-from muster.core.meters import Meters
 from muster.core.throttles import METHODS
 from muster.core.values import value
 from muster.identity.model import Identity, IdentityKey

@@ -62,6 +62,13 @@ class ServerCertificate:
         shown = {name: read_upload(pem).der for name, pem in called.items()}
         return Shown(shown, "Start the hub again: it renews its certificate when half of its life is over.")
 
+    async def cover_all(self) -> None:
+        """Be for the names that there are now: show what ``load`` gives. Where that fails nothing changes."""
+        material = await self._load()
+        self._context = self._take(material)
+        self._timer.cancel()
+        self._timer = self._arm(max(half_life(material.server), self._ambient.now() + RETRY_SECONDS))
+
     async def close(self) -> None:
         """Renew no more."""
         self._timer.cancel()

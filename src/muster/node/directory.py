@@ -14,11 +14,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
 class DirectoryInUseError(Exception):
     """Another process owns the data directory."""
+
+
+class HubFiles(NamedTuple):
+    """Where one hub has what is not in the hubs' common database: its partitions, and the files of its devices unless
+    they go to a storage account."""
+
+    telemetry_database: Path
+    blobs: Path
 
 
 class DataDirectory:
@@ -50,18 +58,13 @@ class DataDirectory:
 
     @property
     def hub_database(self) -> Path:
-        """Identities and settings."""
+        """Identities and settings of all hubs."""
         return self.path / "hub.db"
 
-    @property
-    def telemetry_database(self) -> Path:
-        """The partitions."""
-        return self.path / "telemetry.db"
-
-    @property
-    def blobs(self) -> Path:
-        """Files that devices have uploaded, unless they go to a storage account."""
-        return self.path / "blobs"
+    def hub_files(self, name: str = "") -> HubFiles:
+        """Of the hub ``name``, or of the first one."""
+        ending = f"-{name}" if name else ""
+        return HubFiles(self.path / f"telemetry{ending}.db", self.path / f"blobs{ending}")
 
     @property
     def ca_file(self) -> Path:

@@ -1,18 +1,18 @@
-"""How a hub can be reached: what ``run.json``, the ready file and ``muster env`` say.
+"""How hubs can be reached: what ``run.json``, the ready file and ``muster env`` say.
 
-The reach of the last run is kept in the hub's database, so that ``muster env`` says the same when no hub runs.
+The reach of the last run is kept in the database, so that ``muster env`` says the same when nothing runs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from muster.core.settings_store import HubSettingsStore
 from muster.dialect.environment import environment, local_connection_string
-from muster.identity.hub import Hub, make_hub
+from muster.identity.hub import Hub
 from muster.identity.policies import LOCAL
 from muster.node.directory import DataDirectory
 from muster.node.material import Material
@@ -22,12 +22,14 @@ _LAST_RUN = "last-run"
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Names, addresses and ports of one run. ``hostnames`` are all names, the hub's own first."""
+    """Names, addresses and ports of one run. ``hostnames`` are all names of the first hub, its own first; ``hubs`` are
+    those of the others, by the hubs' names."""
 
     hostnames: Sequence[str]
     dps_hostname: str
     bind: Sequence[str]
     ports: Mapping[str, int]
+    hubs: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 async def keep_reach(store: HubSettingsStore, reach: Reach) -> None:
@@ -43,11 +45,17 @@ async def last_reach(store: HubSettingsStore) -> Reach | None:
     return None if text is None else Reach(**json.loads(text))
 
 
-def facts_of(hub: Hub, material: Material, directory: DataDirectory, reach: Reach) -> dict[str, Any]:
-    """The names of ``muster env``, and besides them ``ports`` and ``bind`` (the addresses listened on)."""
+def facts_of(hubs: Sequence[Hub], material: Material, directory: DataDirectory, reach: Reach) -> dict[str, Any]:
+    """The names of ``muster env`` for the first of ``hubs``, and besides them ``ports``, ``bind`` (the addresses
+    listened on) and ``hubs``: those names for every hub, by its name."""
+    names = {hub.name: _names_of(hub, material, directory, reach) for hub in hubs}
+    return {**names[hubs[0].name], "ports": dict(reach.ports), "bind": list(reach.bind), "hubs": names}
+
+
+def _names_of(hub: Hub, material: Material, directory: DataDirectory, reach: Reach) -> dict[str, str]:
     names = environment(
         hub=hub,
-        dps_host=reach.dps_hostname or hub.host,
+        dps_host=reach.dps_hostname or reach.hostnames[0],
         provisioning=material.provisioning,
         id_scope=material.id_scope,
         ports=reach.ports,
@@ -56,9 +64,4 @@ def facts_of(hub: Hub, material: Material, directory: DataDirectory, reach: Reac
     )
     if LOCAL in hub.policies:
         names["LOCAL_CONNECTION_STRING"] = local_connection_string(hub, reach.ports["https"])
-    return {**names, "ports": dict(reach.ports), "bind": list(reach.bind)}
-
-
-def hub_of(material: Material, reach: Reach) -> Hub:
-    """The hub as the identity room sees it, for commands that find no running one."""
-    return make_hub(reach.hostnames, material.policies, name=material.name)
+    return names

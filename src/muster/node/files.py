@@ -66,7 +66,7 @@ async def file_operations(base: Foundation, gate: ServiceGate, queue: ServiceQue
 async def _embedded(base: Foundation, gate: ServiceGate, https_port: int) -> tuple[UploadStorage, list[Operation]]:
     account = Account(ACCOUNT_NAME, await _account_key(base))
     index = SqliteBlobIndex(base.writer, base.reader, base.hub.name)
-    files = FolderFiles(base.directory.blobs, base.ambient, durable=base.durable)
+    files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable)
     blobs = Blobs(index, files, base.ambient, base.settings.upload_bytes)
     blobs.start()
     base.undo.append(blobs.close)

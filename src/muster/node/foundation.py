@@ -10,7 +10,7 @@ import apsw
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import Hub
-from muster.node.directory import DataDirectory
+from muster.node.directory import HubFiles
 from muster.node.settings import Settings
 from muster.stores.sqlite.database import Writer
 
@@ -20,10 +20,11 @@ Undo = list[Callable[[], Awaitable[None] | None]]
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """Under one hub. Whoever begins something puts what ends it into ``undo``."""
+    """Under one hub. Whoever begins something puts what ends it into ``undo``. ``writer`` and ``reader`` are those of
+    all hubs; ``settings``, ``files`` and ``kept`` are the hub's own."""
 
     settings: Settings
-    directory: DataDirectory
+    files: HubFiles
     hub: Hub
     writer: Writer
     reader: apsw.Connection

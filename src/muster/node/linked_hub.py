@@ -9,9 +9,16 @@ from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType, Identity, IdentityKey
 from muster.identity.registry import Registry
 from muster.identity.trust import Trust
+from muster.node.hub import OpenHub
 from muster.provisioning.contract import DeviceDraft
 from muster.provisioning.model import DeviceData
 from muster.twins.service import Twins
+
+
+def local_hub(hub: OpenHub) -> LocalHub:
+    """``hub`` as the provisioning service sees it."""
+    parts = hub.parts
+    return LocalHub(hub.facts, parts.registry, parts.twins, parts.certificates.trust)
 
 
 class LocalHub:

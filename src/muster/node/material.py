@@ -1,7 +1,7 @@
-"""What a hub is made of besides its identities: policy keys, id scope, authority, certificate.
+"""What a node is made of besides its devices: the policy keys of each hub; id scope, authority and certificate of all.
 
-Made at the first start of a data directory and kept in the hub's database; later starts find the same, so
-connection strings stay. An ephemeral hub has the public development keys instead, and an authority of its own.
+Made at the first start and kept in the database; later starts find the same, so connection strings stay. An ephemeral
+node has the public development keys instead, and an authority of its own.
 """
 
 from __future__ import annotations
@@ -30,19 +30,25 @@ from muster.issuing.authority import Credentials, issue_server_certificate, make
 DEVELOPMENT_ID_SCOPE = "0ne000DE4E10"
 _NAME, _POLICIES, _PROVISIONING, _ID_SCOPE = "hub-name", "policies", "provisioning-policies", "id-scope"
 _AUTHORITY, _SERVER = "authority", "server-certificate"
-_ALL = (_NAME, _POLICIES, _PROVISIONING, _ID_SCOPE, _AUTHORITY, _SERVER)
+_ALL = (_PROVISIONING, _ID_SCOPE, _AUTHORITY, _SERVER)
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """Name, keys and certificates of one hub.
+class HubKeys:
+    """Name and policies of one hub.
 
-    ``name`` is made from the first host name at the first start and stays, whatever the host names become:
-    identities are kept under it, and Event Hubs clients have it in their connection strings.
+    The first hub's ``name`` is made from its first host name at the first start and stays, whatever the host names
+    become: identities are kept under it, and Event Hubs clients have it in their connection strings.
     """
 
     name: str
     policies: tuple[SharedAccessPolicy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Keys and certificates that all hubs of a node share."""
+
     provisioning: SharedAccessPolicy
     id_scope: str
     authority: Credentials
@@ -54,18 +60,11 @@ async def load_material(
 ) -> Material:
     """What ``store`` holds; what is missing is made and put there first.
 
-    ``names`` are the hub's host names, its own first. The server certificate is made anew when ``names`` are not
-    those it was made for, or half its life is over.
+    ``names`` are the host names of all hubs, the first hub's own first. The server certificate is made anew when
+    ``names`` are not those it was made for, or half its life is over.
     """
     kept = {name: await store.get_setting(name) for name in _ALL}
     fresh: dict[str, bytes] = {}
-    name = kept[_NAME]
-    if name is None:
-        name = fresh[_NAME] = hub_name(names[0]).encode()
-    policies = _policies_from(kept[_POLICIES])
-    if not policies:
-        policies = development_policies() if development else make_policies(ambient)
-        fresh[_POLICIES] = _policies_text(policies)
     provisioning = _policies_from(kept[_PROVISIONING])
     if not provisioning:
         provisioning = (development_provisioning_policy() if development else make_provisioning_policy(ambient),)
@@ -84,7 +83,28 @@ async def load_material(
         fresh[_SERVER] = _credentials_text(server)
     if fresh:
         await store.put_settings(fresh)
-    return Material(name.decode(), policies, provisioning[0], scope.decode(), authority, server)
+    return Material(provisioning[0], scope.decode(), authority, server)
+
+
+async def load_first_keys(store: HubSettingsStore, ambient: Ambient, host: str, *, development: bool) -> HubKeys:
+    """Name and policies of the first hub as ``store`` holds them; what is missing is made and put there first, the name
+    from ``host``."""
+    name = await store.get_setting(_NAME)
+    if name is None:
+        name = hub_name(host).encode()
+        await store.put_settings({_NAME: name})
+    return await load_keys(store, ambient, name.decode(), development_policies() if development else None)
+
+
+async def load_keys(
+    store: HubSettingsStore, ambient: Ambient, name: str, made: Sequence[SharedAccessPolicy] | None = None
+) -> HubKeys:
+    """The hub ``name`` with its policies as its ``store`` holds them; the first time these are ``made``, or new."""
+    policies = _policies_from(await store.get_setting(_POLICIES))
+    if not policies:
+        policies = make_policies(ambient) if made is None else tuple(made)
+        await store.put_settings({_POLICIES: _policies_text(policies)})
+    return HubKeys(name, policies)
 
 
 def _policies_text(policies: Sequence[SharedAccessPolicy]) -> bytes:

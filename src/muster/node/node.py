@@ -1,4 +1,4 @@
-"""The node: every part of the hub put together, started in order and stopped in the opposite order."""
+"""The node: its hubs and what they share put together, started in order and stopped in the opposite order."""
 
 from __future__ import annotations
 
@@ -8,47 +8,38 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import apsw
 
-from muster.core.ambient import Ambient, SystemAmbient
+from muster.core.ambient import SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
-from muster.heads.amqp import AmqpHead, AmqpHub
-from muster.heads.amqp_faults import device_links
-from muster.heads.amqp_links import Role
-from muster.heads.device_services import DeviceServices
-from muster.heads.eventhubs import EventHub
+from muster.heads.amqp import AmqpHead
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
-from muster.heads.http.admin import AdminOperations
-from muster.heads.http.app import build_app
-from muster.heads.http.connection import App, HttpServer
-from muster.heads.http.device_messages import DeviceMessageOperations
-from muster.heads.http.digital_twins import DigitalTwinOperations
+from muster.heads.http.connection import HttpServer
+from muster.heads.http.hub_admin import HubOperations
 from muster.heads.http.hubs import answer_by_hub
-from muster.heads.http.meters import MeterOperations
-from muster.heads.http.methods import MethodOperations
-from muster.heads.http.operations import Operation
 from muster.heads.http.provisioning_metrics import provisioning_families
-from muster.heads.http.queries import QueryOperations
-from muster.heads.http.twins import TwinOperations
-from muster.heads.hubs import HubDirectory
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt_kinds import connection_maker
 from muster.heads.websocket import WebSocketTransport
+from muster.identity.registry import Registry
 from muster.node.certificate import ServerCertificate
+from muster.node.deployment import Deployment, Eraser, finish_removals
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
-from muster.node.files import file_operations
-from muster.node.foundation import Foundation, Undo
-from muster.node.linked_hub import LocalHub
+from muster.node.foundation import Undo
+from muster.node.hub import Site
+from muster.node.hubs import open_hubs
+from muster.node.linked_hub import local_hub
 from muster.node.material import Material, load_material
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
-from muster.node.parts import Parts, make_parts
 from muster.node.provisioning import open_provisioning
+from muster.node.roster import Roster, open_roster
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.provisioning.hubs import LinkedHubs
@@ -64,7 +55,7 @@ close. SIGTERM ends within ten seconds."""
 
 
 class Node:
-    """One running hub. When ``start`` has returned every listener accepts, and ``facts`` tells how to reach it."""
+    """The hubs of a process. Once ``start`` has returned every listener accepts; ``facts`` says how to reach them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -105,91 +96,83 @@ class Node:
 
     async def _start(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
-        ambient = SystemAmbient(loop)
+        self.ambient = ambient = SystemAmbient(loop)
         directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         writer, reader = self._database(directory)
         kept = SqliteHubSettingsStore(writer, reader)
-        material, certificate = await self._material(directory, kept, ambient)
-        hub = settings.hub(material.name, material.policies, ambient)
-        base = Foundation(settings, directory, hub, writer, reader, kept, ambient, self._undo)
-        parts = await make_parts(base)
-        self.ambient, self.registry = ambient, parts.registry
-
-        more = parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, certificate.own)
-        linked = LinkedHubs([LocalHub(hub, parts.registry, parts.twins, parts.certificates.trust)])
-        provisioning = await open_provisioning(
-            base, material, linked, parts.certificates, refusals=parts.refusals, meters=parts.meters
-        )
+        roster, eraser = await open_roster(settings, kept), Eraser(writer, directory)
+        await finish_removals(roster, eraser)
+        material, certificate = await self._material(directory, kept, roster)
+        site = Site(
+            settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
+            lambda: not self.hubs.failing(), certificate.own,
+        )  # fmt: skip
+        self.hubs = hubs = await open_hubs(site, roster)
+        self._undo.append(hubs.close_all)
+        announce = partial(self._announce, directory, kept, roster, material, ports)
+        deployment = Deployment(hubs, roster, certificate, eraser, announce)
+        first = replace(hubs.first.base, undo=self._undo)
+        linked = LinkedHubs(map(local_hub, hubs.all()))
+        provisioning = await open_provisioning(first, material, linked, hubs.first.parts)
+        hubs.when_opened(lambda hub: linked.link(local_hub(hub)))
+        hubs.when_closing(lambda hub: linked.unlink(hub.facts.host))
         families = partial(provisioning_families, provisioning.timeline)
-        more += [*provisioning.operations, *MeterOperations(parts.meters, families).table()]
-        services = _device_services(base, parts)
-        messages = DeviceMessageOperations(services, settings.profile)
-        app = await self._app(base, parts, ports["https"], [*messages.table(), *more])
-        http = HttpServer(answer_by_hub(HubDirectory(app, hub.name, hub.hosts)), ambient.now)
+        await hubs.serve(provisioning.operations, HubOperations(deployment).table(), families)
+
+        http = HttpServer(answer_by_hub(hubs.apps), ambient.now)
         self._undo.append(http.close)
-        events = EventHub(parts.telemetry, hub.name, groups=settings.consumer_groups, redirect_port=ports["amqp"])
-        roles: list[Role] = [device_links(services), events, *parts.messaging.roles]
-        amqp_hub = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults)
-        make_amqp = AmqpHead(HubDirectory(amqp_hub, hub.name, hub.hosts), ambient, loop)
-        make_mqtt = connection_maker(HubDirectory(services, hub.name, hub.hosts), loop)
+        make_amqp = AmqpHead(hubs.amqp, ambient, loop)
+        make_mqtt = connection_maker(hubs.mqtt, loop)
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
-        explain = HandshakeRefusals(HubDirectory(parts.refusals, hub.name, hub.hosts), ambient, certificate.covers)
         heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}
-        self._listen(certificate, sockets, heads, explain)
+        self._listen(certificate, sockets, heads, HandshakeRefusals(hubs.refusals, ambient, certificate.covers))
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
-        end_sessions = partial(parts.sessions.end_all, UNAVAILABLE)
-        self._undo += [partial(make_amqp.end_all, UNAVAILABLE), end_sessions, parts.methods.close]
-
-        reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports)
-        await keep_reach(kept, reach)
-        self._announce(directory, facts_of(hub, material, directory, reach))
-
-    async def _app(self, base: Foundation, parts: Parts, https_port: int, more: Sequence[Operation]) -> App:
-        """The REST data plane."""
-        methods = MethodOperations(parts.methods, base.ambient)
-        admin = AdminOperations(parts.refusals, parts.telemetry, base.settings.profile, lambda: self._ready)
-        files = await file_operations(base, parts.authenticator, parts.messaging.file_notifications, https_port)
-        return build_app(
-            registry=parts.registry,
-            gate=parts.authenticator,
-            ambient=base.ambient,
-            ready=lambda: self._ready and not parts.telemetry.failing,
-            meters=parts.meters,
-            more=[
-                *admin.table(),
-                *TwinOperations(parts.registry, parts.twins).table(),
-                *QueryOperations(parts.queries).table(),
-                *methods.table(),
-                *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),
-                *parts.messaging.operations,
-                *files,
-                *more,
-            ],
-        )
-
-    def _announce(self, directory: DataDirectory, facts: dict[str, Any]) -> None:
-        self.facts = {**facts, "pid": os.getpid()}
-        directory.announce(self.facts)
+        hubs.when_closing(lambda hub: make_amqp.end_all(UNAVAILABLE, hub.amqp))
+        hubs.when_closing(lambda _: http.settle(DRAIN_SECONDS))
+        self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]
+        await announce()
         self._ready = True
 
+    @property
+    def registry(self) -> Registry:
+        """The identities of the first hub."""
+        return self.hubs.first.parts.registry
+
+    async def _announce(
+        self,
+        directory: DataDirectory,
+        kept: HubSettingsStore,
+        roster: Roster,
+        material: Material,
+        ports: Mapping[str, int],
+    ) -> None:
+        settings, others = self.settings, {hub.name: hub.hostnames for hub in roster}
+        reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports, others)
+        await keep_reach(kept, reach)
+        self.facts = {**facts_of(self.hubs.facts, material, directory, reach), "pid": os.getpid()}
+        directory.announce(self.facts)
+
     async def _material(
-        self, directory: DataDirectory, kept: HubSettingsStore, ambient: Ambient
+        self, directory: DataDirectory, kept: HubSettingsStore, roster: Roster
     ) -> tuple[Material, ServerCertificate | OwnCertificate]:
-        """What the hub is made of, and its certificate, which is kept fresh from now on."""
+        """What the hubs share, and the certificate for the names of all, which is kept fresh from now on."""
         settings = self.settings
-        load = partial(load_material, kept, ambient, settings.all_hostnames, development=settings.data is None)
+
+        async def load() -> Material:
+            return await load_material(kept, self.ambient, roster.hostnames, development=settings.data is None)
+
         material = await load()
         certificate: ServerCertificate | OwnCertificate
         if settings.certificate is None:
-            certificate = ServerCertificate(directory, ambient, material, load)
+            certificate = ServerCertificate(directory, self.ambient, material, load)
         else:
-            names = settings.given_hostnames
-            certificate = await OwnCertificate.open(settings.certificate, names, directory, ambient)
+            names = lambda: roster.given_hostnames  # noqa: E731
+            certificate = await OwnCertificate.open(settings.certificate, names, directory, self.ambient)
             if not certificate.rooted:
                 self.notes.append(ROOT_NOT_KNOWN.format(certificate=settings.certificate.certificate))
         self._certificate = certificate
@@ -248,13 +231,6 @@ class Node:
 def _flag(listener: str) -> str:
     """The option that chooses the port of a listener."""
     return f"--{listener.replace('_', '-')}-port"
-
-
-def _device_services(base: Foundation, parts: Parts) -> DeviceServices:
-    return DeviceServices(
-        parts.authenticator, parts.sessions, parts.telemetry, parts.refusals, base.ambient, parts.twins, parts.methods,
-        parts.messaging.commands, parts.meters, parts.faults,
-    )  # fmt: skip
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

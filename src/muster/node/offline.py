@@ -1,4 +1,4 @@
-"""A data directory whose hub does not run, opened by a command: its registry, refusals and names.
+"""A data directory whose hubs do not run, opened by a command: the registry, refusals and names of one of them.
 
 The command owns the directory meanwhile, so there is never a second writer.
 """
@@ -11,15 +11,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from muster.core.ambient import SystemAmbient
+from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import INVALID_OPERATION, HubError
+from muster.core.settings_store import HubSettingsStore, SettingsOf
+from muster.identity.hub import Hub, make_hub
 from muster.identity.model import NEVER, IdentityKey
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.node.directory import DataDirectory
-from muster.node.facts import facts_of, hub_of, last_reach
-from muster.node.material import load_material
+from muster.node.facts import Reach, facts_of, last_reach
+from muster.node.material import load_first_keys, load_keys, load_material
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -29,10 +31,11 @@ from muster.stores.sqlite.settings import SqliteHubSettingsStore
 
 @dataclass(frozen=True, slots=True)
 class OfflineHub:
-    """What a command may use. ``facts`` are those of the last run."""
+    """What a command may use. ``facts`` are those of the last run, of all hubs; ``host`` is this one's."""
 
     registry: Registry
     refusals: Refusals
+    host: str
     facts: dict[str, Any]
 
 
@@ -53,10 +56,11 @@ class _Nobody:
 
 
 @asynccontextmanager
-async def open_offline(directory: DataDirectory) -> AsyncIterator[OfflineHub]:
-    """Open the hub of ``directory``, which the caller owns and releases.
+async def open_offline(directory: DataDirectory, name: str = "") -> AsyncIterator[OfflineHub]:
+    """Open the hub ``name`` of ``directory``, or the first one. The caller owns the directory and releases it.
 
-    Raises ``HubError``: 400003 when no hub ever ran there, 500001 when its database cannot be opened.
+    Raises ``HubError``: 400003 when no hub ever ran there or none of that name, 500001 when the database cannot be
+    opened.
     """
     if not directory.hub_database.exists():
         raise HubError(INVALID_OPERATION, f"{directory.path} holds no hub; start one there: muster serve")
@@ -71,8 +75,23 @@ async def open_offline(directory: DataDirectory) -> AsyncIterator[OfflineHub]:
         reach = await last_reach(settings)
         if reach is None:
             raise HubError(INVALID_OPERATION, f"no hub has got ready in {directory.path} yet; run: muster serve")
-        material = await load_material(settings, ambient, reach.hostnames, development=False)
-        hub = hub_of(material, reach)
+        hubs = await _hubs(settings, ambient, reach)
+        hub = next((one for one in hubs if name in ("", one.name)), None)
+        if hub is None:
+            names = ", ".join(one.name for one in hubs)
+            raise HubError(INVALID_OPERATION, f"{directory.path} has no hub {name[:80]}, it has {names}.")
+        hosts = [*reach.hostnames, *(host for hosts in reach.hubs.values() for host in hosts)]
+        material = await load_material(settings, ambient, hosts, development=False)
         registry = Registry(hub.name, SqliteIdentityStore(writer, reader), _Nobody(), LocalBus(), ambient)
         refusals = Refusals(ambient, store=SqliteRefusalStore(writer, reader, hub.name))
-        yield OfflineHub(registry, refusals, facts_of(hub, material, directory, reach))
+        yield OfflineHub(registry, refusals, hub.host, facts_of(hubs, material, directory, reach))
+
+
+async def _hubs(settings: HubSettingsStore, ambient: Ambient, reach: Reach) -> list[Hub]:
+    """The hubs of the last run, the first one first."""
+    keys = await load_first_keys(settings, ambient, reach.hostnames[0], development=False)
+    hubs = [make_hub(reach.hostnames, keys.policies, name=keys.name)]
+    for name, hosts in reach.hubs.items():
+        keys = await load_keys(SettingsOf(settings, name), ambient, name)
+        hubs.append(make_hub(hosts, keys.policies, name=keys.name))
+    return hubs

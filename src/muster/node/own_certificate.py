@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from muster.core.ambient import Ambient, Timer
+from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.heads.tls import context_of
 from muster.identity.doctor import Shown
 from muster.node.certificate import system_roots
@@ -42,7 +43,7 @@ class OwnCertificate:
     """
 
     def __init__(
-        self, files: CertificateFiles, names: Sequence[str], directory: DataDirectory, ambient: Ambient
+        self, files: CertificateFiles, names: Callable[[], Sequence[str]], directory: DataDirectory, ambient: Ambient
     ) -> None:
         """Use ``open``."""
         self._files = files
@@ -60,9 +61,9 @@ class OwnCertificate:
 
     @classmethod
     async def open(
-        cls, files: CertificateFiles, names: Sequence[str], directory: DataDirectory, ambient: Ambient
+        cls, files: CertificateFiles, names: Callable[[], Sequence[str]], directory: DataDirectory, ambient: Ambient
     ) -> Self:
-        """Take the certificate for the hub of ``names``, and look after it from now on.
+        """Take the certificate for hubs that have ``names`` then, and look after it from now on.
 
         Raises ``CertificateFileError`` when it is no good, ``OSError`` when ``directory`` cannot be written.
         """
@@ -78,6 +79,13 @@ class OwnCertificate:
     def covers(self, name: str) -> bool:
         """Whether the certificate is for ``name``."""
         return self._supplied.covers(name)
+
+    async def cover_all(self) -> None:
+        """Raise ``HubError`` 400004 unless it is for the names that there are now: only the operator gets another."""
+        missing = [name for name in self._names() if not self.covers(name)]
+        if missing:
+            message = f"The certificate in {self._files.certificate} is not for {missing[0]}, replace it first."
+            raise HubError(ARGUMENT_INVALID, message)
 
     @property
     def rooted(self) -> bool:
@@ -110,7 +118,7 @@ class OwnCertificate:
 
     async def _take(self) -> None:
         self._tried = await asyncio.to_thread(_stamp, self._files)
-        supplied = await asyncio.to_thread(load, self._files, self._names, self._ambient.now(), system_roots)
+        supplied = await asyncio.to_thread(load, self._files, self._names(), self._ambient.now(), system_roots)
         try:
             context = context_of([one.parsed for one in supplied.chain], supplied.key)
         except SSL.Error as error:

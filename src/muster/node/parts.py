@@ -99,7 +99,7 @@ async def make_parts(base: Foundation) -> Parts:
 def _telemetry(base: Foundation) -> Telemetry:
     settings, ambient = base.settings, base.ambient
     log = SqliteTelemetryLog(
-        base.directory.telemetry_database,
+        base.files.telemetry_database,
         settings.partitions,
         asyncio.get_running_loop(),
         created_at=ambient.now(),

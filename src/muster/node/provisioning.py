@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from muster.core.meters import Meters
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
 from muster.dialect.enrollment_bodies import webhook_body
 from muster.heads.http.device_registration import DeviceRegistrationOperations
@@ -19,10 +18,9 @@ from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.http.registrations import RegistrationOperations
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
-from muster.identity.refusals import Refusals
-from muster.node.certificates import Certificates
 from muster.node.foundation import Foundation
 from muster.node.material import Material
+from muster.node.parts import Parts
 from muster.provisioning.contract import Webhook, WebhookError
 from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
@@ -45,19 +43,13 @@ class Provisioning(NamedTuple):
     operations: Sequence[Operation]
 
 
-async def open_provisioning(
-    base: Foundation,
-    material: Material,
-    hubs: LinkedHubs,
-    certificates: Certificates,
-    *,
-    refusals: Refusals,
-    meters: Meters,
-) -> Provisioning:
+async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHubs, first: Parts) -> Provisioning:
     """Begin to provision devices for ``hubs``, after what was in progress at the last stop is taken up again.
 
-    Registered certificate authorities are those of ``certificates``. Raises ``HubError`` when a store fails.
+    Registered certificate authorities are those of the ``first`` hub, and it keeps the refusals. Raises ``HubError``
+    when a store fails.
     """
+    certificates, refusals, meters = first.certificates, first.refusals, first.meters
     scope, ambient, profile = material.id_scope, base.ambient, base.settings.profile
     store = SqliteProvisioningStore(base.writer, base.reader)
     groups = Groups(scope, store, certificates.trust)

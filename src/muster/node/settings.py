@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from muster.core.ambient import Ambient
@@ -21,8 +21,32 @@ DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """A hub besides the first of a node. Each field but ``name`` is one of ``Settings``; ``None``: as the first has it.
+
+    ``storage_container`` must be its own where files go to a storage account, or the hubs' files would mix there:
+    without, it is the first hub's with this hub's name behind.
+    """
+
+    name: str
+    hostnames: tuple[str, ...]
+    partitions: int | None = None
+    consumer_groups: tuple[str, ...] | None = None
+    retention_seconds: int | None = None
+    retention_bytes: int | None = None
+    events: frozenset[Source] | None = None
+    command_ttl_seconds: int | None = None
+    command_deliveries: int | None = None
+    storage_container: str | None = None
+    switches: Switches | None = None
+    tier: Tier | None = None
+    units: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One node. ``data`` is ``None`` for an ephemeral one; a port of 0 takes any that is free.
+    """One node and its first hub; ``hubs`` are the others. ``data`` is ``None`` for an ephemeral one; a port of 0
+    takes any that is free.
 
     ``amqp_plain_port`` opens AMQP without TLS for clients told ``UseDevelopmentEmulator=true``; ``None``: closed.
     ``command_ttl_seconds`` is how long a cloud-to-device message waits that brings no expiry time,
@@ -69,6 +93,16 @@ class Settings:
     tier: Tier = Tier.S1
     units: int = 1
     throttle: bool | None = None
+    hubs: tuple[HubSettings, ...] = ()
+
+    def of(self, hub: HubSettings) -> Settings:
+        """The settings as they are for ``hub``, which is the first of them then."""
+        own = {one.name: getattr(hub, one.name) for one in fields(hub) if one.name != "name"}
+        known = {name: value for name, value in own.items() if value is not None}
+        known.setdefault("storage_container", f"{self.storage_container}-{hub.name}")
+        if hub.tier is Tier.F1:
+            known["units"] = 1
+        return replace(self, hubs=(), dps_hostname="", **known)
 
     @property
     def durable(self) -> bool:

@@ -113,6 +113,7 @@ class SessionTable:
         self._when_taken: list[Callable[[IdentityKey], None]] = []
         self._when_opened: list[Callable[[Session], None]] = []
         self._when_ended: list[Callable[[Session], None]] = []
+        self._closed_by: ErrorRow | None = None
         self.takeovers = 0
         bus.subscribe(IDENTITY_CHANGED, self._identity_changed)
 
@@ -139,6 +140,8 @@ class SessionTable:
             self._modules.setdefault(identity.device_id, set()).add(identity.key)
         for listener in self._when_opened:
             listener(session)
+        if self._closed_by is not None:  # it was judged before, and opens after all others have ended
+            asyncio.get_running_loop().call_soon(self.end, session, self._closed_by)
         return session
 
     def called(self, identity: Identity) -> None:
@@ -190,7 +193,8 @@ class SessionTable:
             self._end(session, error)
 
     def end_all(self, error: ErrorRow) -> None:
-        """End every session, as when the hub stops."""
+        """End every session, and those that begin from now on, as when the hub stops."""
+        self._closed_by = error
         for session in list(self._sessions.values()):
             self._end(session, error)
 

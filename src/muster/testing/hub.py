@@ -22,90 +22,12 @@ STOP_SECONDS = 15.0
 TOKEN_SECONDS = 3600
 
 
-class HubProcess:
-    """``muster serve`` on an address of its own, so that clients with fixed ports can have their own hub each.
+class HubUser:
+    """What clients need of a running hub at ``address``, and what they ask of it first."""
 
-    ``facts`` is what the ready file says: the names of ``muster env``, ``pid`` and ``ports``. Any loopback address
-    (127.x.y.z) will do as ``address``; it is the hub's host name as well. Options beyond that go to ``serve`` as
-    they are. ``prefix`` is a command that starts another in its own place, as ``prlimit --nofile=256`` does.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        address: str = "127.0.0.1",
-        *options: str,
-        ephemeral: bool = False,
-        prefix: Sequence[str] = (),
-    ) -> None:
-        self.directory = directory
+    def __init__(self, address: str, facts: dict[str, Any]) -> None:
         self.address = address
-        self.log_file = directory / "hub.log"
-        self._ready_file = directory / "ready.json"
-        data = ["--ephemeral"] if ephemeral else ["--data", str(directory / "data")]
-        self._command = [
-            *prefix, sys.executable, "-m", "muster", "serve", *data, "--bind", address, "--hostname", address,
-            "--ready-file", str(self._ready_file), *options,
-        ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
-        self.facts: dict[str, Any] = {}
-
-    # --- its life
-
-    def spawn(self) -> None:
-        """Start, and wait for nothing."""
-        self._ready_file.unlink(missing_ok=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)  # noqa: S603
-
-    def start(self) -> Self:
-        """Start and wait until ready. Raises ``RuntimeError`` with the hub's log when it does not get there."""
-        self.spawn()
-        assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
-        while not self._ready_file.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the hub did not start: {self.log_file.read_text()}")
-            time.sleep(0.02)
-        self.facts = json.loads(self._ready_file.read_bytes())
-        return self
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit code. Raises ``subprocess.TimeoutExpired`` when it does not end in time."""
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            return self._process.wait(STOP_SECONDS)
-        finally:
-            self.kill()
-
-    def signal(self, number: int) -> None:
-        """Send a signal, as SIGTERM to have it end without waiting for that."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """SIGKILL; harmless when it has ended."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self.stop()
-
-    # --- what clients need
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        assert self._process is not None
-        return self._process.pid
+        self.facts = facts
 
     def port(self, protocol: str) -> int:
         """The port of ``mqtt``, ``amqp``, ``https`` or ``amqp_plain``."""
@@ -160,3 +82,91 @@ class HubProcess:
         """As ``muster device add`` prints it."""
         module = "" if module_id is None else f"ModuleId={module_id};"
         return f"HostName={self.address};DeviceId={device_id};{module}SharedAccessKey={key}"
+
+
+class HubProcess(HubUser):
+    """``muster serve`` on an address of its own, so that clients with fixed ports can have their own hub each.
+
+    ``facts`` is what the ready file says: the names of ``muster env``, ``pid`` and ``ports``. Any loopback address
+    (127.x.y.z) will do as ``address``; it is the hub's host name as well. Options beyond that go to ``serve`` as
+    they are. ``prefix`` is a command that starts another in its own place, as ``prlimit --nofile=256`` does.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        address: str = "127.0.0.1",
+        *options: str,
+        ephemeral: bool = False,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        super().__init__(address, {})
+        self.directory = directory
+        self.log_file = directory / "hub.log"
+        self._ready_file = directory / "ready.json"
+        data = ["--ephemeral"] if ephemeral else ["--data", str(directory / "data")]
+        self._command = [
+            *prefix, sys.executable, "-m", "muster", "serve", *data, "--bind", address, "--hostname", address,
+            "--ready-file", str(self._ready_file), *options,
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # --- its life
+
+    def spawn(self) -> None:
+        """Start, and wait for nothing."""
+        self._ready_file.unlink(missing_ok=True)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")}
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)  # noqa: S603
+
+    def start(self) -> Self:
+        """Start and wait until ready. Raises ``RuntimeError`` with the hub's log when it does not get there."""
+        self.spawn()
+        assert self._process is not None
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready_file.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the hub did not start: {self.log_file.read_text()}")
+            time.sleep(0.02)
+        self.facts = json.loads(self._ready_file.read_bytes())
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code. Raises ``subprocess.TimeoutExpired`` when it does not end in time."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            return self._process.wait(STOP_SECONDS)
+        finally:
+            self.kill()
+
+    def signal(self, number: int) -> None:
+        """Send a signal, as SIGTERM to have it end without waiting for that."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL; harmless when it has ended."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def other(self, name: str) -> HubUser:
+        """The hub ``name`` of the same process, one of ``serve --hub``."""
+        own = self.facts["hubs"][name]
+        return HubUser(own["HUB_HOST"], {**self.facts, **own})

@@ -54,6 +54,12 @@ class HttpServer:
             self._finished = self.loop.create_future()
             await self._finished
 
+    async def settle(self, seconds: float) -> None:
+        """Wait until what is being answered now is answered, the caller's own request apart, ``seconds`` at most."""
+        tasks = [task for task in self._tasks() if task is not asyncio.current_task()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
     async def close(self) -> None:
         """End every connection; what is being answered still is cancelled."""
         for connection in tuple(self.connections):

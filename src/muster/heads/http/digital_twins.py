@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from muster.core.limits import METHOD_LEAST_RESPONSE, METHOD_MOST_TIMEOUT
+from muster.core.method_limits import METHOD_LEAST_RESPONSE, METHOD_MOST_TIMEOUT
 from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.digital_twin_bodies import read_operations
 from muster.dialect.etag import read_twin_if_match, twin_etag_of

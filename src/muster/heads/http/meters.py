@@ -15,11 +15,14 @@ from muster.identity.verdict import Right
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
+Lines = Callable[[], Iterable[str]]
+"""Gives lines for Prometheus."""
+
 
 class MeterOperations:
     """The meters of one hub. What they answer is not part of Azure's interface."""
 
-    def __init__(self, meters: Meters, more: Callable[[], Iterable[str]] = tuple) -> None:
+    def __init__(self, meters: Meters, more: Lines = tuple) -> None:
         """``more`` gives further lines for Prometheus."""
         self._meters = meters
         self._more = more

@@ -1,0 +1,116 @@
+"""The hubs of a running node, changed: added and removed without a restart, and for the restarts to come."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from muster.node.certificate import ServerCertificate
+from muster.node.directory import DataDirectory
+from muster.node.hubs import Hubs
+from muster.node.own_certificate import OwnCertificate
+from muster.node.roster import Roster
+from muster.node.settings import HubSettings
+from muster.stores.sqlite.database import Writer
+from muster.stores.sqlite.hub_removal import forget_hub
+
+
+class Deployment:
+    """Adds and removes hubs. ``announce`` tells everybody how the hubs can be reached, after each change."""
+
+    def __init__(
+        self,
+        hubs: Hubs,
+        roster: Roster,
+        certificate: ServerCertificate | OwnCertificate,
+        eraser: Eraser,
+        announce: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._hubs = hubs
+        self._roster = roster
+        self._certificate = certificate
+        self._eraser = eraser
+        self._announce = announce
+        self._changing = asyncio.Lock()
+
+    async def reports(self) -> Sequence[Mapping[str, Any]]:
+        """What hubs there are, the first one first: names, partitions, how many devices."""
+        found = []
+        for hub in self._hubs.all():
+            counts = await hub.parts.identities.counts(hub.name)
+            found.append(
+                {
+                    "name": hub.name,
+                    "hostNames": list(hub.own_hosts),
+                    "first": hub is self._hubs.first,
+                    "declared": hub is self._hubs.first or self._roster.declares(hub.name),
+                    "partitions": hub.parts.telemetry.partitions,
+                    "devices": counts.enabled + counts.disabled,
+                    "connectedDevices": hub.parts.sessions.connected_count(),
+                }
+            )
+        return found
+
+    async def add(self, name: str, members: Mapping[str, Any]) -> None:
+        """Open the hub ``name``, now and at every start; ``members`` are those of ``HubSettings``.
+
+        Raises ``HubError``: 400004 for a name or host that cannot be or is in use, 500001 when a store fails.
+        """
+        wanted = HubSettings(name=name, **members)
+        async with self._changing:
+            self._hubs.check(wanted)
+            if name in self._roster.leaving:
+                await self._eraser.erase(name)
+                await self._roster.gone(name)
+            await self._roster.add(wanted)
+            try:
+                await self._certificate.cover_all()
+                await self._hubs.open(wanted)
+            except BaseException:
+                await self._roster.withdraw(name)
+                raise
+            await self._announce()
+
+    async def remove(self, name: str) -> None:
+        """End the hub ``name`` and all that it has. It stays among those that leave: what somebody was still writing
+        goes at the next start, or before another hub gets the name.
+
+        Raises ``HubError``: 400003 for one of the settings, 404000 for none that was added.
+        """
+        async with self._changing:
+            await self._roster.remove(name)
+            await self._hubs.close(name)
+            await self._announce()
+            await self._eraser.erase(name)
+            await self._certificate.cover_all()
+
+
+class Eraser:
+    """Removes what a hub has that is closed."""
+
+    def __init__(self, writer: Writer, directory: DataDirectory) -> None:
+        self._writer = writer
+        self._directory = directory
+
+    async def erase(self, name: str) -> None:
+        """Remove rows, partitions and files of the hub ``name``; may be repeated. Raises ``HubError``, ``OSError``."""
+        await forget_hub(self._writer, name)
+        files = self._directory.hub_files(name)
+        await asyncio.to_thread(_remove, files.telemetry_database, files.blobs)
+
+
+async def finish_removals(roster: Roster, eraser: Eraser) -> None:
+    """Remove what hubs have left that were being removed when an earlier run ended."""
+    for name in sorted(roster.leaving):
+        await eraser.erase(name)
+        await roster.gone(name)
+
+
+def _remove(database: Path, blobs: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        database.with_name(database.name + ending).unlink(missing_ok=True)
+    if blobs.exists():
+        shutil.rmtree(blobs)

@@ -1,0 +1,150 @@
+"""One hub of a node, open: its parts, and what each head needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from muster.core.ambient import Ambient
+from muster.core.errors import ErrorRow
+from muster.core.settings_store import HubSettingsStore
+from muster.heads.amqp import AmqpHub
+from muster.heads.amqp_faults import device_links
+from muster.heads.amqp_links import Role
+from muster.heads.device_services import DeviceServices
+from muster.heads.eventhubs import EventHub
+from muster.heads.http.admin import AdminOperations
+from muster.heads.http.app import build_app
+from muster.heads.http.connection import App
+from muster.heads.http.device_messages import DeviceMessageOperations
+from muster.heads.http.digital_twins import DigitalTwinOperations
+from muster.heads.http.meters import Lines, MeterOperations
+from muster.heads.http.methods import MethodOperations
+from muster.heads.http.operations import Operation
+from muster.heads.http.queries import QueryOperations
+from muster.heads.http.twins import TwinOperations
+from muster.identity.doctor import Shown
+from muster.identity.hub import Hub
+from muster.node.directory import DataDirectory
+from muster.node.files import file_operations
+from muster.node.foundation import Foundation, Undo
+from muster.node.material import HubKeys
+from muster.node.parts import Parts, make_parts
+from muster.node.settings import Settings
+from muster.stores.sqlite.database import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the hubs of a node have in common.
+
+    ``ready`` holds while the node serves and ``healthy`` while the disk takes every hub's messages; ``own`` are the
+    certificates that the node shows.
+    """
+
+    settings: Settings
+    directory: DataDirectory
+    writer: Writer
+    reader: apsw.Connection
+    kept: HubSettingsStore
+    ambient: Ambient
+    ports: Mapping[str, int]
+    ready: Callable[[], bool]
+    healthy: Callable[[], bool]
+    own: Callable[[], Shown]
+
+
+class OpenHub:
+    """A hub that runs. ``end`` and then ``close`` it."""
+
+    def __init__(self, base: Foundation, parts: Parts, site: Site) -> None:
+        self.base = base
+        self.facts: Hub = base.hub
+        self.own_hosts = base.settings.hostnames
+        self.parts = parts
+        self._site = site
+        self._ended = False
+        self.devices = DeviceServices(
+            parts.authenticator, parts.sessions, parts.telemetry, parts.refusals, base.ambient, parts.twins,
+            parts.methods, parts.messaging.commands, parts.meters, parts.faults,
+        )  # fmt: skip
+        events = EventHub(
+            parts.telemetry, self.name, groups=base.settings.consumer_groups, redirect_port=site.ports["amqp"]
+        )
+        roles: list[Role] = [device_links(self.devices), events, *parts.messaging.roles]
+        self.amqp = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults)
+
+    @property
+    def name(self) -> str:
+        """See ``identity.hub.Hub``."""
+        return self.facts.name
+
+    def ready(self) -> bool:
+        """Whether it serves."""
+        return not self._ended and self._site.ready()
+
+    async def app(self, more: Sequence[Operation], metrics: Lines = tuple) -> App:
+        """Its REST data plane, with ``more`` operations and ``metrics``. Once, for file uploads begin with it."""
+        base, parts, site = self.base, self.parts, self._site
+        methods = MethodOperations(parts.methods, base.ambient)
+        admin = AdminOperations(parts.refusals, parts.telemetry, base.settings.profile, self.ready)
+        messages = DeviceMessageOperations(self.devices, base.settings.profile)
+        files = await file_operations(
+            base, parts.authenticator, parts.messaging.file_notifications, site.ports["https"]
+        )
+        return build_app(
+            registry=parts.registry,
+            gate=parts.authenticator,
+            ambient=base.ambient,
+            ready=lambda: site.ready() and site.healthy(),
+            meters=parts.meters,
+            more=[
+                *MeterOperations(parts.meters, metrics).table(),
+                *admin.table(),
+                *TwinOperations(parts.registry, parts.twins).table(),
+                *QueryOperations(parts.queries).table(),
+                *methods.table(),
+                *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),
+                *parts.messaging.operations,
+                *messages.table(),
+                *files,
+                *parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, site.own),
+                *more,
+            ],
+        )
+
+    def end(self, row: ErrorRow) -> None:
+        """End its sessions, and those that begin from now on; methods that wait for a device are refused."""
+        self._ended = True
+        self.parts.methods.close()
+        self.parts.sessions.end_all(row)
+
+    async def close(self) -> None:
+        """Make durable what was accepted, and give up the stores."""
+        await _undo(self.base.undo)
+
+
+async def open_hub(
+    site: Site, settings: Settings, keys: HubKeys, kept: HubSettingsStore, *, first: bool = False
+) -> OpenHub:
+    """Open the hub with ``keys``; ``settings`` and ``kept`` are as they are for it.
+
+    Raises ``HubError`` or ``OSError``; what was begun is undone.
+    """
+    hub = settings.hub(keys.name, keys.policies, site.ambient)
+    files = site.directory.hub_files("" if first else keys.name)
+    base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [])
+    try:
+        return OpenHub(base, await make_parts(base), site)
+    except BaseException:
+        await _undo(base.undo)
+        raise
+
+
+async def _undo(undo: Undo) -> None:
+    while undo:
+        pending = undo.pop()()
+        if pending is not None:
+            await pending
