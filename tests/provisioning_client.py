@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from muster.identity.sas import decode_key, make
 from muster.provisioning.attestation.symmetric_key import derive
-from muster.testing.hub import HubProcess
+from muster.testing.hub import HubUser
 from tests.certificate_maker import Pair
 
 API = "api-version=2021-10-01"
@@ -28,9 +28,9 @@ class Answer(NamedTuple):
 
 
 class Provisioning:
-    """The provisioning service of a hub's process."""
+    """The provisioning service that is reached at a hub."""
 
-    def __init__(self, hub: HubProcess) -> None:
+    def __init__(self, hub: HubUser) -> None:
         self.hub = hub
         self.scope: str = hub.facts["DPS_ID_SCOPE"]
         parts = dict(part.split("=", 1) for part in hub.facts["DPS_CONNECTION_STRING"].split(";"))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from amqp_client import AmqpClient, partition
+from amqp_device import Device
 from two_hubs import EAST, WEST, TwoHubs, two_hubs
 
-from muster.identity.sas import make
+from muster.identity.sas import decode_key, make
 from muster.wire.amqp.message import Message
-from muster.wire.amqp.performatives import Attach, Detach, Flow
+from muster.wire.amqp.performatives import ACCEPTED, Attach, Detach, Flow
 
 
 @pytest.fixture
@@ -159,3 +160,40 @@ async def test_08_management_speaks_of_its_own_hub(hubs: TwoHubs) -> None:
     assert await asyncio.to_thread(count, WEST, WEST) == 3
     assert await asyncio.to_thread(count, WEST, east) is None
     assert await asyncio.to_thread(count, EAST, WEST) is None
+
+
+async def test_09_a_device_on_amqp_is_its_hubs_by_token_and_by_address(hubs: TwoHubs) -> None:
+    keys = {name: await hubs.add_device(name, "d") for name in (EAST, WEST)}
+
+    def token(name: str) -> str:
+        secret = decode_key(keys[name])
+        assert secret is not None
+        return make(f"{hubs.addresses[name]}/devices/d", int(time.time()) + 600, secret)
+
+    def converse() -> None:
+        plain = hubs.node.facts["ports"]["amqp_plain"]
+        with Device(plain, host=hubs.addresses[EAST], hostname=hubs.addresses[EAST]) as client:
+            assert client.put(token(WEST), f"{hubs.addresses[WEST]}/devices/d")[0] == 200
+            link = client.link("d", "messages/events")
+            assert client.telemetry(link, b"to west") == ACCEPTED
+            assert client.put(token(EAST), f"{hubs.addresses[EAST]}/devices/d")[0] == 401, "it is west's connection"
+
+    await asyncio.to_thread(converse)
+    assert (hubs.stored(EAST), hubs.stored(WEST)) == (0, 1)
+    assert await hubs.causes(WEST) == ["token-for-another-hub"]
+
+
+async def test_10_the_name_in_the_handshake_comes_last(hubs: TwoHubs) -> None:
+    await hubs.add_device(WEST, "d")
+
+    async def status(host: str, server_name: str) -> int:
+        headers = {"Authorization": hubs.token(WEST, host="localhost"), "Host": host}
+        async with hubs.session.get(
+            hubs.url(EAST, "/devices/d"), headers=headers, ssl=hubs.trust, server_hostname=server_name
+        ) as response:
+            return response.status
+
+    assert await status("localhost", "west.example") == 200
+    assert await status("east.example", "west.example") == 401
+    assert await status("west.example", "east.example") == 200
+    assert await status("localhost", "localhost") == 401, "the first hub's"

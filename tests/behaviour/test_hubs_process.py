@@ -18,8 +18,9 @@ ANY_PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubProcess]:
+def hub(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
     """A process with a hub `west` from its muster.toml."""
+    options = getattr(request, "param", ())
     west = loopback()
     config = tmp_path / "muster.toml"
     config.write_text(f"""
@@ -31,7 +32,7 @@ def hub(tmp_path: Path) -> Iterator[HubProcess]:
         disable-module-sas = true
         """)
     prefix = ("env", f"MUSTER_CONFIG={config}")
-    hub = HubProcess(tmp_path, loopback(), "--bind", west, "--partitions", "2", *ANY_PORTS, prefix=prefix)
+    hub = HubProcess(tmp_path, loopback(), "--bind", west, "--partitions", "2", *ANY_PORTS, *options, prefix=prefix)
     yield hub
     hub.kill()
 
@@ -90,6 +91,13 @@ def test_02_hubs_are_added_and_removed_from_the_command_line(hub: HubProcess) ->
     assert "no hub third" in muster(hub, "env", "--hub", "third", code=1).lower()
 
 
+@pytest.mark.parametrize("hub", [("--disable-local-auth",)], indirect=True)
+def test_03_each_hub_is_called_by_a_policy_that_it_takes(hub: HubProcess) -> None:
+    hub.start()
+    assert "DeviceId=d;" in muster(hub, "device", "add", "d")
+    assert "DeviceId=d;" in muster(hub, "device", "add", "d", "--hub", "west"), "it takes its owner's tokens"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -100,7 +108,7 @@ def test_02_hubs_are_added_and_removed_from_the_command_line(hub: HubProcess) ->
         (("--hub", "a=a.example", "--hub", "a=b.example"), "a hub named a already"),
     ],
 )
-def test_03_hubs_that_cannot_be_are_named(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_04_hubs_that_cannot_be_are_named(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
     command = [sys.executable, "-m", "muster", "serve", "--data", str(tmp_path / "data"), "--bind", loopback()]
     done = subprocess.run([*command, *ANY_PORTS, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
@@ -118,7 +126,7 @@ def test_03_hubs_that_cannot_be_are_named(tmp_path: Path, options: tuple[str, ..
         ('[hubs.west]\nhostname = "w"\nevents = "weather"', "'weather' is none of"),
     ],
 )
-def test_04_tables_that_are_wrong_are_named(tmp_path: Path, table: str, said: str) -> None:
+def test_05_tables_that_are_wrong_are_named(tmp_path: Path, table: str, said: str) -> None:
     config = tmp_path / "muster.toml"
     config.write_text(table)
     done = subprocess.run(

@@ -215,6 +215,17 @@ def test_subscriptions_last_until_a_clean_session(room: Room) -> None:
     assert not room.table.resume(DEVICE, clean=False)
 
 
+async def test_who_was_judged_while_the_hub_ended_ends_too(room: Room) -> None:
+    room.table.end_all(UNAVAILABLE)
+    late = Ended()
+    session = room.table.open(room.verdict(DEVICE), late)
+    assert not session.ended, "its head has still to answer"
+    await asyncio.sleep(0)
+    assert session.ended
+    assert late.errors == [UNAVAILABLE]
+    assert room.table.connected_count() == 0
+
+
 def test_all_sessions_end_with_the_hub(room: Room) -> None:
     sinks = [Ended(), Ended()]
     for key, sink in zip((DEVICE, MODULE), sinks, strict=True):

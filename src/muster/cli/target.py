@@ -58,7 +58,8 @@ def hub_facts(facts: dict[str, Any]) -> dict[str, Any]:
         return facts
     if name not in hubs:
         raise HubError(INVALID_OPERATION, f"There is no hub {name[:80]}, there is {', '.join(hubs)}.")
-    return {**facts, **hubs[name]}
+    shared = {key: value for key, value in facts.items() if not isinstance(value, str)}
+    return {**shared, **hubs[name]}
 
 
 def login_options(function: F) -> F:

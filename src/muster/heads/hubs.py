@@ -46,6 +46,8 @@ class HubDirectory(Generic[T]):
     def find(self, *hosts: str, entity: str = "") -> T:
         """The hub that is meant by the first of ``hosts`` that is the name of one alone (any case, perhaps with a
         port), else by its Event Hub-compatible name ``entity``; else ``first``."""
+        if self.alone:
+            return self.first
         by_host = self._by_host
         for host in hosts:
             found = by_host.get(host) or by_host.get(host_name(host))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from typing import Any
@@ -51,14 +52,20 @@ class HttpServer:
         """Wait until no request is being answered. From now on each answer is the last on its connection."""
         self.draining = True
         while any(connection.busy for connection in self.connections):
-            self._finished = self.loop.create_future()
-            await self._finished
+            await self._one_ended()
 
     async def settle(self, seconds: float) -> None:
         """Wait until what is being answered now is answered, the caller's own request apart, ``seconds`` at most."""
-        tasks = [task for task in self._tasks() if task is not asyncio.current_task()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        under_way = [(one, one.under_way(asyncio.current_task())) for one in self.connections]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(request is not None and one.under_way() is request for one, request in under_way):
+                    await self._one_ended()
+
+    async def _one_ended(self) -> None:
+        if self._finished is None or self._finished.done():
+            self._finished = self.loop.create_future()
+        await asyncio.shield(self._finished)
 
     async def close(self) -> None:
         """End every connection; what is being answered still is cancelled."""
@@ -181,6 +188,10 @@ class HttpConnection:
     def busy(self) -> bool:
         """Whether a request is being answered."""
         return self._request is not None
+
+    def under_way(self, but_by: asyncio.Task[Any] | None = None) -> Request | None:
+        """The request that is being answered, unless ``but_by`` is the task that does."""
+        return None if but_by is not None and self._waits_for is but_by else self._request
 
     def cancel(self) -> None:
         """Give up the request that is being answered, if there is one."""
