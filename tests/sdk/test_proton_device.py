@@ -121,13 +121,15 @@ def test_a_certificate_lets_in(
     connection.create_sender(f"/devices/{name}/messages/events").send(telemetry(b"x"))
     for stranger, condition, cause in (
         ("somebody-else", "amqp:not-found", "device-unknown"),
-        (f"{name}-other", "amqp:unauthorized-access", "thumbprint-of-other-device"),
+        (f"{name}-other", "amqp:unauthorized-access", "thumbprint-"),  # whose it is, unless many were looked for
     ):
         with pytest.raises(LinkDetached) as caught:
             connection.create_sender(f"/devices/{stranger}/messages/events")
         assert caught.value.condition == condition
         _, answer = hub.request("GET", f"/$muster/why?device={stranger}")
-        assert (answer["refusals"][0]["cause"], answer["refusals"][0]["transport"]) == (cause, "amqp")
+        refusal = answer["refusals"][0]
+        assert refusal["cause"].startswith(cause)
+        assert refusal["transport"] == "amqp"
 
 
 def test_messages_that_are_settled_before_they_are_sent(
