@@ -100,6 +100,14 @@ AMQP_COMMANDS_IN_FLIGHT = Limit(
     "cs AmqpTransportSettings prefetch",
     "However much credit the device grants.",
 )
+AMQP_UNREAD_BYTES = Limit(
+    "cloud-to-device messages that an AMQP device has not read",
+    1_048_576,
+    1_048_576,
+    "bytes per connection",
+    "own choice",
+    "Further ones stay in their queue until the connection is read.",
+)
 AMQP_REQUESTS_IN_FLIGHT = Limit(
     "twin requests or method answers that an AMQP link may have under way",
     64,

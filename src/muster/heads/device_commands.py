@@ -7,8 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from muster.core.amqp_limits import AMQP_COMMANDS_IN_FLIGHT
+from muster.core.amqp_limits import AMQP_COMMANDS_IN_FLIGHT, AMQP_UNREAD_BYTES
 from muster.core.errors import SERVER_ERROR, TAKEN_OVER, HubError
+from muster.core.queue_limits import COMMAND_BYTES
 from muster.dialect.device_amqp_messages import command_message
 from muster.heads.device_link import DeviceLink, rejected
 from muster.messages.commands import Received
@@ -31,6 +32,7 @@ SETTLEMENTS: dict[type, Settlement] = {
 
 _MOST = AMQP_COMMANDS_IN_FLIGHT.open
 _MOST_REMEMBERED = 4 * _MOST
+_UNREAD_BYTES = AMQP_UNREAD_BYTES.open
 
 
 class CommandLink(DeviceLink):
@@ -79,9 +81,11 @@ class CommandLink(DeviceLink):
 
     def room(self, held: int) -> int:
         """See ``sessions.commands.CommandSink.command_room``."""
-        if not self.device.connection.writable:
+        connection = self.device.connection
+        if not connection.writable:
             return 0
-        return min(self.link.ready, self.link.session.room_to_track, _MOST - held)
+        unread: int = (_UNREAD_BYTES - connection.transport.get_write_buffer_size()) // COMMAND_BYTES.open
+        return min(self.link.ready, self.link.session.room_to_track, _MOST - held, unread)
 
     def send(self, command: Received) -> None:
         """Send ``command``. On a link whose messages go out settled it is complete with that, as nothing else tells."""
