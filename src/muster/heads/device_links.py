@@ -96,6 +96,10 @@ class Devices:
         if self.sessions.get(session.key) is session:
             del self.sessions[session.key]
 
+    def only(self, session: DeviceSession) -> bool:
+        """Whether there is no other."""
+        return self.sessions.keys() <= {session.key}
+
     def hold(self) -> None:
         """Read nothing until the disk has caught up."""
         if not self._holding:
@@ -301,16 +305,20 @@ class DeviceSession:
         return verdict.tracking_id
 
     def end(self, error: ErrorRow) -> None:
-        """See ``sessions.table.Sink``: the links end with it, and the connection if it has nobody else."""
+        """See ``sessions.table.Sink``: the links end with it, or the connection if it has nobody else.
+
+        Not both: Node's client, which answers the end of a link by detaching all others, waits 45 seconds for us then.
+        """
         self.session = None
         connection = self.connection
         problem = HubError(error, tracking_id=tracking_id(self.services.ambient))
+        if not connection.grants and connection.device_grants.only_for(self.key) and self.devices.only(self):
+            self._close()
+            connection.end(problem)
+            return
         for handler in tuple(self._links):
             connection.detach(handler.link, problem)
         self._close()
-        alone = not self.devices.sessions and not connection.grants and connection.device_grants.only_for(self.key)
-        if alone:
-            connection.end(problem)
 
     # --- see ``sessions.table.Sink``
 
