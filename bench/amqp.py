@@ -33,6 +33,7 @@ from bench.servers import BUILD, Accounts, Device, Minimal, Muster, Server
 
 BAR = 0.4
 ALONG = "read along"
+PEER_TRIES = 3
 PARTS = ("telemetry", "gateway")
 
 
@@ -68,8 +69,15 @@ class Bench:
         return {"us": added}
 
     def take(self, load: Load, server: Server, number: int, call: Callable[[], Result]) -> None:
-        """Measure once, and say what came out."""
-        result = self.journal.once(load.name, server.name, number, call)
+        """Measure once, and say what came out. A peer that was starved by others on the machine gets another try."""
+        for left in reversed(range(1 if server.name == Muster.name else PEER_TRIES)):
+            try:
+                result = self.journal.once(load.name, server.name, number, call)
+                break
+            except LoadError as failed:
+                if not left:
+                    raise
+                say(f"again: {failed}")
         say(f"round {number}  {load.name}: {server.name} {result['server_us_per_message']:.1f} µs")
 
     def gateway(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class RabbitMQ(Program):
     """One node with one quorum queue: a message is accepted once it is in the queue's log, synced."""
 
     name = "RabbitMQ"
+    patience = 90.0
 
     def __init__(self, directory: Path, accounts: Accounts) -> None:
         super().__init__(directory, accounts)
@@ -83,6 +85,7 @@ class RabbitMQ(Program):
         return [str(PROGRAMS / "rabbitmq-server")]
 
     def start(self) -> None:
+        shutil.rmtree(self.directory / "data", ignore_errors=True)  # a node that was killed would recover first
         # A port mapper of our own: one that the node starts itself would be nobody's child and outlive it.
         with on_core(SERVER_CORE):
             self._mapper = subprocess.Popen(["epmd"], env=self._environment, stdin=subprocess.DEVNULL)

@@ -28,7 +28,6 @@ BUILD = Path(__file__).resolve().parent / "build"
 HOST = "127.0.0.1"
 TOKEN_SECONDS = 7 * 86_400
 BULK = 100
-START_SECONDS = 20.0
 SUBSCRIBER = ("bench-reader", "bench-reader", "bench-reader-password")
 
 
@@ -148,7 +147,9 @@ class Server(ABC):
 
 
 class Program(Server):
-    """A server that is a plain command listening on one port."""
+    """A server that is a plain command listening on one port, after `patience` seconds at most."""
+
+    patience = 20.0
 
     def __init__(self, directory: Path, accounts: Accounts) -> None:
         super().__init__(directory, accounts)
@@ -169,13 +170,14 @@ class Program(Server):
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 create_connection((HOST, self.port), 1).close()
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{self.name} did not start: {(self.directory / 'log').read_text()}") from None
+                    said = (self.directory / "log").read_text()[-2000:]
+                    raise RuntimeError(f"{self.name} did not start: {said}") from None
                 time.sleep(0.05)
             else:
                 return
