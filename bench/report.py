@@ -65,7 +65,7 @@ def spread(results: list[Result], figure: Figure) -> dict[str, float]:
 def ratio(journal: Journal, figure: Figure, peer: str) -> float | None:
     """The median over the rounds of the subject's figure divided by the peer's in the same round."""
     pairs = zip(journal.of(figure.measurement, SUBJECT), journal.of(figure.measurement, peer), strict=False)
-    ratios = [own[figure.name] / other[figure.name] for own, other in pairs if other[figure.name]]
+    ratios = [own[figure.name] / other[figure.name] for own, other in pairs if other.get(figure.name)]
     return statistics.median(ratios) if ratios else None
 
 
@@ -74,7 +74,9 @@ def summarize(journal: Journal, figures: Sequence[Figure], servers: Sequence[str
     rows = []
     for figure in figures:
         values = {
-            name: spread(results, figure) for name in servers if (results := journal.of(figure.measurement, name))
+            name: spread(results, figure)
+            for name in servers
+            if (results := [one for one in journal.of(figure.measurement, name) if figure.name in one])
         }
         if not values:
             continue

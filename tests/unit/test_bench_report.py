@@ -66,6 +66,13 @@ def test_bars_are_held_against_the_second_server(tmp_path: Path) -> None:
     assert f"| | Muster | RabbitMQ | to RabbitMQ | asked |\n| --- | --- | --- | --- | --- |\n{row}\n" in text
 
 
+def test_a_figure_that_a_peer_does_not_have_is_left_open(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, "load", "us", {"RabbitMQ": [1.0]})
+    journal.once("load", "Muster", 1, lambda: {"us": 2.0, "read_us": 3.0})
+    (row,) = summarize(journal, [Figure("read", "load", "read_us", 1)], ["Muster", "RabbitMQ"])
+    assert (list(row["values"]), row["ratios"]) == (["Muster"], {})
+
+
 def test_stopped_run_measures_only_what_is_left(tmp_path: Path) -> None:
     journal_of(tmp_path, "window 1", "acks_per_s", {"Muster": [1.0]})
     again = Journal(tmp_path / "journal.jsonl")
