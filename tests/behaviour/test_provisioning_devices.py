@@ -285,6 +285,23 @@ async def test_22_a_group_by_reference_needs_a_verified_authority_whose_devices_
     hub.request("DELETE", path, **{"If-Match": "*"})
 
 
+def test_23_one_device_may_refer_to_an_authority_too_and_no_other_of_it_may_register(dps: Provisioning) -> None:
+    make, hub, name, authority = Maker(time.time()), dps.hub, fresh(), fresh("authority")
+    root = make.root(fresh("root"))
+    path = (
+        f"/subscriptions/s/resourceGroups/g/providers/Microsoft.Devices/IotHubs/{hub.address}/certificates/{authority}"
+    )
+    body = {"properties": {"certificate": root.pem.decode(), "isVerified": True}}
+    assert hub.request("PUT", path, body, **{"If-Match": "*"})[0] == 201
+    dps.enroll(name, {"type": "x509", "x509": {"caReferences": {"primary": authority}}})
+    middle = make.intermediate(fresh("middle"), root)
+    state = dps.provision(name, chain=[make.issue(name, middle), middle])
+    assert (state["status"], "enrollmentGroupId" in state["x509"]) == ("assigned", False)
+    other = fresh()
+    assert dps.register(other, chain=[make.issue(other, root)]).status == 401
+    hub.request("DELETE", path, **{"If-Match": "*"})
+
+
 # --- what is told of it all
 
 

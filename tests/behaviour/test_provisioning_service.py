@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -308,6 +309,24 @@ def test_21_an_enrollment_shows_the_registration_of_its_device(dps: Provisioning
     dps.provision(name, dps.token(name, made["attestation"]["symmetricKey"]["primaryKey"]))
     state = dps.call("GET", f"/enrollments/{name}").body["registrationState"]
     assert state == dps.call("GET", f"/registrations/{name}").body
+
+
+# --- as the cloud has it
+
+
+def test_25_the_clouds_limits_hold_in_its_profile(make_hub: Callable[..., HubProcess]) -> None:
+    with make_hub("--profile", "azure") as hub:
+        dps = Provisioning(hub)
+        items = [{"registrationId": f"a{number}", "attestation": KEYS} for number in range(11)]
+        answer = dps.call("POST", "/enrollments", {"mode": "create", "enrollments": items})
+        assert (answer.status, "10 are allowed" in answer.body["message"]) == (400, True)
+        for at in range(0, 110, 10):
+            items = [{"registrationId": f"b{at + number}", "attestation": KEYS} for number in range(10)]
+            assert dps.call("POST", "/enrollments", {"mode": "create", "enrollments": items}).body["isSuccessful"]
+        page = dps.call("POST", "/enrollments/query", {"query": "SELECT * FROM enrollments"})
+        assert (len(page.body), page.headers["x-ms-max-item-count"]) == (100, "100")
+        group = dps.group("g")
+        assert dps.register("d", dps.derived_token("d", group)).headers["retry-after"] == "3"
 
 
 # --- who may

@@ -121,9 +121,4 @@ PROVISIONING = (
         "The enrollment refers to a certificate authority that is not registered.",
         "Register it under that name: muster ca add <name> <file>, then muster ca verify <name>.",
     ),
-    Cause(
-        "allocation-failed",
-        "The device proved who it is and was given no hub.",
-        "See what was seen; then let the device register again.",
-    ),
 )
