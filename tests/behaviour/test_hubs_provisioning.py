@@ -72,3 +72,28 @@ async def test_3_hubs_are_linked_and_gone_as_they_are_added_and_removed(hub: Hub
     assert hub.request("DELETE", "/$muster/hubs/third")[0] == 204
     assert dps.provision("d", token)["assignedHub"] == hub.address, "its hub is no more, it gets another"
     assert hub.request("GET", "/devices/d")[0] == 200
+
+
+async def test_4_weights_and_the_default_policy_are_changed_while_it_runs_and_kept(hub: HubProcess) -> None:
+    dps, west, path = Provisioning(hub), hub.other("west"), "/$muster/provisioning/allocation"
+    group = dps.group("weighted")
+    only_west = {"iotHubs": [{"name": hub.address, "allocationWeight": 0}]}
+    told = dps.call("PATCH", path, only_west)
+    assert told.body == {
+        "allocationPolicy": "hashed",
+        "iotHubs": [
+            {"name": hub.address, "allocationWeight": 0, "applyAllocationPolicy": False},
+            {"name": west.address, "allocationWeight": 1, "applyAllocationPolicy": True},
+        ],
+    }
+    names = [f"d{number}" for number in range(8)]
+    assert {dps.provision(name, dps.derived_token(name, group))["assignedHub"] for name in names} == {west.address}
+    body = {"allocationPolicy": "static", "iotHubs": [{"name": hub.address, "allocationWeight": 1}]}
+    assert dps.call("PATCH", path, body).status == 200
+    hub.kill()
+    hub.start()
+    dps = Provisioning(hub)
+    assert dps.call("GET", path).body["allocationPolicy"] == "static"
+    assert {dps.provision(name, dps.derived_token(name, group))["assignedHub"] for name in names} == {hub.address}
+    wrong = dps.call("PATCH", path, {"iotHubs": [{"name": "elsewhere.example", "allocationWeight": 1}]})
+    assert (wrong.status, "linked are" in wrong.body["message"]) == (400, True)

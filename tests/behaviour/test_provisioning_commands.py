@@ -78,6 +78,14 @@ def test_what_is_wrong_is_said_in_a_line(cli: Cli) -> None:
     assert "no hub runs" in cli.fail("provisioning", "group", "list")
 
 
+def test_allocation_is_shown_and_changed(cli: Cli) -> None:
+    host = cli.hub.address
+    assert cli("provisioning", "allocation") == f"policy  hashed\n     1  {host}"
+    changed = cli("provisioning", "allocation", "--weight", f"{host}=7", "--policy", "geoLatency")
+    assert changed == f"policy  geoLatency\n     7  {host}" == cli("provisioning", "allocation")
+    assert "linked are" in cli.fail("provisioning", "allocation", "--weight", "elsewhere.example=1")
+
+
 def test_log_and_why_tell_of_a_device(cli: Cli) -> None:
     dps = Provisioning(cli.hub)
     group = dps.group("factory")

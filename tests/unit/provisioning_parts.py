@@ -25,7 +25,7 @@ from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
 from muster.provisioning.groups import Groups
 from muster.provisioning.hubs import LinkedHubs
-from muster.provisioning.model import AllocationKind, DeviceData, EnrollmentKey, EnrollmentKind, Registration
+from muster.provisioning.model import DeviceData, EnrollmentKey, EnrollmentKind, Registration
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.rules import Draft, DraftedKeys
 from muster.provisioning.timeline import Timeline
@@ -65,8 +65,8 @@ class Steps:
 class FakeHub:
     """A linked hub."""
 
-    def __init__(self, host: str, steps: Steps, weight: int = 1, *, allocates: bool = True) -> None:
-        self.host, self.weight, self.allocates = host, weight, allocates
+    def __init__(self, host: str, steps: Steps) -> None:
+        self.host = host
         self.devices: dict[str, tuple[Any, bool, DeviceData]] = {}
         self._steps = steps
 
@@ -127,7 +127,7 @@ class Service:
         async with asyncio.timeout(20):
             while True:
                 found = await self.registrar.get(name.lower())
-                if found.intent is None:
+                if found.intent is None and name.lower() not in self.registrar._running:
                     return found
                 await asyncio.sleep(0.002)
 
@@ -166,7 +166,7 @@ async def service(
         return await made[0].webhook(url, body)
 
     registrar = Registrar(
-        SCOPE, store, examiner, timeline, hubs=linked, default=AllocationKind.HASHED,
+        SCOPE, store, examiner, timeline, hubs=linked,
         webhook=webhook, webhook_body=webhook_body, ambient=ambient,
         profile=Profile.OPEN, meters=meters,
     )  # fmt: skip

@@ -211,9 +211,8 @@ async def test_registering_is_idempotent_while_an_assignment_is_in_progress(tmp_
         assert again.registration.operation_id not in identifiers
 
 
-async def test_no_hub_and_a_deleted_enrollment_are_failures_with_a_code(tmp_path: Path) -> None:
-    steps = Steps()
-    async with service(tmp_path, [FakeHub(NEW, steps, allocates=False)]) as running:
+async def test_without_a_hub_the_registration_fails_with_a_code(tmp_path: Path) -> None:
+    async with service(tmp_path, []) as running:
         await running.group()
         found = await running.register("dev")
         assert (found.status, found.error_code) == (RegistrationStatus.FAILED, 400208)

@@ -13,7 +13,7 @@ import click
 from muster.cli.enrollments import commands_of
 from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
-from muster.provisioning.model import EnrollmentKind
+from muster.provisioning.model import AllocationKind, EnrollmentKind
 
 
 @click.group()
@@ -60,6 +60,29 @@ def _lines(entry: Mapping[str, Any], *, checks: bool) -> Iterator[str]:
         yield f"{head}  assigned to {entry['assignedHub']} as {entry['deviceId']} ({entry['substatus']})"
     else:
         yield f"{head}  {entry['status']}, {entry['errorCode']}: {entry['errorMessage']}"
+
+
+@provisioning.command()
+@click.option("--policy", type=click.Choice([kind.value for kind in AllocationKind][:3]),
+              help="The default policy, of enrollments that name none.")  # fmt: skip
+@click.option("--weight", "weights", metavar="HOST=N", multiple=True,
+              help="The share of a hub under hashed allocation, 0 to take it out. Repeatable.")  # fmt: skip
+@deployment_option
+@login_options
+def allocation(*, policy: str | None, weights: tuple[str, ...], data: Path, login: str | None, ca: Path | None) -> None:
+    """Print how devices are spread over the linked hubs, after changing what is given."""
+    client, path = provisioning_client(data, login, ca), "/$muster/provisioning/allocation"
+    hubs = []
+    for text in weights:
+        host, _, number = text.rpartition("=")
+        if not host or not number.isdecimal():
+            raise click.UsageError(f"--weight {text} is not HOST=N.")
+        hubs.append({"name": host, "allocationWeight": int(number)})
+    wanted = {"iotHubs": hubs, **({} if policy is None else {"allocationPolicy": policy})}
+    found = client.call("PATCH", path, wanted) if hubs or policy else client.call("GET", path)
+    click.echo(f"policy  {found['allocationPolicy']}")
+    for hub in found["iotHubs"]:
+        click.echo(f"{hub['allocationWeight']:6}  {hub['name']}")
 
 
 @provisioning.command()

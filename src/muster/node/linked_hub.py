@@ -24,12 +24,8 @@ def local_hub(hub: OpenHub) -> LocalHub:
 class LocalHub:
     """``provisioning.contract.LinkedHub`` for a hub in this process."""
 
-    def __init__(
-        self, hub: Hub, registry: Registry, twins: Twins, trust: Trust, *, weight: int = 1, allocates: bool = True
-    ) -> None:
+    def __init__(self, hub: Hub, registry: Registry, twins: Twins, trust: Trust) -> None:
         self.host = hub.host
-        self.weight = weight
-        self.allocates = allocates
         self._registry = registry
         self._twins = twins
         self._trust = trust

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
 from muster.dialect.enrollment_bodies import webhook_body
+from muster.heads.http.allocation import AllocationOperations
 from muster.heads.http.device_registration import DeviceRegistrationOperations
 from muster.heads.http.enrollments import EnrollmentOperations
 from muster.heads.http.operations import Operation
@@ -26,7 +27,6 @@ from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
 from muster.provisioning.groups import Groups
 from muster.provisioning.hubs import LinkedHubs
-from muster.provisioning.model import AllocationKind
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.timeline import Timeline
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -62,9 +62,10 @@ async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHu
     base.undo.append(entries.flush)
     timeline = Timeline(entries, ambient)
     registrar = Registrar(
-        scope, store, examiner, timeline, hubs=hubs, default=AllocationKind.HASHED, webhook=make_webhook(),
+        scope, store, examiner, timeline, hubs=hubs, webhook=make_webhook(),
         webhook_body=webhook_body, ambient=ambient, profile=profile, meters=meters,
     )  # fmt: skip
+    await hubs.load(base.kept)
     await registrar.resume()
     base.undo.append(registrar.close)
     service = make_hub(base.settings.all_hostnames, (material.provisioning,), profile, name=scope)
@@ -75,6 +76,7 @@ async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHu
         *EnrollmentOperations(enrollments, registrar, answers).table(),
         *RegistrationOperations(registrar, timeline, answers).table(),
         *DeviceRegistrationOperations(registrar, answers).table(),
+        *AllocationOperations(hubs, base.kept, answers).table(),
     ]
     return Provisioning(registrar, timeline, operations)
 

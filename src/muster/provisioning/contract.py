@@ -117,16 +117,6 @@ class LinkedHub(Protocol):
         """The host name that devices are told, in lower case; names the hub among the linked ones."""
         ...
 
-    @property
-    def weight(self) -> int:
-        """Its share under hashed allocation, against the other hubs' weights."""
-        ...
-
-    @property
-    def allocates(self) -> bool:
-        """Whether it gets devices whose enrollment names no hubs."""
-        ...
-
     def trusts(self, authority: str) -> bool:
         """Whether devices may connect with certificates of the authority with this SHA-256 thumbprint."""
         ...

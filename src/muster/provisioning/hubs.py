@@ -1,17 +1,31 @@
-"""The hubs that are linked to a provisioning service at this moment: they come and go while it runs."""
+"""The hubs that are linked to a provisioning service at this moment, and how devices are spread over them: both change
+while it runs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 
+from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.core.settings_store import HubSettingsStore
+from muster.identity.mistakes import shown
 from muster.provisioning.contract import LinkedHub
+from muster.provisioning.model import AllocationKind
+
+MOST_WEIGHT = 1000
+_SETTING = "provisioning-allocation"
 
 
 class LinkedHubs(Mapping[str, LinkedHub]):
-    """By host name, in the order in which they were linked."""
+    """By host name, in the order in which they were linked.
+
+    ``default`` is the allocation policy of enrollments that name none.
+    """
 
     def __init__(self, hubs: Iterable[LinkedHub] = ()) -> None:
         self._hubs = {hub.host: hub for hub in hubs}
+        self._weights: dict[str, int] = {}
+        self.default = AllocationKind.HASHED
 
     def link(self, hub: LinkedHub) -> None:
         """From now on devices may be assigned to ``hub``, in the place of one of the same host name."""
@@ -21,6 +35,37 @@ class LinkedHubs(Mapping[str, LinkedHub]):
         """No more devices are assigned to this hub; those that it has stay there, and get another hub when they
         register again."""
         self._hubs.pop(host, None)
+
+    def weight(self, host: str) -> int:
+        """The share of a hub under hashed allocation, against the others' weights; 0 for one that only devices get
+        whose enrollment names it."""
+        return self._weights.get(host, 1)
+
+    async def load(self, store: HubSettingsStore) -> None:
+        """Take the allocation that was kept. Raises ``HubError`` 500001."""
+        text = await store.get_setting(_SETTING)
+        if text is not None:
+            kept = json.loads(text)
+            self.default, self._weights = AllocationKind(kept["policy"]), kept["weights"]
+
+    async def allocate(
+        self, policy: AllocationKind | None, weights: Mapping[str, int], store: HubSettingsStore
+    ) -> None:
+        """Change the default policy (``None``: as it is) and the weights of the hubs named, and keep it in ``store``.
+
+        Devices that are assigned already move when they register again. Raises ``HubError`` 400004 for a hub that is
+        not linked, a weight that is not 0 to 1,000, or the policy ``custom``, which an enrollment has with its webhook.
+        """
+        if policy is AllocationKind.CUSTOM:
+            raise HubError(ARGUMENT_INVALID, "allocationPolicy custom is no default, an enrollment has it.")
+        for host, weight in weights.items():
+            if host not in self:
+                raise HubError(ARGUMENT_INVALID, f"{shown(host)} is not linked, linked are: {', '.join(self)}.")
+            if not 0 <= weight <= MOST_WEIGHT:
+                raise HubError(ARGUMENT_INVALID, f"The weight of {host} is not 0 to {MOST_WEIGHT}.")
+        wanted, merged = policy or self.default, {**self._weights, **weights}
+        await store.put_settings({_SETTING: json.dumps({"policy": wanted.value, "weights": merged}).encode()})
+        self.default, self._weights = wanted, merged
 
     def __getitem__(self, host: str) -> LinkedHub:
         return self._hubs[host]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from muster.identity.keys import Credentials
@@ -10,6 +9,7 @@ from muster.identity.model import AuthenticationType
 from muster.provisioning import allocation
 from muster.provisioning.attempt import Attempt, Attested
 from muster.provisioning.contract import LinkedHub
+from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.model import (
     AllocationKind,
     Content,
@@ -56,9 +56,9 @@ def first_intent(attempt: Attempt, attested: Attested, enrollment: Enrollment, p
     )  # fmt: skip
 
 
-def pick(enrollment: Enrollment, policy: AllocationKind, registration_id: str, hubs: Sequence[LinkedHub]) -> LinkedHub:
+def pick(enrollment: Enrollment, policy: AllocationKind, registration_id: str, hubs: LinkedHubs) -> LinkedHub:
     """The hub by a policy that asks nobody. Raises ``HubError`` 400208."""
-    return allocation.POLICIES[policy](allocation.candidates(enrollment, hubs), registration_id)
+    return hubs[allocation.POLICIES[policy](allocation.candidates(enrollment, hubs), registration_id).host]
 
 
 def decide(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -32,8 +32,9 @@ from muster.provisioning import plan
 from muster.provisioning.allocation import candidates, custom
 from muster.provisioning.assignment import Postponed, carry_out
 from muster.provisioning.attempt import Attempt, Attested
-from muster.provisioning.contract import LinkedHub, ProvisioningStore, Webhook
+from muster.provisioning.contract import ProvisioningStore, Webhook
 from muster.provisioning.examiner import Examiner, Finding
+from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.ids import normal
 from muster.provisioning.model import (
     AllocationKind,
@@ -81,22 +82,18 @@ class Registrar:
         examiner: Examiner,
         timeline: Timeline,
         *,
-        hubs: Mapping[str, LinkedHub],
-        default: AllocationKind,
+        hubs: LinkedHubs,
         webhook: Webhook,
         webhook_body: WebhookBody,
         ambient: Ambient,
         profile: Profile,
         meters: Meters | None = None,
     ) -> None:
-        """``hubs`` are the linked ones by host name, at every moment; ``default`` is the allocation policy of
-        enrollments that name none."""
         self._scope = scope
         self._store = store
         self._examiner = examiner
         self._timeline = timeline
         self._hubs = hubs
-        self._default = default
         self._webhook = webhook
         self._webhook_body = webhook_body
         self._ambient = ambient
@@ -307,7 +304,7 @@ class Registrar:
         assert intent is not None
         policy = plan.reprovision_policy(enrollment, str(intent.context["apiVersion"]))
         kept = intent.previous in self._hubs and not policy.update_hub
-        return not kept and plan.allocation_of(enrollment, self._default) is AllocationKind.CUSTOM
+        return not kept and plan.allocation_of(enrollment, self._hubs.default) is AllocationKind.CUSTOM
 
     async def _decided(self, registration: Registration, enrollment: Enrollment) -> Registration:
         """The registration with its hub chosen. Raises ``HubError`` 400207, 400208."""
@@ -316,15 +313,16 @@ class Registrar:
         policy = plan.reprovision_policy(enrollment, str(intent.context["apiVersion"]))
         name, data, payload = registration.registration_id, None, None
         if self._asks(enrollment, registration) and enrollment.custom is not None:
-            hubs = candidates(enrollment, list(self._hubs.values()))
+            hubs = candidates(enrollment, self._hubs)
             body = self._webhook_body(enrollment, _context(intent), [hub.host for hub in hubs])
-            hub, data, payload = await custom.ask(self._webhook, enrollment.custom, body, hubs)
+            found = await custom.ask(self._webhook, enrollment.custom, body, hubs)
+            hub, data, payload = self._hubs[found.hub.host], found.data, found.payload
         elif intent.previous in self._hubs and not policy.update_hub:
             hub, payload = self._hubs[intent.previous], registration.payload
             intent = replace(intent, device_id=intent.previous_device)
         else:
-            kind = plan.allocation_of(enrollment, self._default)
-            hub = plan.pick(enrollment, kind, name, list(self._hubs.values()))
+            kind = plan.allocation_of(enrollment, self._hubs.default)
+            hub = plan.pick(enrollment, kind, name, self._hubs)
         there = await hub.has(intent.device_id)
         decided = plan.decide(intent, hub, enrollment, policy, data=data, there=there)
         return replace(registration, intent=decided, payload=payload)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from muster.core.errors import HubError
 from muster.core.provisioning_errors import NO_HUB
 from muster.provisioning.allocation import hashed, latency, static
-from muster.provisioning.contract import LinkedHub
+from muster.provisioning.allocation.candidate import Candidate
+from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.model import AllocationKind, Enrollment
 
-Policy = Callable[[Sequence[LinkedHub], str], LinkedHub]
+Policy = Callable[[Sequence[Candidate], str], Candidate]
 """Picks one of the hubs (at least one) for a registration id."""
 
 POLICIES: Mapping[AllocationKind, Policy] = {
@@ -24,15 +25,12 @@ POLICIES: Mapping[AllocationKind, Policy] = {
 """Those that decide by themselves."""
 
 
-def candidates(enrollment: Enrollment, hubs: Sequence[LinkedHub]) -> Sequence[LinkedHub]:
-    """The hubs that the device may get: those that its enrollment names, in that order, else those that take part in
-    allocation. Raises ``HubError`` 400208 when there are none."""
-    if enrollment.hubs:
-        by_host = {hub.host: hub for hub in hubs}
-        found = [by_host[host] for host in enrollment.hubs if host in by_host]
-    else:
-        found = [hub for hub in hubs if hub.allocates]
+def candidates(enrollment: Enrollment, hubs: LinkedHubs) -> Sequence[Candidate]:
+    """The hubs that the device may get: those that its enrollment names, in that order, else those that have a weight.
+    Raises ``HubError`` 400208 when there are none."""
+    wanted = enrollment.hubs or [host for host in hubs if hubs.weight(host)]
+    found = [Candidate(host, hubs.weight(host)) for host in wanted if host in hubs]
     if not found:
-        named = ", ".join(enrollment.hubs) or "those that take part in allocation"
+        named = ", ".join(enrollment.hubs) or "those that have a weight"
         raise HubError(NO_HUB, f"No hub is linked that the device may get: {named}.")
     return found

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from muster.core.errors import HubError
 from muster.core.provisioning_errors import CUSTOM_ALLOCATION_FAILED
 from muster.identity.mistakes import shown
-from muster.provisioning.contract import LinkedHub, Webhook, WebhookError
+from muster.provisioning.allocation.candidate import Candidate
+from muster.provisioning.contract import Webhook, WebhookError
 from muster.provisioning.model import Content, CustomAllocation, DeviceData
 from muster.twins import rules
 
@@ -18,12 +19,12 @@ class Allocation(NamedTuple):
     """What a webhook has decided: the hub, the initial twin (``None``: the enrollment's), and what the device is told
     besides."""
 
-    hub: LinkedHub
+    hub: Candidate
     data: DeviceData | None
     payload: Any
 
 
-async def ask(webhook: Webhook, definition: CustomAllocation, body: Content, hubs: Sequence[LinkedHub]) -> Allocation:
+async def ask(webhook: Webhook, definition: CustomAllocation, body: Content, hubs: Sequence[Candidate]) -> Allocation:
     """The webhook's decision. Raises ``HubError`` 400207 for one that does not answer as it should."""
     try:
         answer = await webhook(definition.url, json.dumps(body).encode())
@@ -37,7 +38,7 @@ async def ask(webhook: Webhook, definition: CustomAllocation, body: Content, hub
         ) from error
 
 
-def _read(answer: Any, hubs: Sequence[LinkedHub]) -> Allocation:
+def _read(answer: Any, hubs: Sequence[Candidate]) -> Allocation:
     if not isinstance(answer, dict) or not isinstance(answer.get("iotHubHostName"), str):
         raise WebhookError("the webhook's answer has no iotHubHostName")
     host = answer["iotHubHostName"]

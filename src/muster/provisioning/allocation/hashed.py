@@ -11,10 +11,10 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from muster.provisioning.contract import LinkedHub
+from muster.provisioning.allocation.candidate import Candidate
 
 
-def pick(hubs: Sequence[LinkedHub], registration_id: str) -> LinkedHub:
+def pick(hubs: Sequence[Candidate], registration_id: str) -> Candidate:
     """See ``allocation.Policy``. A weight of 0 takes no part, unless all have it."""
     weighted = [hub for hub in hubs if hub.weight > 0]
     return max(

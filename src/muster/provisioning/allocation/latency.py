@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from muster.provisioning.allocation.candidate import Candidate
 from muster.provisioning.allocation.hashed import draw
-from muster.provisioning.contract import LinkedHub
 
 
-def pick(hubs: Sequence[LinkedHub], registration_id: str) -> LinkedHub:
+def pick(hubs: Sequence[Candidate], registration_id: str) -> Candidate:
     """See ``allocation.Policy``."""
     return max(hubs, key=lambda hub: (draw(hub.host, registration_id), hub.host))

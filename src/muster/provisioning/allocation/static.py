@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from muster.provisioning.contract import LinkedHub
+from muster.provisioning.allocation.candidate import Candidate
 
 
-def pick(hubs: Sequence[LinkedHub], registration_id: str) -> LinkedHub:  # noqa: ARG001 - no device is like another
+def pick(hubs: Sequence[Candidate], registration_id: str) -> Candidate:  # noqa: ARG001 - no device is like another
     """See ``allocation.Policy``."""
     return hubs[0]
