@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import apsw
 import pytest
 
+from muster.core.errors import DEVICE_NOT_FOUND, HubError
 from muster.core.limits import REFUSALS_KEPT
 from muster.core.outbox import Entry
+from muster.identity.contract import Edit
+from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey
 from muster.identity.refusals import KeptRefusal
 from muster.messages.blob_contract import Blob, Block, Content
 from muster.stores.sqlite.blobs import SqliteBlobIndex
 from muster.stores.sqlite.database import Writer, open_connection
+from muster.stores.sqlite.hub_removal import forget_hub
 from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.refusals import SqliteRefusalStore
+from muster.stores.sqlite.twins import SqliteTwinStore
 
 ONE_HUB = next(number for number, step in enumerate(MIGRATIONS) if "refusals_of_one" in step)
 """The layout of the last version that had one hub only."""
@@ -89,6 +96,18 @@ async def test_files_of_the_same_name(database: Database) -> None:
     assert other.files() == {"2": 1, "staged 2": 1}
     assert await one.expire(11.0) == {}
     assert await other.expire(11.0) == {"staged 2": 1}
+
+
+async def test_a_later_hub_of_the_name_knows_no_twin_of_the_earlier(database: Database) -> None:
+    identities, twins = (kind(database.writer, database.reader) for kind in (SqliteIdentityStore, SqliteTwinStore))
+    key = IdentityKey("d")
+    device = Identity(key=key, generation_id="1", version=1, authentication=Authentication(AuthenticationType.NONE))
+    assert await identities.edit("one", [Edit(key, lambda _: device)]) == [device]
+    await twins.edit("one", key, lambda twin: replace(twin, version=twin.version + 1), lambda _: None)
+    await forget_hub(database.writer, "one")
+    with pytest.raises(HubError) as caught:
+        await twins.edit("one", key, lambda twin: twin, lambda _: None)
+    assert caught.value.row is DEVICE_NOT_FOUND
 
 
 async def test_what_an_earlier_version_kept_is_the_first_hubs(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ async def forget_hub(writer: Writer, hub: str) -> None:
     for statement in await writer.submit(_statements):
         while await writer.submit(partial(_delete, statement, hub)):
             pass
+    await writer.submit(lambda _: writer.kept.clear())  # twins of the hub may be among it
 
 
 def _statements(connection: apsw.Connection) -> list[str]:
