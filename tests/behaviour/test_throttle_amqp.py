@@ -214,6 +214,22 @@ async def test_10_each_message_of_a_batch_is_charged_and_the_batch_counts_once_f
         assert reading(hub.mqtt, TELEMETRY).accepted == 1 + 2
 
 
+async def test_10_1_what_is_no_amqp_where_nobody_looks_is_rejected_and_costs_nothing(hub: DeviceHub) -> None:
+    device = await hub.device()
+    link = await aside(device.link, "d", EVENTS)
+    use_up(hub.mqtt, TELEMETRY)
+    broken = b"\x00\x53\x70\xc0\x05\x02\xff\xff\xff\xff" + message(1)  # a header
+    numbers = [device.transfer(link, one) for one in (message(0), broken, message(2))]
+    await hub.mqtt.settled(lambda: waiting(hub) == 3)
+    for number, outcome in zip(numbers, (Accepted, Rejected, Accepted), strict=True):
+        hub.ambient.advance(0.011)
+        assert isinstance(await aside(device.settlement, number), outcome)
+    assert await hub.bodies("d", 2) == ["0", "2"]
+    quota = hub.mqtt.meters.quota()
+    assert quota is not None
+    assert quota.used == 2
+
+
 # --- without a plan
 
 

@@ -96,10 +96,16 @@ class ThrottledTelemetryLink(TelemetryLink):
         self.device.connection.flush()
 
     def _take(self, event: Delivery) -> None:
+        try:
+            sizes = counted_bytes(event.payload, event.message_format)
+        except AmqpDecodeError as problem:  # what nobody looks at elsewhere, as a header, may be no AMQP
+            self._reject(event, problem)
+            self.writable()
+            return
         self._rejected = False
         super().delivery(event)
         if not self._rejected:
-            for size in counted_bytes(event.payload, event.message_format):
+            for size in sizes:
                 self._meters.charge(size)
 
     def _reject(self, event: Delivery, problem: AmqpDecodeError | HubError) -> None:
