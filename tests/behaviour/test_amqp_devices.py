@@ -238,6 +238,18 @@ async def test_2_5_a_deleted_device_loses_the_connection_that_is_its_own(hub: De
     assert await aside(device.hung_up)
 
 
+async def test_2_5_1_another_ones_token_prolongs_nothing_though_the_letters_are_the_same(hub: DeviceHub) -> None:
+    gateway = await hub.connect()
+    assert (await aside(gateway.put, await hub.token("Dev", 600)))[0] == 200
+    await aside(gateway.link, "Dev", EVENTS)
+    assert (await aside(gateway.put, await hub.token("dev", 6000)))[0] == 200
+    link = await aside(gateway.link, "dev", EVENTS)
+    hub.ambient.advance(600 + 301)
+    assert (await aside(gateway.refusal)).condition == "amqp:unauthorized-access"
+    assert (hub.connected("Dev"), hub.connected("dev")) == (False, True)
+    assert isinstance(await aside(gateway.telemetry, link, b"x"), Accepted)
+
+
 async def test_2_6_a_token_that_runs_out_ends_the_links_of_its_device(hub: DeviceHub) -> None:
     gateway = await hub.connect()
     assert (await aside(gateway.put, await hub.token("a", 600)))[0] == 200

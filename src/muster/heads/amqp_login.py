@@ -102,7 +102,7 @@ async def device(connection: AmqpConnection, token: str, key: IdentityKey, *, us
         )
     )
     if verdict.allowed and connection.hub is hub and not connection.closing:
-        connection.device_grants.add(scope_of(identity_path(key)), token, verdict)
+        connection.device_grants.add(identity_path(key), token, verdict)
         connection.proven()
         if hub.faults is not None:
             break_off(connection, hub.faults, key)

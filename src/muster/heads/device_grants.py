@@ -27,6 +27,8 @@ class DeviceGrants:
     def add(self, scope: Scope, token: str, verdict: Verdict) -> None:
         """Keep a token that an allowed ``verdict`` was made of, in place of an earlier one for the same scope.
 
+        The scope of an identity's own token has its ids as they are: others of the same letters are other identities,
+        whose tokens must not prolong its session.
         Raises ``HubError`` 403005 when there are too many.
         """
         self._grants.add(scope, verdict)
@@ -34,16 +36,19 @@ class DeviceGrants:
 
     def find(self, key: IdentityKey) -> tuple[Scope, str] | None:
         """The token that says most precisely that it is for ``key``, and its scope."""
-        path = scope_of(identity_path(key))
-        for length in range(len(path), -1, -1):
-            token = self._tokens.get(path[:length])
-            if token is not None:
-                return path[:length], token
+        own = identity_path(key)
+        lowered = scope_of(own)
+        for length in range(len(own), -1, -1):
+            for scope in (own[:length], lowered[:length]):
+                token = self._tokens.get(scope)
+                if token is not None:
+                    return scope, token
         return None
 
     def only_for(self, key: IdentityKey) -> bool:
         """Whether no token is good for anybody but ``key``."""
-        return not self._tokens.keys() - {scope_of(identity_path(key))}
+        own = identity_path(key)
+        return not self._tokens.keys() - {own, scope_of(own)}
 
     def clear(self) -> None:
         """The connection is gone."""
