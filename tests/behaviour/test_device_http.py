@@ -269,6 +269,14 @@ async def test_19_the_cloud_profile_takes_ascii_properties_only(tmp_path: Path) 
         assert (await hub.send_batch([{"body": "", "properties": {"a b": "c"}}])).status == 400
 
 
+async def test_19_1_a_batch_holds_a_bounded_number_of_messages(tmp_path: Path) -> None:
+    async with device_http_hub(tmp_path, Profile.AZURE) as hub:
+        assert (await hub.send_batch([{"body": ""}] * 500)).status == 204
+        answer = await hub.send_batch([{"body": ""}] * 501)
+        assert (answer.status, answer.error) == (400, "ArgumentInvalid")
+        assert "500 at most" in answer.message
+
+
 async def test_20_calls_are_activity_and_no_connection(hub: DeviceHttpHub) -> None:
     key = IdentityKey("d")
     await hub.mqtt.key("d")

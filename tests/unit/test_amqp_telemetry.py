@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.core.errors import HubError
-from muster.core.limits import MESSAGE_BYTES
+from muster.core.limits import BATCH_MESSAGES, MESSAGE_BYTES, Profile
 from muster.dialect.amqp_telemetry import TelemetryReader, _rewritten
 from muster.dialect.record import deliver, describe, sender_annotations
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -158,11 +158,19 @@ def test_a_time_that_no_calendar_has_is_a_number_where_messages_are_shown(moment
 def test_a_batch_may_be_as_large_as_a_message() -> None:
     reader = TelemetryReader()
     part = encode_message(Message(data=(b"x" * 65_536,)))
-    assert len(reader.read_batch(encode_message(Message(data=(part,) * 4)))) == 4
+    assert len(reader.read_batch(encode_message(Message(data=(part,) * 4)), Profile.OPEN)) == 4
     with pytest.raises(HubError, match="over 262144 bytes"):
-        reader.read_batch(encode_message(Message(data=(part,) * 5)))
+        reader.read_batch(encode_message(Message(data=(part,) * 5)), Profile.OPEN)
     with pytest.raises(HubError, match="no message"):
-        reader.read_batch(b"")
+        reader.read_batch(b"", Profile.OPEN)
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_batch_holds_a_bounded_number_of_messages(profile: Profile) -> None:
+    part, most = b"\x00\x53\x75\xa0\x05\x00\x53\x75\xa0\x00", BATCH_MESSAGES.under(profile)
+    assert len(TelemetryReader().read_batch(part * most, profile)) == most
+    with pytest.raises(HubError, match=f"send {most} at most"):
+        TelemetryReader().read_batch(part * (most + 1), profile)
 
 
 def test_forged_annotations_and_properties_are_left_out() -> None:

@@ -29,6 +29,14 @@ MESSAGE_BYTES = Limit(
     _QUOTAS,
     "Body, system property values and user names and values together; clients refuse more by themselves.",
 )
+BATCH_MESSAGES = Limit(
+    "messages in a batch of a device",
+    500,
+    5_000,
+    "messages",
+    _QUOTAS,
+    "Over AMQP and HTTPS; a batch is stored as one, and everybody waits while it is made ready.",
+)
 MQTT_PACKET_BYTES = Limit(
     "MQTT packet",
     262_144 + 65_535 + 16,

@@ -13,9 +13,10 @@ from struct import Struct
 from typing import Any
 
 from muster.core.errors import ARGUMENT_INVALID, MESSAGE_TOO_LARGE, HubError
-from muster.core.limits import MESSAGE_BYTES
+from muster.core.limits import MESSAGE_BYTES, Profile
 from muster.dialect.record import annotation_head
 from muster.identity.mistakes import shown
+from muster.messages.properties import check_batch
 from muster.wire.amqp.decoding import decode
 from muster.wire.amqp.message import NO_VALUE, Message, Properties, decode_message, encode_message
 from muster.wire.amqp.values import Byte, Described, Float, Int, Short, Symbol, Timestamp, UByte, UInt, ULong, UShort
@@ -108,9 +109,11 @@ class TelemetryReader:
             self._before, self._begin = payload[: latest + 3], begin
         return _PLAIN_HEAD + payload[begin:end]
 
-    def read_batch(self, payload: bytes) -> list[bytes]:
-        """The messages of a batch, each as ``read`` makes it. Raises as that, and 400004 when there are none."""
+    def read_batch(self, payload: bytes, profile: Profile) -> list[bytes]:
+        """The messages of a batch, each as ``read`` makes it. Raises as that, and 400004 when there are none, or more
+        than ``profile`` allows."""
         parts = decode_message(payload).data
+        check_batch(len(parts), profile)
         found = [self.read(part) for part in parts]
         if not found:
             raise HubError(ARGUMENT_INVALID, "The batch holds no message; send each in a Data section.")

@@ -92,7 +92,7 @@ def _ranges(ids: list[int]) -> list[tuple[int, int]]:
 class TelemetryLink(DeviceLink):
     """Messages of one identity, on their way into its partition."""
 
-    __slots__ = ("_acknowledgements", "_append", "_partition", "_read", "_reader", "_telemetry")
+    __slots__ = ("_acknowledgements", "_append", "_partition", "_profile", "_read", "_reader", "_telemetry")
 
     link: ReceivingLink
 
@@ -103,6 +103,7 @@ class TelemetryLink(DeviceLink):
         self._telemetry = device.services.telemetry
         self._append = self._telemetry.append
         self._partition = device.partition
+        self._profile = device.services.authenticator.hub.profile
         self._acknowledgements = device.devices.acknowledgements
 
     def open(self) -> None:
@@ -134,7 +135,7 @@ class TelemetryLink(DeviceLink):
                 f"The message format is {message_format:#x}, send 0, or {BATCH_FORMAT:#x} for a batch.",
             )
         sender = self.device.sender
-        for part in self._reader.read_batch(payload):
+        for part in self._reader.read_batch(payload, self._profile):
             batch = self._append(self._partition, sender + part)
         return batch
 

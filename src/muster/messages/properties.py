@@ -1,11 +1,12 @@
-"""Which names and values the application properties of a message may have (device.md section 8)."""
+"""Which names and values the application properties of a message may have, and how many messages a batch
+(device.md section 8)."""
 
 from __future__ import annotations
 
 import re
 
 from muster.core.errors import ARGUMENT_INVALID, HubError
-from muster.core.limits import Profile
+from muster.core.limits import BATCH_MESSAGES, Profile
 from muster.core.queue_limits import MESSAGE_ID_CHARACTERS
 
 _ALLOWED = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^_`|~]*")
@@ -23,6 +24,13 @@ def check_property(name: str, value: str, profile: Profile) -> None:
         good = _ALLOWED.match(text)
         if good is not None and good.end() < len(text):
             raise bad_character(what, text, good.end(), "!#$%&'*+-.^_`|~")
+
+
+def check_batch(count: int, profile: Profile) -> None:
+    """Refuse (400004) a batch of ``count`` messages when that are too many."""
+    most = BATCH_MESSAGES.under(profile)
+    if count > most:
+        raise HubError(ARGUMENT_INVALID, f"The batch holds {count} messages, send {most} at most in one.")
 
 
 def bad_character(what: str, text: str, position: int, others: str) -> HubError:

@@ -29,7 +29,7 @@ from muster.heads.http.operations import Call, Operation
 from muster.identity.model import Identity
 from muster.identity.verdict import Right
 from muster.messages.commands import received
-from muster.messages.properties import check_property
+from muster.messages.properties import check_batch, check_property
 from muster.messages.queue import Settlement
 
 _AT_ONCE = 500
@@ -82,6 +82,7 @@ class DeviceMessageOperations:
         body = await _body(request)
         if request.said.media_type == BATCH_TYPE:
             messages = read_batch(body)
+            check_batch(len(messages), self._profile)
         else:
             messages = [read_message(request.headers.items(), body)]
         assert call.verdict is not None, "the gate let it through"
