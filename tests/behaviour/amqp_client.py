@@ -41,18 +41,22 @@ class Came(NamedTuple):
     payload: bytes
 
 
+def _dialled(host: str, port: int, context: ssl.SSLContext | None) -> socket.socket:
+    plain = socket.create_connection((host, port), WAIT)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return plain if context is None else context.wrap_socket(plain, server_hostname=host)
+
+
 class AmqpClient:
     """A connection. Sessions are begun on channels as they are used; handles count up within each."""
 
     def __init__(
         self, port: int, *, sasl: SaslInit | None = None, host: str = "127.0.0.1", hostname: str = "localhost",
-        context: ssl.SSLContext | None = None, **fields: Any,
+        context: ssl.SSLContext | None = None, connection: Any = None, **fields: Any,
     ) -> None:  # fmt: skip
-        """To a port without TLS, or with that of ``context``; ``hostname`` stands in open."""
-        self.socket = socket.create_connection((host, port), WAIT)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if context is not None:
-            self.socket = context.wrap_socket(self.socket, server_hostname=host)
+        """To a port without TLS, or with that of ``context``, or over ``connection``, which is like a socket;
+        ``hostname`` stands in open."""
+        self.socket: Any = connection or _dialled(host, port, context)
         self.buffer = FrameBuffer(1 << 30)
         self.came: list[Came] = []
         self._handles = 0
