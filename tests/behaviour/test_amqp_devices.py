@@ -148,6 +148,26 @@ async def test_1_8_a_devices_token_opens_no_other_devices_links(hub: DeviceHub) 
     device = await hub.device("d")
     await aside(device.ask, "other", EVENTS)
     assert (await aside(device.attached)).condition == "amqp:unauthorized-access"
+    assert await hub.mqtt.last_cause() == "device-mismatch"
+    for name in ("a", "b", "c"):
+        assert (await aside(device.put, await hub.token(name)))[0] == 200
+    await aside(device.ask, "other", EVENTS)
+    assert (await aside(device.attached)).condition == "amqp:unauthorized-access"
+    newest = await hub.mqtt.refusals.last()
+    assert newest is not None
+    assert newest.report["cause"] == "link-scope"
+    assert "devices/a, devices/b, devices/c and 1 more" in str(newest.report)
+
+
+async def test_1_8_1_a_policys_token_put_for_one_device_opens_no_others_links(hub: DeviceHub) -> None:
+    for name in ("a", "b"):
+        await hub.mqtt.key(name)
+    device = await hub.connect()
+    assert (await aside(device.put, hub.policy_token(), "localhost/devices/a"))[0] == 200
+    await aside(device.link, "a", EVENTS)
+    await aside(device.ask, "b", EVENTS)
+    assert (await aside(device.attached)).condition == "amqp:unauthorized-access"
+    assert await hub.mqtt.last_cause() == "link-scope"
 
 
 @pytest.mark.parametrize(

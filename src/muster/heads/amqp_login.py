@@ -112,12 +112,16 @@ async def device(connection: AmqpConnection, token: str, key: IdentityKey, *, us
 def attempt(connection: AmqpConnection, key: IdentityKey) -> tuple[Scope | None, DeviceAttempt]:
     """What ``key`` has to show on this connection, with the scope of its token; ``None`` for a certificate.
 
+    A token of somebody else is shown where there is nothing else, so that its refusal is that of the other transports.
     Raises ``HubError`` 401002, and keeps the refusal, when there is nothing.
     """
-    found = connection.device_grants.find(key)
+    grants = connection.device_grants
+    found = grants.find(key)
     credential = tls_credential(connection.transport, without=None if found is None else found[1])
     if found is None and not credential:
-        seen = connection.grants.described()
+        found = grants.mistaken()
+    if found is None and not credential:
+        seen = grants.described() if grants else connection.grants.described()
         wanted = shown("/".join(identity_path(key)))
         kept = connection.keep("link-scope", f"a token for {wanted}, or a client certificate", seen)
         raise HubError(UNAUTHORIZED, f"There is no token for '{wanted}'.", tracking_id=kept)

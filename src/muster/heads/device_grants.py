@@ -10,6 +10,9 @@ from muster.heads.grants import Grants, Scope, scope_of
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Verdict
 
+_NAMED = 3
+"""How many tokens a refusal names: a gateway has a thousand."""
+
 
 class DeviceGrants:
     """Tokens by scope. ``when_expired`` is called with the scope of one that ran out and was not renewed meanwhile."""
@@ -44,6 +47,20 @@ class DeviceGrants:
                 if token is not None:
                     return scope, token
         return None
+
+    def mistaken(self) -> tuple[Scope, str] | None:
+        """The token of a connection that has just one, and that an identity's own: who attaches another identity's
+        link takes it for that one's."""
+        if len(self._tokens) != 1:
+            return None
+        [(scope, token)] = self._tokens.items()
+        return (scope, token) if self._grants.of_identity(scope) else None
+
+    def described(self) -> str:
+        """What there is, for a verdict."""
+        names = sorted("/".join(scope) or "the hub" for scope in self._tokens)
+        more = len(names) - _NAMED
+        return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
     def only_for(self, key: IdentityKey) -> bool:
         """Whether no token is good for anybody but ``key``."""

@@ -51,6 +51,10 @@ class Grants:
         """Whether there is a grant for just this scope."""
         return scope in self._held
 
+    def of_identity(self, scope: Scope) -> bool:
+        """Whether the grant for just this scope is that of an identity's own token, and not of a policy's."""
+        return scope in self._held and self._held[scope].identity is not None
+
     def described(self) -> str:
         """What there is, for a verdict."""
         return ", ".join(sorted("/".join(scope) or "the hub" for scope in self._held)) or "no token"
