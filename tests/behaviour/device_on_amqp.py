@@ -246,12 +246,12 @@ class WebSocketSocket:
 
 
 def _plain(place: Place, login: Login, sasl: SaslInit | None) -> Wire:
-    return Wire(place.amqp, host=place.host, context=login.context, sasl=sasl)
+    return Wire(place.amqp, host=place.host, hostname=login.host, context=login.context, sasl=sasl)
 
 
 def _websocket(place: Place, login: Login, sasl: SaslInit | None) -> Wire:
     connection = WebSocketSocket(f"wss://{place.host}:{place.https}/$iothub/websocket", login.context)
-    return Wire(0, connection=connection, sasl=sasl)
+    return Wire(0, connection=connection, hostname=login.host, sasl=sasl)
 
 
 def _log_in(dial: Callable[[Place, Login, SaslInit | None], Wire], place: Place, login: Login) -> AmqpDevice:

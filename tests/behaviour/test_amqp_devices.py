@@ -214,16 +214,6 @@ async def test_2_1_a_newer_connection_takes_over_and_the_older_ends(hub: DeviceH
     assert isinstance(await aside(new.telemetry, link, b"x"), Accepted)
 
 
-async def test_2_2_mqtt_and_amqp_take_over_from_each_other(hub: DeviceHub) -> None:
-    amqp = await hub.device("d")
-    await aside(amqp.link, "d", EVENTS)
-    mqtt = await hub.mqtt.device("d")
-    assert (await aside(amqp.wait_for, Close)).body.error.condition == "amqp:link:stolen"
-    again = await hub.device("d")
-    await aside(again.link, "d", EVENTS)
-    assert await mqtt.expect_end() == b""
-
-
 async def test_2_3_the_session_ends_with_the_last_link(hub: DeviceHub) -> None:
     device = await hub.device("d")
     first, second = await aside(device.link, "d", EVENTS), await aside(device.link, "d", EVENTS)

@@ -16,9 +16,9 @@ from muster.core.errors import SERVER_ERROR, HubError
 from muster.core.limits import MESSAGE_BYTES, Profile
 from muster.core.meters import Reading
 from muster.core.throttles import COMMAND_RECEIVES, TELEMETRY, Plan, Quota, Tier
-from muster.identity.changes import ANY, Draft
+from muster.identity.changes import Draft
 from muster.identity.keys import Credentials
-from muster.identity.model import AuthenticationType, IdentityKey, Status
+from muster.identity.model import AuthenticationType, IdentityKey
 from muster.identity.sas import make
 from tests.certificate_maker import Maker
 
@@ -250,13 +250,6 @@ async def test_17_refused_devices_hear_azures_answer_and_why_tells_the_rest(hub:
     answer = await hub.call("POST", "/devices/nobody/messages/events", b"x", Authorization=other)
     assert (answer.status, answer.error) == (404, "DeviceNotFound")
     assert await hub.stored() == []
-
-
-async def test_18_a_disabled_device_is_refused(hub: DeviceHttpHub) -> None:
-    await hub.mqtt.key("d")
-    await hub.registry.update(Draft(key=IdentityKey("d"), status=Status.DISABLED), ANY)
-    answer = await hub.send()
-    assert (answer.status, answer.error) == (403, "DeviceDisabled")
 
 
 async def test_19_the_cloud_profile_takes_ascii_properties_only(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from mqtt_hub import EVENTS, TOKEN_SECONDS, MqttHub, alive, ends_silently, mqtt_
 from muster.core.limits import CONNECT_WAIT, MQTT_KEEP_ALIVE, MQTT_PACKET_BYTES
 from muster.heads import mqtt as head
 from muster.identity.authenticator import DeviceAttempt
-from muster.identity.changes import ANY, Draft
-from muster.identity.model import IdentityKey, Status
+from muster.identity.model import IdentityKey
 from muster.identity.verdict import Verdict
 from muster.testing import mqtt
 from muster.wire.mqtt.packets import Will
@@ -135,21 +134,6 @@ async def test_010_a_bad_password_is_refused_with_5_and_named(
     assert await client.connect(client_id, user, password) == (False, 5)
     await ends_silently(client)
     assert await hub.last_cause() == cause
-
-
-async def test_011_an_expired_token_is_refused_with_5(hub: MqttHub) -> None:
-    client = await hub.open()
-    client_id, user, _ = await hub.login("d")
-    assert await client.connect(client_id, user, await hub.token("d", seconds=-600)) == (False, 5)
-    assert "expir" in await hub.last_cause()
-
-
-async def test_012_a_disabled_device_is_refused_with_5(hub: MqttHub) -> None:
-    login = await hub.login("d")
-    await hub.registry.update(Draft(key=IdentityKey("d"), status=Status.DISABLED), ANY)
-    client = await hub.open()
-    assert await client.connect(*login) == (False, 5)
-    assert await hub.last_cause() == "device-disabled"
 
 
 async def test_013_connect_may_come_in_single_bytes(hub: MqttHub) -> None:
@@ -291,30 +275,6 @@ async def test_103_the_newer_connection_takes_over_without_a_word_to_the_older(h
     assert hub.sessions.is_connected(IdentityKey("d"))
 
 
-async def test_104_a_device_and_its_modules_do_not_take_over_from_each_other(hub: MqttHub) -> None:
-    clients = [await hub.device("d"), await hub.device("d", "m1"), await hub.device("d", "m2")]
-    for client in clients:
-        await alive(client)
-
-
-async def test_105_a_refused_connect_does_not_take_over(hub: MqttHub) -> None:
-    client = await hub.device("d")
-    intruder = await hub.open()
-    client_id, user, _ = await hub.login("d")
-    assert (await intruder.connect(client_id, user, await hub.token("other")))[1] == 5
-    await alive(client)
-
-
-@pytest.mark.parametrize("change", ["disable", "delete"])
-async def test_106_a_device_that_is_disabled_or_deleted_is_cut_off(hub: MqttHub, change: str) -> None:
-    client = await hub.device("d")
-    if change == "disable":
-        await hub.registry.update(Draft(key=IdentityKey("d"), status=Status.DISABLED), ANY)
-    else:
-        await hub.registry.delete(IdentityKey("d"))
-    await ends_silently(client)
-
-
 async def test_107_the_end_of_its_token_ends_the_connection(hub: MqttHub) -> None:
     client = await hub.device("d")
     hub.ambient.advance(TOKEN_SECONDS - 1)
@@ -322,14 +282,6 @@ async def test_107_the_end_of_its_token_ends_the_connection(hub: MqttHub) -> Non
     hub.ambient.advance(601)
     await ends_silently(client)
     assert await hub.last_cause() == "token-expiry"
-
-
-async def test_108_reconnecting_with_a_new_token_goes_on(hub: MqttHub) -> None:
-    await hub.device("d")
-    hub.ambient.advance(TOKEN_SECONDS - 1)
-    renewed = await hub.device("d")
-    hub.ambient.advance(TOKEN_SECONDS - 1)
-    await alive(renewed)
 
 
 # --- keep-alive
