@@ -15,7 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from muster.core.ambient import Timer, tracking_id
-from muster.core.errors import DEVICE_UNAUTHORIZED, SERVER_ERROR, ErrorRow, HubError
+from muster.core.errors import DEVICE_UNAUTHORIZED, SERVER_ERROR, UNAVAILABLE, ErrorRow, HubError
 from muster.dialect.device_amqp import Part, device_address, model_of, part_of
 from muster.dialect.record import sender_annotations
 from muster.heads import amqp_login
@@ -308,9 +308,14 @@ class DeviceSession:
         """See ``sessions.table.Sink``: the links end with it, or the connection if it has nobody else.
 
         Not both: Node's client, which answers the end of a link by detaching all others, waits 45 seconds for us then.
+        When the hub stops, the connection ends in good order: that client gives up after ``com.microsoft:server-busy``.
         """
         self.session = None
         connection = self.connection
+        if error is UNAVAILABLE:
+            self._close()
+            connection.end(None)
+            return
         problem = HubError(error, tracking_id=tracking_id(self.services.ambient))
         if not connection.grants and connection.device_grants.only_for(self.key) and self.devices.only(self):
             self._close()
