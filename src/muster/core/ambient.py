@@ -119,6 +119,11 @@ def tracking_id(ambient: Ambient, digits: str = "") -> str:
     return f"{digits or ambient.fresh_id()}-G:0-TimeStamp:{_stamp(int(ambient.now()))}"
 
 
+def shown_id(request_id: str) -> str:
+    """``request_id``, 32 hex digits, as a UUID."""
+    return f"{request_id[:8]}-{request_id[8:12]}-{request_id[12:16]}-{request_id[16:20]}-{request_id[20:]}"
+
+
 @lru_cache(maxsize=4)
 def _stamp(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%m/%d/%Y %H:%M:%S")

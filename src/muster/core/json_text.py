@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
+from json.encoder import c_make_encoder, encode_basestring, encode_basestring_ascii  # type: ignore[attr-defined]
 from typing import Any, Final, NoReturn
 
 
@@ -80,18 +80,19 @@ def _default(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _encoder(*, allow_nan: bool) -> Callable[[Any, int], tuple[str, ...]]:
+def _encoder(text: Callable[[str], str], *, allow_nan: bool) -> Callable[[Any, int], tuple[str, ...]]:
     """No blanks, nothing escaped that need not be; nothing checks for circles, which values of JSON cannot have."""
     made: Callable[[Any, int], tuple[str, ...]] = c_make_encoder(
-        None, _default, encode_basestring, None, ":", ",", False, False, allow_nan
+        None, _default, text, None, ":", ",", False, False, allow_nan
     )
     return made
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
 _scan: Final[Callable[[str, int], tuple[Any, int]]] = _decoder.scan_once  # type: ignore[attr-defined]
-_strict: Final = _encoder(allow_nan=False)
-_lenient: Final = _encoder(allow_nan=True)
+_strict: Final = _encoder(encode_basestring, allow_nan=False)
+_lenient: Final = _encoder(encode_basestring, allow_nan=True)
+_ascii: Final = _encoder(encode_basestring_ascii, allow_nan=True)
 
 
 def encode(value: Any) -> str:
@@ -102,6 +103,11 @@ def encode(value: Any) -> str:
 def encode_any(value: Any) -> str:
     """As ``encode``; floats that are no numbers are written as JavaScript has them."""
     return "".join(_lenient(value, 0))
+
+
+def encode_ascii(value: Any) -> str:
+    """As ``encode_any``, with escapes for all that is not ASCII."""
+    return "".join(_ascii(value, 0))
 
 
 def decode(text: str) -> Any:

@@ -31,6 +31,22 @@ ENROLLMENT_PAGE = Limit(
 REGISTRATION_BODY_BYTES = Limit(
     "body of a registration", 98_304, 98_304, "bytes", _QUOTAS, "The device's own payload is in it."
 )
+REGISTRATION_PACKET_BYTES = Limit(
+    "registration with what is around it",
+    102_400,
+    102_400,
+    "bytes",
+    "own choice",
+    "An MQTT packet with its topic, an AMQP message with its properties.",
+)
+REGISTRATION_SILENCE = Limit(
+    "pause between a device's questions to the provisioning service",
+    120,
+    120,
+    "seconds",
+    "own choice",
+    "Over MQTT and AMQP; then the connection is closed, for it has served its purpose. SDKs ask every few seconds.",
+)
 REGISTRATION_RETRY = Limit(
     "retry-after of a registration",
     3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any, NamedTuple
 
-from muster.core.ambient import iso
+from muster.core.ambient import iso, shown_id
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.dialect.etag import etag_of
 from muster.dialect.json_body import Members
@@ -42,6 +42,16 @@ def disabled_body(registration_id: str) -> dict[str, Any]:
     status = RegistrationStatus.DISABLED.value
     state = {"registrationId": registration_id, "status": status}
     return {"operationId": "", "status": status, "registrationState": state}
+
+
+def error_body(error: HubError, tracking_id: str, moment: float) -> dict[str, Any]:
+    """A refusal (provisioning.md 5.5)."""
+    return {
+        "errorCode": error.row.code,
+        "trackingId": shown_id(tracking_id[:32]),
+        "message": error.message,
+        "timestampUtc": iso(moment),
+    }
 
 
 def state_body(registration: Registration) -> dict[str, Any]:

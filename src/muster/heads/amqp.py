@@ -40,6 +40,7 @@ from muster.heads.cbs import Cbs
 from muster.heads.device_grants import DeviceGrants
 from muster.heads.grants import Grants, Scope, scope_of
 from muster.heads.hubs import HubDirectory, server_name
+from muster.heads.registration_links import RegistrationLinks
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator
 from muster.identity.breaches import breach
@@ -64,7 +65,7 @@ from muster.wire.amqp.events import (
 from muster.wire.amqp.events import Outcome as DeliveryOutcome
 from muster.wire.amqp.link import Link, LinkState, SendingLink
 from muster.wire.amqp.performatives import Error, Source, Target
-from muster.wire.amqp.sasl import MECHANISMS, parse_plain
+from muster.wire.amqp.sasl import MECHANISMS, TPM, parse_plain
 from muster.wire.amqp.session import Limits, Session
 
 log = logging.getLogger("muster.amqp")
@@ -98,10 +99,18 @@ class AmqpHub:
 class AmqpHead:
     """What all connections share. Calling it makes a connection, as a listener's protocol factory."""
 
-    def __init__(self, hubs: HubDirectory[AmqpHub], ambient: Ambient, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        hubs: HubDirectory[AmqpHub],
+        ambient: Ambient,
+        loop: asyncio.AbstractEventLoop,
+        registrations: RegistrationLinks | None = None,
+    ) -> None:
+        """``registrations`` are the links of the provisioning service, where there is one; they belong to no hub."""
         self.hubs = hubs
         self.ambient = ambient
-        self.cbs = Cbs()
+        self.registrations = registrations
+        self.shared: Sequence[Role] = (Cbs(),) if registrations is None else (Cbs(), registrations)
         self.loop = loop
         self.connections: set[AmqpConnection] = set()
         self.container_id = ambient.uuid().hex
@@ -323,12 +332,17 @@ class AmqpConnection:
                 self.keep("sasl", "user and token", str(error))
                 accepted = False
             else:
-                self.choose_hub(*resource_hosts(plain.password))
-                verdict = amqp_login.plain(self, plain)
-                if not isinstance(verdict, Verdict):
-                    self.run(self._plain(verdict))
-                    return
-                accepted = verdict.allowed
+                registrations = self.head.registrations
+                if registrations is None or not registrations.login(self, plain):
+                    self.choose_hub(*resource_hosts(plain.password))
+                    verdict = amqp_login.plain(self, plain)
+                    if not isinstance(verdict, Verdict):
+                        self.run(self._plain(verdict))
+                        return
+                    accepted = verdict.allowed
+        elif event.mechanism == TPM:
+            self.keep("sasl-tpm", "a token by SASL PLAIN, or a client certificate", TPM)
+            accepted = False
         self._sasl_decided(accepted)
 
     async def _plain(self, judge: Callable[[], Awaitable[Verdict]]) -> None:
@@ -362,10 +376,11 @@ class AmqpConnection:
         address = terminus.address if isinstance(terminus, (Source, Target)) else None
         path = address_path(address)
         try:
-            handler = self.head.cbs.attach(self, link, path)
-            if handler is not None:
-                self._handlers[link] = handler
-                return
+            for role in self.head.shared:
+                handler = role.attach(self, link, path)
+                if handler is not None:
+                    self._handlers[link] = handler
+                    return
             self.choose_hub(address_host(address), entity=path[0] if path else "")
             for role in self.hub.roles:
                 handler = role.attach(self, link, path)

@@ -46,6 +46,7 @@ from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt_commands import COMMANDS, CommandDelivery
 from muster.heads.mqtt_connect import judge
 from muster.heads.mqtt_delivery import Delivery
+from muster.heads.mqtt_provisioning import Provisioning, for_provisioning
 from muster.heads.mqtt_twins import TwinRequests, push_desired
 from muster.heads.tls import describe_peer
 from muster.identity.breaches import breach
@@ -82,13 +83,16 @@ class MqttConnection:
 
     __slots__ = (
         "_acks", "_active", "_annotate", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early",
-        "_expiry", "_head", "_held", "_hubs", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer", "_room",
-        "_seen", "_sender", "_services", "_session", "_task", "_time", "_timer", "_topic", "_transport",
-        "_transport_name", "_twins", "_unread", "_will",
+        "_expiry", "_head", "_held", "_hubs", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer",
+        "_provisioning", "_room", "_seen", "_sender", "_services", "_session", "_task", "_time", "_timer",
+        "_topic", "_transport", "_transport_name", "_twins", "_unread", "_will",
     )  # fmt: skip
 
-    def __init__(self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop, provisioning: Provisioning = None
+    ) -> None:
         self._hubs = hubs
+        self._provisioning = provisioning
         self._services = hubs.first  # until the user name tells
         self._loop = loop
         self._time = loop.time
@@ -201,6 +205,10 @@ class MqttConnection:
         self._task = self._loop.create_task(self._admit(packet))
 
     async def _admit(self, packet: Connect) -> None:
+        if self._provisioning is not None and for_provisioning(self._hubs, packet):
+            self._timer.cancel()
+            self._provisioning().take_over(self._transport, self._decoder, packet, self._early)
+            return
         part, expected = "user-name", "{host}/{deviceId}[/{moduleId}]/?api-version=..."
         try:
             login = parse_username(packet.username or "")

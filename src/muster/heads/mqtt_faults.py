@@ -16,6 +16,7 @@ from muster.heads.device_services import DeviceServices
 from muster.heads.faults import EXPECTED, InjectedError, cut, passed_over, wanted_fault
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
+from muster.heads.mqtt_provisioning import Provisioning
 from muster.identity.verdict import Verdict
 from muster.sessions.faults import Fault, Faults, Target
 from muster.wire.mqtt import encoder
@@ -28,8 +29,10 @@ _CUTS = (Target.TRANSPORT, Target.MQTT_GOODBYE)
 class FaultyMqttConnection(MqttConnection):
     """See ``MqttConnection``. Its hot path is that one's, but for one look at what a new topic brings."""
 
-    def __init__(self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(hubs, loop)
+    def __init__(
+        self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop, provisioning: Provisioning = None
+    ) -> None:
+        super().__init__(hubs, loop, provisioning)
         self._throttled = False
 
     @property

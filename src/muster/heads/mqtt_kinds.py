@@ -9,6 +9,7 @@ from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_faults import FaultyMqttConnection
+from muster.heads.mqtt_provisioning import Provisioning
 from muster.heads.mqtt_throttled import ThrottledMqttConnection
 
 
@@ -25,7 +26,9 @@ _KINDS: dict[tuple[bool, bool], type[MqttConnection]] = {
 """By whether there are rates and whether there are faults."""
 
 
-def connection_maker(hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> partial[MqttConnection]:
+def connection_maker(
+    hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop, provisioning: Provisioning = None
+) -> partial[MqttConnection]:
     """What makes connections, as the first of the hubs needs them, and so all."""
     first = hubs.first
-    return partial(_KINDS[first.meters.plan is not None, first.faults is not None], hubs, loop)
+    return partial(_KINDS[first.meters.plan is not None, first.faults is not None], hubs, loop, provisioning)

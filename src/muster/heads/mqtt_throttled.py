@@ -20,6 +20,7 @@ from muster.heads.admission import why_not
 from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
+from muster.heads.mqtt_provisioning import Provisioning
 from muster.wire.mqtt.packets import Packet, Publish
 
 _NOT_TELEMETRY = (TWIN_TOPICS, ANSWERS)
@@ -30,8 +31,10 @@ class ThrottledMqttConnection(MqttConnection):
 
     __slots__ = ("_turn", "_waiting")
 
-    def __init__(self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(hubs, loop)
+    def __init__(
+        self, hubs: HubDirectory[DeviceServices], loop: asyncio.AbstractEventLoop, provisioning: Provisioning = None
+    ) -> None:
+        super().__init__(hubs, loop, provisioning)
         self._waiting: list[Packet] = []
         """The first has its turn when ``_turn`` comes; the others will be looked at then."""
         self._turn: Timer | None = None

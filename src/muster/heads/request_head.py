@@ -12,6 +12,11 @@ from muster.wire.websocket import valid_key
 _PATH = re.compile(r"(?:/:[0-9]+)?/\$(?:iothub|servicebus)/websocket/?", re.IGNORECASE)
 """Node with a port in its host name asks for ``/:9443/$iothub/websocket`` (clients.md 1.7)."""
 
+_BARE = re.compile(r"(?:/:[0-9]+)?/(?:mqtt/?)?", re.IGNORECASE)
+"""Where C# and Java look for the provisioning service's WebSocket (provisioning.md 2.3); REST has the path too."""
+
+_UPGRADE = re.compile(r"^upgrade:[ \t]*websocket[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
 SUBPROTOCOLS = ("mqtt", "amqpwsb10")
 """In lower case; clients use any."""
 
@@ -43,7 +48,8 @@ def judge(head: bytes) -> Upgrade | Refusal | None:
     method, _, target = request_line.partition(" ")
     target, _, version = target.partition(" ")
     path = target.partition("?")[0]
-    if not _PATH.fullmatch(unquote(path)):
+    path = unquote(path)
+    if not _PATH.fullmatch(path) and not (_BARE.fullmatch(path) and _UPGRADE.search(rest)):
         return None
     headers = _headers(rest)
     if headers is None:

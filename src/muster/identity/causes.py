@@ -370,6 +370,27 @@ BREACHES = (
         "Send <policy>@sas.root.<hub name> and a SAS token; an SDK does.",
     ),
     Cause(
+        "sasl-tpm",
+        "The client chose to prove who it is by a TPM over AMQP.",
+        "Enroll the device with a symmetric key or a certificate, and let it register with that.",
+    ),
+    Cause(
+        "registration-topic",
+        "A device of the provisioning service published to a topic where nothing is asked, or a malformed one.",
+        "Publish to $dps/registrations/PUT/iotdps-register/?$rid=<id>, then to "
+        "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=<id>&operationId=<operation id>.",
+    ),
+    Cause(
+        "registration-unheard",
+        "A device asked the provisioning service and had not subscribed to the answers.",
+        "Subscribe to $dps/registrations/res/# before publishing.",
+    ),
+    Cause(
+        "registration-silence",
+        "A device stayed connected to the provisioning service and asked for nothing.",
+        "Close the connection once the device is assigned; connect again to register again.",
+    ),
+    Cause(
         "fault",
         "The client asked for this fault itself, to prove that it recovers (AzIoTHub_FaultOperationType).",
         "Nothing: let it reconnect. `muster serve --fault-injection off` takes such messages like any other.",

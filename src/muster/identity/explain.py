@@ -15,6 +15,9 @@ _AT_CONNECT = {"user-name", "will"}
 _ENDED = {cause.name for cause in BREACHES} - _AT_CONNECT
 """What ends an MQTT connection without a word: MQTT 3.1.1 has words for a CONNECT only."""
 
+_CLOSES = _ENDED | _AT_CONNECT
+"""What a device of the provisioning service hears outside of an answer."""
+
 
 def to_json(verdict: Verdict) -> dict[str, Any]:
     """The verdict as JSON values. Holds no more secrets than the verdict: none."""
@@ -87,9 +90,9 @@ def _answer(report: Mapping[str, Any]) -> str:
         said = 'registration status "disabled"'
     elif transport == "tls":
         said = "the TLS handshake came to no end"
-    elif transport.startswith("dps-") and transport != "dps-https":
+    elif transport.startswith("dps-") and transport != "dps-https" and report["cause"] not in _CLOSES:
         said = f"registration answered {error['httpStatus']}"
-    elif transport.startswith("mqtt"):
+    elif transport.removeprefix("dps-").startswith("mqtt"):
         # A session that has lost its ground is told with that one check, a CONNECT with all of them.
         alone = [check["name"] for check in report["checks"]] == [report["cause"]]
         ended = report["cause"] in _ENDED or (alone and report["cause"] not in _AT_CONNECT)

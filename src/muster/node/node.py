@@ -26,6 +26,8 @@ from muster.heads.http.hubs import answer_by_hub
 from muster.heads.http.provisioning_metrics import provisioning_families
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt_kinds import connection_maker
+from muster.heads.mqtt_provisioning import ProvisioningConnection
+from muster.heads.registration_links import RegistrationLinks
 from muster.heads.websocket import WebSocketTransport
 from muster.identity.registry import Registry
 from muster.node.certificate import ServerCertificate
@@ -124,8 +126,8 @@ class Node:
 
         http = HttpServer(answer_by_hub(hubs.apps), ambient.now)
         self._undo.append(http.close)
-        make_amqp = AmqpHead(hubs.amqp, ambient, loop)
-        make_mqtt = connection_maker(hubs.mqtt, loop)
+        make_amqp = AmqpHead(hubs.amqp, ambient, loop, RegistrationLinks(provisioning.requests))
+        make_mqtt = connection_maker(hubs.mqtt, loop, partial(ProvisioningConnection, provisioning.requests, loop))
         make_front = partial(FrontProtocol, loop, make_mqtt, make_amqp, http, lambda: http.draining)
         self._undo.append(partial(_drain, self._listeners, http))
         heads: dict[str, Callable[[], Any]] = {"mqtt": make_mqtt, "amqp": make_amqp, "https": make_front}

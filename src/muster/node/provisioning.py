@@ -17,6 +17,7 @@ from muster.heads.http.enrollments import EnrollmentOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.http.registrations import RegistrationOperations
+from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.node.foundation import Foundation
@@ -36,9 +37,9 @@ from muster.stores.sqlite.timeline import SqliteTimelineStore
 
 class Provisioning(NamedTuple):
     """What heads need of the provisioning service; ``operations`` are those of its REST API, for devices and for
-    services."""
+    services, ``requests`` what devices ask over MQTT and AMQP."""
 
-    registrar: Registrar
+    requests: RegistrationRequests
     timeline: Timeline
     operations: Sequence[Operation]
 
@@ -78,7 +79,7 @@ async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHu
         *DeviceRegistrationOperations(registrar, answers).table(),
         *AllocationOperations(hubs, base.kept, answers).table(),
     ]
-    return Provisioning(registrar, timeline, operations)
+    return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations)
 
 
 def make_webhook() -> Webhook:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from muster.core.ambient import shown_id
 from muster.core.errors import HubError
 from muster.dialect.json_body import compact
 from muster.heads.http.messages import Response
@@ -33,11 +34,6 @@ def error_answer(error: HubError, tracking_id: str) -> Response:
     if isinstance(error, MethodNotAllowed):
         answer.headers["Allow"] = error.allow
     return answer
-
-
-def shown_id(request_id: str) -> str:
-    """``request_id``, 32 hex digits, as a UUID."""
-    return f"{request_id[:8]}-{request_id[8:12]}-{request_id[12:16]}-{request_id[16:20]}-{request_id[20:]}"
 
 
 def signature(request_id: str) -> str:

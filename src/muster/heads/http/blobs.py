@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
-from muster.core.ambient import Ambient, iso
+from muster.core.ambient import Ambient, iso, shown_id
 from muster.core.errors import BAD_REQUEST, REQUEST_TIMEOUT, SERVER_ERROR, UNAVAILABLE, HubError
 from muster.core.storage_errors import (
     BODY_TOO_LARGE,
@@ -24,7 +24,6 @@ from muster.core.upload_limits import BLOB_BODY_BYTES
 from muster.dialect import blob_headers, blob_sas
 from muster.dialect.blob_sas import CONTAINER, Account, BlobSas
 from muster.dialect.blob_xml import check_block_id, error_xml, read_block_list
-from muster.heads.http.answers import shown_id
 from muster.heads.http.auth import ServiceGate, authorize
 from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.heads.http.operations import Call, Operation

@@ -8,14 +8,15 @@ import binascii
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from muster.core.ambient import Ambient, iso
+from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import Profile
 from muster.core.meters import Meters
 from muster.core.provisioning_limits import ENROLLMENT_PAGE
 from muster.core.throttles import PROVISIONING
 from muster.dialect.api_version import check_api_version
-from muster.heads.http.answers import json_answer, shown_id
+from muster.dialect.registration_bodies import error_body
+from muster.heads.http.answers import json_answer
 from muster.heads.http.auth import ServiceGate, authorize
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, MethodNotAllowed, Operation
@@ -52,14 +53,7 @@ class ProvisioningAnswers:
 
     def refuse(self, error: HubError, tracking_id: str) -> Response:
         """A refusal."""
-        tracked = shown_id(tracking_id[:32])
-        body = {
-            "errorCode": error.row.code,
-            "trackingId": tracked,
-            "message": error.message,
-            "timestampUtc": iso(self._ambient.now()),
-        }
-        answer = json_answer(body, error.row.status)
+        answer = json_answer(error_body(error, tracking_id, self._ambient.now()), error.row.status)
         answer.headers["x-ms-error-code"] = str(error.row.code)
         if isinstance(error, MethodNotAllowed):
             answer.headers["Allow"] = error.allow

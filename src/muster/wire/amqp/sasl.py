@@ -17,8 +17,9 @@ from muster.wire.amqp.composite import (
 from muster.wire.amqp.decoding import AmqpDecodeError, decode
 from muster.wire.amqp.values import Described
 
-MECHANISMS = ("MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL")
-"""All that the clients ask for (clients.md section 4)."""
+TPM = "TPM"
+MECHANISMS = ("MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL", TPM)
+"""All that the clients ask for (clients.md section 4, provisioning.md 3.1)."""
 
 OK, AUTH = 0, 1
 """Outcome codes: let in, refused."""
