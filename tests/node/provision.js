@@ -1,5 +1,5 @@
-// Provisions a device over HTTPS, then sends a message to the hub that it was given, in one run.
-// usage: node provision.js http, with {registrationId, key | cert + pem, payload} as JSON on standard input;
+// Provisions a device, then sends a message to the hub that it was given, in one run.
+// usage: node provision.js http|mqtt|mqttws|amqp|amqpws, with {registrationId, key | cert + pem, payload} as JSON on standard input;
 // prints the registration as JSON. DPS_HOST and DPS_ID_SCOPE are from the environment.
 'use strict';
 const { Client, Message } = require('azure-iot-device');
@@ -8,7 +8,13 @@ const { ProvisioningDeviceClient } = require('azure-iot-provisioning-device');
 const { SymmetricKeySecurityClient } = require('azure-iot-security-symmetric-key');
 const { X509Security } = require('azure-iot-security-x509');
 
-const TRANSPORTS = { http: () => new (require('azure-iot-provisioning-device-http').Http)() };
+const TRANSPORTS = {
+  http: () => new (require('azure-iot-provisioning-device-http').Http)(),
+  mqtt: () => new (require('azure-iot-provisioning-device-mqtt').Mqtt)(),
+  mqttws: () => new (require('azure-iot-provisioning-device-mqtt').MqttWs)(),
+  amqp: () => new (require('azure-iot-provisioning-device-amqp').Amqp)(),
+  amqpws: () => new (require('azure-iot-provisioning-device-amqp').AmqpWs)(),
+};
 
 async function main() {
   let input = '';

@@ -1,5 +1,5 @@
-"""The provisioning clients of Node.js: devices register over HTTPS and send to the hub that they were given; a service
-enrolls them."""
+"""The provisioning clients of Node.js: devices register over every transport and send to the hub that they were given; a
+service enrolls them."""
 
 from __future__ import annotations
 
@@ -47,33 +47,42 @@ def connected(hub: HubProcess, device: str) -> bool:
     return str(found["lastActivityTime"]) > "0001-01-02"
 
 
-def test_a_device_with_a_key_of_its_own(dps: Provisioning) -> None:
-    name = f"node-{os.getpid()}-own"
+TRANSPORTS = ["http", "mqtt", "mqttws", "amqp", "amqpws"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_device_with_a_key_of_its_own(dps: Provisioning, transport: str) -> None:
+    name = f"node-{os.getpid()}-own-{transport}"
     key = dps.enroll(name)["attestation"]["symmetricKey"]["secondaryKey"]
-    state = json.loads(node(dps.hub, "provision.js", "http", {"registrationId": name, "key": key, "payload": {"a": 1}}))
+    state = json.loads(
+        node(dps.hub, "provision.js", transport, {"registrationId": name, "key": key, "payload": {"a": 1}})
+    )
     assert (state["status"], state["assignedHub"], state["deviceId"]) == ("assigned", dps.hub.address, name)
     assert connected(dps.hub, name)
 
 
-def test_a_device_of_a_group_with_a_derived_key(dps: Provisioning) -> None:
-    name = f"node-{os.getpid()}-derived"
+@pytest.mark.parametrize("transport", ["http", "mqtt", "amqpws"])
+def test_a_device_of_a_group_with_a_derived_key(dps: Provisioning, transport: str) -> None:
+    name = f"node-{os.getpid()}-derived-{transport}"
     group = dps.group(f"node-{os.getpid()}-keys")
     key = derive(group["attestation"]["symmetricKey"]["primaryKey"], name)
-    state = json.loads(node(dps.hub, "provision.js", "http", {"registrationId": name, "key": key}))
+    state = json.loads(node(dps.hub, "provision.js", transport, {"registrationId": name, "key": key}))
     assert state["symmetricKey"] == {"enrollmentGroupId": group["enrollmentGroupId"]}
     assert connected(dps.hub, name)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_a_device_with_a_certificate(dps: Provisioning, grouped: bool) -> None:
-    make, name = Maker(time.time()), f"node-{os.getpid()}-x509-{grouped}".lower()
+@pytest.mark.parametrize(
+    ("transport", "grouped"), [("http", False), *((transport, True) for transport in TRANSPORTS), ("amqp", False)]
+)
+def test_a_device_with_a_certificate(dps: Provisioning, transport: str, grouped: bool) -> None:
+    make, name = Maker(time.time()), f"node-{os.getpid()}-x509-{transport}-{grouped}".lower()
     root = make.root(f"Root of {name}")
     leaf = make.issue(name, root if grouped else None)
     role, held = ("signingCertificates", root) if grouped else ("clientCertificates", leaf)
     attestation = {"type": "x509", "x509": {role: {"primary": {"certificate": held.pem.decode()}}}}
     (dps.group if grouped else dps.enroll)(name, attestation)
     given = {"registrationId": name, "cert": leaf.pem.decode(), "pem": leaf.key_pem.decode()}
-    state = json.loads(node(dps.hub, "provision.js", "http", given))
+    state = json.loads(node(dps.hub, "provision.js", transport, given))
     assert (state["status"], state["deviceId"]) == ("assigned", name)
     assert connected(dps.hub, name)
 
