@@ -47,7 +47,7 @@ class Provisioning:
         """One call; as the service's owner unless ``Authorization`` says otherwise. Empty headers are not sent."""
         given = {"Authorization": self.service_token(), "Content-Type": "application/json; charset=utf-8"}
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
-        port, context = self.hub.port("https"), self._context(chain)
+        port, context = self.hub.port("https"), self.context(chain)
         connection = http.client.HTTPSConnection(self.hub.address, port, context=context, timeout=PATIENCE)
         try:
             separator = "&" if "?" in path else "?"
@@ -61,7 +61,8 @@ class Provisioning:
         finally:
             connection.close()
 
-    def _context(self, chain: Sequence[Pair]) -> ssl.SSLContext:
+    def context(self, chain: Sequence[Pair]) -> ssl.SSLContext:
+        """Trusts the hub, and shows the first of ``chain`` with the rest."""
         context = self.hub.trust()
         if chain:
             with tempfile.TemporaryDirectory() as directory:

@@ -1,5 +1,5 @@
-"""The provisioning clients of Node.js: devices register over every transport and send to the hub that they were given; a
-service enrolls them."""
+"""The provisioning clients of Node.js: devices register over every transport and send to the hub that they were given;
+a service enrolls them."""
 
 from __future__ import annotations
 

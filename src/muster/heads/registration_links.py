@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from muster.core.errors import CONNECTION_CLOSED, INVALID_OPERATION, INVALID_PROTOCOL_VERSION, HubError
 from muster.core.provisioning_limits import REGISTRATION_PACKET_BYTES, REGISTRATION_SILENCE
-from muster.dialect.amqp import to_error
 from muster.dialect.api_version import check_api_version
 from muster.dialect.registration_addresses import RegistrationAddress, plain_registration, registration_path
 from muster.dialect.registration_messages import Asked, read_request, refusal, reply
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.client_certificates import tls_credential
-from muster.heads.registration_requests import Asker, RegistrationRequests
+from muster.heads.registration_requests import Answer, Asker, RegistrationRequests
 from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.events import Delivery
 from muster.wire.amqp.link import Link, ReceivingLink, SendingLink
@@ -172,30 +171,31 @@ class _Questions(LinkHandler):
         node.links += 1
 
     def delivery(self, event: Delivery) -> None:
-        outcome: Any
         try:
             asked = read_request(decode_message(event.payload))
             hears = self._node.hears(self._address)
             if hears is None or hears.full():
                 raise HubError(INVALID_OPERATION, "There is no link with credit to answer on, attach a receiver first.")
         except AmqpDecodeError as error:
-            outcome = Rejected(Error(error.condition, str(error)))
+            self._settle(event, Rejected(Error(error.condition, str(error))))
         except HubError as problem:
-            outcome = Rejected(to_error(problem))
+            self._refuse(event, self._node.requests.refuse(problem))
         else:
             self._node.connection.run(self._answer(event, asked, hears))
-            return
-        self._settle(event, outcome)
 
     async def _answer(self, event: Delivery, asked: Asked, hears: _Answers) -> None:
         node = self._node
         answer = await node.requests.answer(node.asker(self._address), asked.operation_id, asked.body)
         if answer.error is not None:
-            self._settle(event, Rejected(refusal(answer.error.row, answer.body, answer.retry_after)))
+            self._refuse(event, answer)
             return
         node.proven()
         self._settle(event, ACCEPTED)
         hears.send(reply(asked, answer.body, answer.retry_after))
+
+    def _refuse(self, event: Delivery, answer: Answer) -> None:
+        assert answer.error is not None
+        self._settle(event, Rejected(refusal(answer.error.row, answer.body, answer.retry_after)))
 
     def _settle(self, event: Delivery, outcome: Any) -> None:
         if not event.settled:

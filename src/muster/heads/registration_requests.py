@@ -71,17 +71,18 @@ class RegistrationRequests:
                 attempt = _attempt(asker, DeviceRegistration())  # with the question some repeat the body
                 found = await self._registrar.status(attempt, operation_id)
         except HubError as error:
-            return self._refusal(error)
+            return self.refuse(error)
         except Exception:
             log.exception("cannot register %s", asker.address.registration_id)
-            return self._refusal(HubError(SERVER_ERROR, "The service failed, see its log under the tracking id."))
+            return self.refuse(HubError(SERVER_ERROR, "The service failed, see its log under the tracking id."))
         if found.registration is None:
             return Answer(200, _encoded(disabled_body(asker.address.registration_id)), 0)
         return Answer(
             202 if found.retry_after else 200, _encoded(operation_body(found.registration)), found.retry_after
         )
 
-    def _refusal(self, error: HubError) -> Answer:
+    def refuse(self, error: HubError) -> Answer:
+        """The answer to a request that cannot be served."""
         tracked = error.tracking_id or tracking_id(self.ambient)
         log.debug("refused: %s (%s)", error, tracked)
         later = ceil(error.retry_after) if isinstance(error, ThrottledError) else 0

@@ -1,0 +1,354 @@
+"""The provisioning service's device API over MQTT and AMQP: what SDKs' parsers want to the letter, wrong attestations
+with what is heard and how they are called, and what ends a connection."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from muster.provisioning.attestation.symmetric_key import derive
+from muster.testing.hub import HubProcess
+from muster.testing.mqtt import MqttClient, publish, subscribe
+from muster.wire.amqp.performatives import Detach
+from muster.wire.amqp.sasl import SaslInit
+from tests.behaviour.amqp_client import AmqpClient
+from tests.certificate_maker import Maker, Pair
+from tests.provisioning_client import Provisioning
+from tests.provisioning_wire import RESPONSES, AmqpRegistrant, Heard, MqttRegistrant
+
+_names = itertools.count()
+REGISTER = "$dps/registrations/PUT/iotdps-register/?$rid=1"
+
+
+@pytest.fixture
+def dps(hub: HubProcess) -> Provisioning:
+    return Provisioning(hub)
+
+
+def fresh(what: str = "wire") -> str:
+    return f"{what}-{next(_names)}"
+
+
+def key_of(enrollment: dict[str, Any]) -> str:
+    return str(enrollment["attestation"]["symmetricKey"]["primaryKey"])
+
+
+def pasted(role: str, one: Pair) -> dict[str, Any]:
+    return {"type": "x509", "x509": {role: {"primary": {"certificate": base64.b64encode(one.der).decode()}}}}
+
+
+# --- MQTT
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_1_over_mqtt_register_is_202_with_a_pause_and_the_poll_200_without(dps: Provisioning, qos: int) -> None:
+    name = fresh()
+    device = await MqttRegistrant.open(dps, name, dps.token(name, key_of(dps.enroll(name))))
+    heard = await device.register(json.dumps({"registrationId": name, "payload": None}).encode(), qos=qos)
+    state = {"registrationId": name, "status": "assigning"}
+    operation = heard.body["operationId"]
+    assert heard == (202, 2, {"operationId": operation, "status": "assigning", "registrationState": state})
+    state = await device.provision()
+    assert (state["assignedHub"], state["deviceId"], state["symmetricKey"]) == (dps.hub.address, name, {})
+    await device.close()
+    _, log = dps.hub.request("GET", f"/$muster/why?device={name}")
+    assert log["refusals"] == []
+
+
+async def test_2_a_kept_session_is_none_and_a_body_may_be_anything_empty(dps: Provisioning) -> None:
+    name = fresh()
+    token = dps.token(name, key_of(dps.enroll(name)))
+    for body in (b"", b" ", b"{}"):
+        device = await MqttRegistrant.open(dps, name, token, clean_session=False)
+        assert (await device.provision(body))["status"] == "assigned"
+        await device.close()
+
+
+async def test_3_what_the_device_says_of_itself_is_ascii_in_the_answer(dps: Provisioning) -> None:
+    name = fresh()
+    enrollment = dps.enroll(name, deviceId=name, allocationPolicy="custom", customAllocationDefinition={
+        "webhookUrl": "http://127.0.0.1:9/größe", "apiVersion": "2019-03-31"})  # fmt: skip
+    device = await MqttRegistrant.open(dps, name, dps.token(name, key_of(enrollment)))
+    state = await device.provision()
+    assert (state["status"], state["errorCode"]) == ("failed", 400207)
+    await device.close()
+
+
+async def test_4_by_certificate_over_mqtt_alone_and_in_a_group(dps: Provisioning) -> None:
+    make, name, grouped = Maker(time.time()), fresh(), fresh()
+    root = make.root("Root of the wire")
+    middle = make.intermediate("Middle of the wire", root)
+    leaf, member = make.issue(name, None), make.issue(grouped, middle)
+    dps.enroll(name, pasted("clientCertificates", leaf))
+    dps.group(fresh("group"), pasted("signingCertificates", root))
+    for device_id, chain in ((name, [leaf]), (grouped, [member, middle])):
+        device = await MqttRegistrant.open(dps, device_id, chain=chain)
+        state = await device.provision()
+        assert (state["status"], "x509" in state) == ("assigned", True)
+        await device.close()
+
+
+async def test_5_requests_in_one_write_are_answered_in_their_order(dps: Provisioning) -> None:
+    name = fresh()
+    device = await MqttRegistrant.open(dps, name, dps.token(name, key_of(dps.enroll(name))))
+    topics = [f"$dps/registrations/PUT/iotdps-register/?$rid={number}" for number in range(5)]
+    await device.client.send(*(publish(topic, packet_id=7 + number) for number, topic in enumerate(topics)))
+    for number in range(5):
+        assert (await device.client.expect("PUBACK")).packet_id == 7 + number
+        assert f"?$rid={number}&".encode() in (await device.client.expect("PUBLISH")).body
+    await device.close()
+
+
+async def test_6_another_filter_is_not_granted(dps: Provisioning) -> None:
+    device = await MqttRegistrant.open(dps, fresh())
+    await device.client.send(subscribe(9, [("$dps/#", 1), (RESPONSES, 0), ("devices/d/messages/devicebound/#", 1)]))
+    assert (await device.client.expect("SUBACK")).body == b"\x00\x09\x80\x00\x80"
+    await device.close()
+
+
+TOPICS = {
+    "registration-topic": [
+        "$dps/registrations/PUT/iotdps-register/",
+        "$dps/registrations/PUT/iotdps-register/?$rid=",
+        "$dps/registrations/PUT/iotdps-register/?$rid=a$b",
+        "$dps/registrations/PUT/iotdps-register/?$rid=a b",
+        f"$dps/registrations/PUT/iotdps-register/?$rid={'r' * 129}",
+        "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1",
+        "$dps/registrations/POST/iotdps-register/?$rid=1",
+        "devices/d/messages/events/",
+    ],
+}
+
+
+@pytest.mark.parametrize("topic", TOPICS["registration-topic"])
+async def test_7_a_wrong_topic_ends_the_connection_and_has_a_name(dps: Provisioning, topic: str) -> None:
+    name = fresh()
+    device = await MqttRegistrant.open(dps, name, "")
+    await device.client.send(publish(topic))
+    assert await device.client.expect_end() == b""
+    assert dps.why(name) == "registration-topic"
+
+
+@pytest.mark.parametrize(
+    ("packets", "cause"),
+    [
+        ([publish(REGISTER)], "registration-unheard"),
+        ([subscribe(1, [(RESPONSES, 1)]), publish(REGISTER, qos=2)], "qos"),
+        ([b"\x62\x02\x00\x01"], "packet"),
+        ([b"\x00\x00"], "packet"),
+    ],
+)
+async def test_8_what_else_ends_a_connection(dps: Provisioning, packets: list[bytes], cause: str) -> None:
+    name = fresh()
+    client = await MqttClient.open(dps.hub.address, dps.hub.port("mqtt"), dps.hub.trust())
+    user = f"{dps.scope}/registrations/{name}/api-version=2019-03-31"
+    assert await client.connect(name, user, "no token") == (False, 0)
+    await client.send(*packets)
+    await client.expect_end()
+    assert dps.why(name) == cause
+
+
+@pytest.mark.parametrize("rest", ["", "/", "/x", "/x/", "/x/api-version=", "/x/api-version=soon", "/x/ClientVersion=1"])
+async def test_9_a_malformed_user_name_is_refused_at_connect(dps: Provisioning, rest: str) -> None:
+    name = fresh()
+    client = await MqttClient.open(dps.hub.address, dps.hub.port("mqtt"), dps.hub.trust())
+    _, code = await client.connect(name, f"{dps.scope}/registrations{rest}", "token")
+    assert code in (4, 5)
+    await client.expect_end()
+    assert dps.why(name) == "user-name"
+
+
+async def test_10_a_hubs_device_of_the_name_registrations_is_the_hubs(dps: Provisioning) -> None:
+    dps.hub.add_device("registrations")
+    key = dps.hub.add_device("registrations", "module")
+    client = await MqttClient.open(dps.hub.address, dps.hub.port("mqtt"), dps.hub.trust())
+    user = f"{dps.hub.address}/registrations/module/?api-version=2021-04-12"
+    token = dps.hub.token("devices/registrations/modules/module", key)
+    assert await client.connect("registrations/module", user, token) == (False, 0)
+    await client.send(publish("devices/registrations/modules/module/messages/events/", b"hub's"))
+    await client.expect("PUBACK")
+    await client.close()
+
+
+async def test_11_a_body_that_is_too_large_or_no_json_is_refused_and_the_device_may_go_on(dps: Provisioning) -> None:
+    name = fresh()
+    device = await MqttRegistrant.open(dps, name, dps.token(name, key_of(dps.enroll(name))))
+    for body, status in ((b"x" * 98_305, 413), (b"{", 400), (b"[]", 400), (b'{"csr": "MII="}', 400)):
+        heard = await device.register(body)
+        assert (heard.status, heard.body["errorCode"] // 1000, len(heard.body["trackingId"])) == (status, status, 36)
+    assert (await device.status("5.no.such")).body["errorCode"] // 1000 == 404
+    assert (await device.provision())["status"] == "assigned"
+    await device.client.send(publish(REGISTER, b"x" * 110_000))
+    await device.client.expect_end()
+    assert dps.why(name) == "packet"
+
+
+# --- AMQP
+
+
+@pytest.mark.parametrize("form", ["{path}", "/{path}", "amqps://{host}/{path}"])
+def test_12_over_amqp_in_every_spelling_of_the_address(dps: Provisioning, form: str) -> None:
+    name = fresh()
+    address = form.format(path=f"{dps.scope}/registrations/{name}", host=dps.hub.address)
+    with AmqpRegistrant(dps, name, dps.token(name, key_of(dps.enroll(name))), address=address) as device:
+        heard = device.register(json.dumps({"payload": {"a": 1}}).encode())
+        state = {"registrationId": name, "status": "assigning"}
+        operation = heard.body["operationId"]
+        assert heard == (202, 2, {"operationId": operation, "status": "assigning", "registrationState": state})
+        state = device.provision()
+        assert (state["assignedHub"], state["deviceId"]) == (dps.hub.address, name)
+
+
+def test_13_by_certificate_without_sasl(dps: Provisioning) -> None:
+    make, name = Maker(time.time()), fresh()
+    leaf = make.issue(name, None)
+    dps.enroll(name, pasted("clientCertificates", leaf))
+    with AmqpRegistrant(dps, name, chain=[leaf]) as device:
+        assert device.provision()["status"] == "assigned"
+
+
+def test_14_a_link_without_an_api_version_is_refused(dps: Provisioning) -> None:
+    client = AmqpClient(dps.hub.port("amqp"), host=dps.hub.address, context=dps.hub.trust())
+    client.attach(target=f"{dps.scope}/registrations/{fresh()}")
+    error = client.wait_for(Detach).body.error
+    assert "com.microsoft:api-version" in error.description
+    client.socket.close()
+
+
+def test_15_a_request_that_is_none_is_rejected_and_the_link_goes_on(dps: Provisioning) -> None:
+    name = fresh()
+    with AmqpRegistrant(dps, name, dps.token(name, key_of(dps.enroll(name)))) as device:
+        for properties in (
+            None,
+            {"iotdps-operation-type": "x"},
+            {"iotdps-operation-type": "iotdps-get-operationstatus"},
+        ):
+            heard = device.ask(properties)
+            assert (heard.status, heard.body["errorCode"]) == (400, 400004)
+        assert device.register(b"{").status == 400
+        assert device.status("5.no.such").status == 404
+        assert device.provision()["status"] == "assigned"
+
+
+def test_16_a_device_that_cannot_hear_is_rejected(dps: Provisioning) -> None:
+    name = fresh()
+    with AmqpRegistrant(dps, name, dps.token(name, key_of(dps.enroll(name)))) as device:
+        device.client.send(Detach(0, True))
+        heard = device.register()
+        assert (heard.status, "receiver" in heard.body["message"]) == (400, True)
+
+
+def test_17_the_tpm_is_offered_and_refused_by_name(dps: Provisioning) -> None:
+    hub = dps.hub
+    client = AmqpClient(
+        hub.port("amqp"), sasl=SaslInit("TPM", b"\0scope\0dev\0ek"), host=hub.address, context=hub.trust()
+    )
+    assert client.outcome == 1
+    client.socket.close()
+    _, kept = hub.request("GET", "/$muster/why")
+    assert "sasl-tpm" in [one["cause"] for one in kept["refusals"]]
+
+
+# --- wrong attestations, over both
+
+
+Prepare = Callable[[Provisioning, str], dict[str, Any]]
+
+
+def wrong_key(dps: Provisioning, name: str) -> dict[str, Any]:
+    return {"token": dps.token(name, derive(key_of(dps.enroll(name)), name))}
+
+
+def nothing(dps: Provisioning, name: str) -> dict[str, Any]:
+    dps.enroll(name)
+    return {}
+
+
+def expired(dps: Provisioning, name: str) -> dict[str, Any]:
+    return {"token": dps.token(name, key_of(dps.enroll(name)), seconds=-4000)}
+
+
+def hub_token(dps: Provisioning, name: str) -> dict[str, Any]:
+    return {"token": dps.token(name, key_of(dps.enroll(name)), resource=f"{dps.hub.address}/devices/{name}")}
+
+
+def group_key(dps: Provisioning, name: str) -> dict[str, Any]:
+    return {"token": dps.token(name, key_of(dps.group(fresh("group"))))}
+
+
+def other_scope(dps: Provisioning, name: str) -> dict[str, Any]:
+    key = key_of(dps.enroll(name))
+    return {"token": dps.token(name, key, resource=f"0ne0000FFFF/registrations/{name}"), "scope": "0ne0000FFFF"}
+
+
+def other_name(dps: Provisioning, name: str) -> dict[str, Any]:
+    make = Maker(time.time())
+    dps.enroll(name, pasted("clientCertificates", make.issue(name, None)))
+    return {"chain": [make.issue("another", None)]}
+
+
+def not_enrolled(dps: Provisioning, name: str) -> dict[str, Any]:
+    make = Maker(time.time())
+    dps.enroll(name, pasted("clientCertificates", make.issue(name, None)))
+    return {"chain": [make.issue(name, None)]}
+
+
+def outdated(dps: Provisioning, name: str) -> dict[str, Any]:
+    leaf = Maker(time.time()).issue(name, None, days=(-10, -1))
+    dps.enroll(name, pasted("clientCertificates", leaf))
+    return {"chain": [leaf]}
+
+
+CASES: dict[str, Prepare] = {
+    "wrong-enrollment-key": wrong_key,
+    "no-attestation": nothing,
+    "token-expired": expired,
+    "hub-token-on-provisioning": hub_token,
+    "group-key-used": group_key,
+    "id-scope-unknown": other_scope,
+    "registration-cn-differs": other_name,
+    "certificate-not-enrolled": not_enrolled,
+    "certificate-expired": outdated,
+}
+
+
+async def over_mqtt(dps: Provisioning, name: str, given: dict[str, Any]) -> Heard:
+    device = await MqttRegistrant.open(dps, name, **given)
+    heard = await device.register()
+    await device.close()
+    return heard
+
+
+async def over_amqp(dps: Provisioning, name: str, given: dict[str, Any]) -> Heard:
+    with AmqpRegistrant(dps, name, **given) as device:
+        return device.register()
+
+
+@pytest.mark.parametrize("over", [over_mqtt, over_amqp])
+@pytest.mark.parametrize("cause", list(CASES))
+async def test_18_a_device_that_may_not_register_hears_401_and_its_mistake_has_a_name(
+    dps: Provisioning, over: Any, cause: str
+) -> None:
+    name = fresh("refused")
+    heard = await over(dps, name, CASES[cause](dps, name))
+    certificate = "certificate" in cause or "cn-" in cause
+    assert (heard.status, heard.body["errorCode"]) == (401, 401002)
+    assert heard.body["message"] == ("Invalid certificate." if certificate else "Unauthorized")
+    _, told = dps.hub.request("GET", f"/$muster/why?trackingId={heard.body['trackingId']}")
+    (refusal,) = told["refusals"]
+    assert (refusal["cause"], refusal["transport"]) == (cause, over.__name__.replace("over_", "dps-"))
+
+
+@pytest.mark.parametrize("over", [over_mqtt, over_amqp])
+async def test_19_a_disabled_enrollment_is_a_status(dps: Provisioning, over: Any) -> None:
+    name = fresh("disabled")
+    token = dps.token(name, key_of(dps.enroll(name, provisioningStatus="disabled")))
+    state = {"registrationId": name, "status": "disabled"}
+    heard = await over(dps, name, {"token": token})
+    assert heard == (200, 0, {"operationId": "", "status": "disabled", "registrationState": state})
