@@ -219,6 +219,9 @@ async def test_06_an_unknown_path_is_https_own_404(hub: Front) -> None:
         ("/%24iothub/websocket", "mqtt", "mqtt"),
         ("/$servicebus/websocket", "AMQPWSB10", "amqp"),
         ("/$servicebus/websocket/", "AMQPWSB10", "amqp"),
+        ("/", "AMQPWSB10", "amqp"),
+        ("/", "mqtt", "mqtt"),
+        ("/mqtt", "MQTT", "mqtt"),
         ("/$servicebus/websocket", "amqpwsb10", "amqp"),
     ],
 )

@@ -189,11 +189,18 @@ async def test_11_a_body_that_is_too_large_or_no_json_is_refused_and_the_device_
     assert dps.why(name) == "packet"
 
 
+async def test_12_who_falls_silent_is_cut_off(dps: Provisioning) -> None:
+    name = fresh()
+    device = await MqttRegistrant.open(dps, name, "", keep_alive=1)
+    assert await device.client.expect_end() == b""
+    assert dps.why(name) == "keep-alive"
+
+
 # --- AMQP
 
 
 @pytest.mark.parametrize("form", ["{path}", "/{path}", "amqps://{host}/{path}"])
-def test_12_over_amqp_in_every_spelling_of_the_address(dps: Provisioning, form: str) -> None:
+def test_13_over_amqp_in_every_spelling_of_the_address(dps: Provisioning, form: str) -> None:
     name = fresh()
     address = form.format(path=f"{dps.scope}/registrations/{name}", host=dps.hub.address)
     with AmqpRegistrant(dps, name, dps.token(name, key_of(dps.enroll(name))), address=address) as device:
@@ -205,7 +212,7 @@ def test_12_over_amqp_in_every_spelling_of_the_address(dps: Provisioning, form: 
         assert (state["assignedHub"], state["deviceId"]) == (dps.hub.address, name)
 
 
-def test_13_by_certificate_without_sasl(dps: Provisioning) -> None:
+def test_14_by_certificate_without_sasl(dps: Provisioning) -> None:
     make, name = Maker(time.time()), fresh()
     leaf = make.issue(name, None)
     dps.enroll(name, pasted("clientCertificates", leaf))
@@ -213,7 +220,7 @@ def test_13_by_certificate_without_sasl(dps: Provisioning) -> None:
         assert device.provision()["status"] == "assigned"
 
 
-def test_14_a_link_without_an_api_version_is_refused(dps: Provisioning) -> None:
+def test_15_a_link_without_an_api_version_is_refused(dps: Provisioning) -> None:
     client = AmqpClient(dps.hub.port("amqp"), host=dps.hub.address, context=dps.hub.trust())
     client.attach(target=f"{dps.scope}/registrations/{fresh()}")
     error = client.wait_for(Detach).body.error
@@ -221,7 +228,7 @@ def test_14_a_link_without_an_api_version_is_refused(dps: Provisioning) -> None:
     client.socket.close()
 
 
-def test_15_a_request_that_is_none_is_rejected_and_the_link_goes_on(dps: Provisioning) -> None:
+def test_16_a_request_that_is_none_is_rejected_and_the_link_goes_on(dps: Provisioning) -> None:
     name = fresh()
     with AmqpRegistrant(dps, name, dps.token(name, key_of(dps.enroll(name)))) as device:
         for properties in (
@@ -236,7 +243,7 @@ def test_15_a_request_that_is_none_is_rejected_and_the_link_goes_on(dps: Provisi
         assert device.provision()["status"] == "assigned"
 
 
-def test_16_a_device_that_cannot_hear_is_rejected(dps: Provisioning) -> None:
+def test_17_a_device_that_cannot_hear_is_rejected(dps: Provisioning) -> None:
     name = fresh()
     with AmqpRegistrant(dps, name, dps.token(name, key_of(dps.enroll(name)))) as device:
         device.client.send(Detach(0, True))
@@ -244,7 +251,7 @@ def test_16_a_device_that_cannot_hear_is_rejected(dps: Provisioning) -> None:
         assert (heard.status, "receiver" in heard.body["message"]) == (400, True)
 
 
-def test_17_the_tpm_is_offered_and_refused_by_name(dps: Provisioning) -> None:
+def test_18_the_tpm_is_offered_and_refused_by_name(dps: Provisioning) -> None:
     hub = dps.hub
     client = AmqpClient(
         hub.port("amqp"), sasl=SaslInit("TPM", b"\0scope\0dev\0ek"), host=hub.address, context=hub.trust()
@@ -332,7 +339,7 @@ async def over_amqp(dps: Provisioning, name: str, given: dict[str, Any]) -> Hear
 
 @pytest.mark.parametrize("over", [over_mqtt, over_amqp])
 @pytest.mark.parametrize("cause", list(CASES))
-async def test_18_a_device_that_may_not_register_hears_401_and_its_mistake_has_a_name(
+async def test_19_a_device_that_may_not_register_hears_401_and_its_mistake_has_a_name(
     dps: Provisioning, over: Any, cause: str
 ) -> None:
     name = fresh("refused")
@@ -346,7 +353,7 @@ async def test_18_a_device_that_may_not_register_hears_401_and_its_mistake_has_a
 
 
 @pytest.mark.parametrize("over", [over_mqtt, over_amqp])
-async def test_19_a_disabled_enrollment_is_a_status(dps: Provisioning, over: Any) -> None:
+async def test_20_a_disabled_enrollment_is_a_status(dps: Provisioning, over: Any) -> None:
     name = fresh("disabled")
     token = dps.token(name, key_of(dps.enroll(name, provisioningStatus="disabled")))
     state = {"registrationId": name, "status": "disabled"}
