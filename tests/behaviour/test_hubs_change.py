@@ -131,6 +131,31 @@ async def test_03_nothing_is_left_of_a_hub_that_is_removed(hubs: TwoHubs) -> Non
     assert hubs.stored(WEST) == 0
 
 
+async def test_03_1_a_request_to_a_hub_that_is_removed_does_nothing_to_a_later_one(
+    hubs: TwoHubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of the earlier hub, whose key counts no more, has begun to make a device and not sent its body."""
+    monkeypatch.setattr("muster.node.node.DRAIN_SECONDS", 0.1)
+    await add(hubs)
+    body = b'{"deviceId": "late"}'
+    reader, writer = await asyncio.open_connection(
+        hubs.addresses[WEST], hubs.node.facts["ports"]["https"], ssl=hubs.trust, server_hostname=hubs.addresses[WEST]
+    )
+    writer.write(
+        f"PUT /devices/late?api-version=2021-04-12 HTTP/1.1\r\nHost: {hubs.addresses[WEST]}\r\n"
+        f"Authorization: {hubs.token(WEST)}\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+    assert await remove(hubs) == 204
+    assert await add(hubs) == 201
+    with contextlib.suppress(ConnectionError):
+        writer.write(body)
+        await reader.read()
+    writer.close()
+    assert (await hubs.call(WEST, "GET", "/devices/late")).status == 404
+
+
 async def test_04_a_removal_that_was_cut_short_is_finished_at_the_next_start(
     hubs: TwoHubs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

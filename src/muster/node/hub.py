@@ -64,6 +64,8 @@ class OpenHub:
         self.facts: Hub = base.hub
         self.own_hosts = base.settings.hostnames
         self.parts = parts
+        self.rest: App | None = None
+        """What answers its REST calls, once it serves."""
         self._site = site
         self._ended = False
         self.devices = DeviceServices(

@@ -107,7 +107,8 @@ class Hubs:
 
     async def _serve(self, hub: OpenHub) -> None:
         name, hosts = hub.name, hub.own_hosts
-        self.apps.add(await hub.app(self._shared), name, hosts)
+        hub.rest = await hub.app(self._shared)
+        self.apps.add(hub.rest, name, hosts)
         self.mqtt.add(hub.devices, name, hosts)
         self.amqp.add(hub.amqp, name, hosts)
         self.refusals.add(hub.parts.refusals, name, hosts)

@@ -135,7 +135,7 @@ class Node:
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         hubs.when_closing(lambda hub: make_amqp.end_all(UNAVAILABLE, hub.amqp))
-        hubs.when_closing(lambda _: http.settle(DRAIN_SECONDS))
+        hubs.when_closing(lambda hub: http.settle(hub.rest, DRAIN_SECONDS))
         self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]
         await announce()
         self._ready = True

@@ -54,13 +54,17 @@ class HttpServer:
         while any(connection.busy for connection in self.connections):
             await self._one_ended()
 
-    async def settle(self, seconds: float) -> None:
-        """Wait until what is being answered now is answered, the caller's own request apart, ``seconds`` at most."""
-        under_way = [(one, one.under_way(asyncio.current_task())) for one in self.connections]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while any(request is not None and one.under_way() is request for one, request in under_way):
-                    await self._one_ended()
+    async def settle(self, app: object, seconds: float) -> None:
+        """Wait ``seconds`` at most until what ``app`` is answering is answered, then give up the rest and wait for its
+        end, as long again at most: what it still wrote would be found by a later hub of the same name."""
+        for _ in range(2):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while any(one.answered_by(app) for one in self.connections):
+                        await self._one_ended()
+            for connection in tuple(self.connections):
+                if connection.answered_by(app):
+                    connection.cancel()
 
     async def _one_ended(self) -> None:
         if self._finished is None or self._finished.done():
@@ -189,9 +193,9 @@ class HttpConnection:
         """Whether a request is being answered."""
         return self._request is not None
 
-    def under_way(self, but_by: asyncio.Task[Any] | None = None) -> Request | None:
-        """The request that is being answered, unless ``but_by`` is the task that does."""
-        return None if but_by is not None and self._waits_for is but_by else self._request
+    def answered_by(self, app: object) -> bool:
+        """Whether ``app`` is answering a request."""
+        return self._request is not None and self._request.app is app
 
     def cancel(self) -> None:
         """Give up the request that is being answered, if there is one."""

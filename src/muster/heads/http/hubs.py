@@ -13,10 +13,12 @@ def answer_by_hub(hubs: HubDirectory[App]) -> App:
 
     def answer(request: Request) -> Answering:
         if hubs.alone:
+            request.app = hubs.first
             return hubs.first(request)
         headers, transport = request.headers, request.transport
         named = "" if transport is None else server_name(transport)
         hub = hubs.find(*resource_hosts(headers.get("Authorization", "")), headers.get("Host", ""), named)
+        request.app = hub
         return hub(request)
 
     return answer

@@ -191,8 +191,8 @@ class Request:
     """One request. ``raw_path`` and ``raw_query`` are as they were sent; ``transport`` tells of the client."""
 
     __slots__ = (
-        "_query", "answered", "body", "cancel_when_lost", "direct", "exchange", "head", "headers", "method", "raw_path",
-        "raw_query", "said", "signature", "transport",
+        "_query", "answered", "app", "body", "cancel_when_lost", "direct", "exchange", "head", "headers", "method",
+        "raw_path", "raw_query", "said", "signature", "transport",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, exchange: Exchange, transport: Any) -> None:
@@ -212,6 +212,8 @@ class Request:
         """Whether the operation awaits futures only, and nothing that asks for the task it runs in."""
         self.answered = False
         """Whether an answer has begun."""
+        self.app: object = None
+        """Which of several applications answers it."""
         self._query: Mapping[str, str] | None = None
 
     @property
