@@ -417,6 +417,25 @@ def test_strangers_have_few_sessions_and_links() -> None:
     assert not any(isinstance(one, (End, Close)) for one in peer.said())
 
 
+def test_strangers_send_a_bounded_number_of_bytes() -> None:
+    flows = frame(credit(0, 1)) * 10
+    limits = Limits(unproven_bytes=2 * len(flows) + 50)
+    peer = Peer.opened(limits=limits)
+    peer.send(frame(receiver(0)))
+    peer.send(flows)
+    assert failure(peer.send(flows, flows)) == "amqp:connection:framing-error"
+    assert isinstance(peer.said()[-1], Close)
+    peer = Peer.opened(limits=limits)
+    peer.engine.prove()
+    peer.send(frame(receiver(0)), *(flows for _ in range(10)))
+    assert not any(isinstance(one, Close) for one in peer.said())
+    early = Peer(limits)
+    early.engine.prove()
+    early.send(AMQP_HEADER, frame(Open("client")), frame(begin()))
+    early.send(frame(receiver(0)), *(flows for _ in range(10)))
+    assert early.engine.state is State.OPENED
+
+
 def test_messages_that_are_begun_and_not_finished_are_bounded_over_all_links() -> None:
     peer = Peer.opened(limits=Limits(unfinished_bytes=100))
     for handle in (0, 1):

@@ -68,6 +68,14 @@ AMQP_UNPROVEN = Limit(
     "own choice",
     "What a client has before a token or certificate was found good; bounds what strangers cost.",
 )
+AMQP_UNPROVEN_BYTES = Limit(
+    "what an AMQP client sends before login",
+    1_048_576,
+    1_048_576,
+    "bytes per connection",
+    "own choice",
+    "From open to the first token or certificate that is found good; bounds what strangers leave in memory.",
+)
 AMQP_UNFINISHED_BYTES = Limit(
     "parts of AMQP messages",
     16_777_216,

@@ -23,6 +23,7 @@ from muster.core.amqp_limits import (
     AMQP_SESSIONS,
     AMQP_UNFINISHED_BYTES,
     AMQP_UNPROVEN,
+    AMQP_UNPROVEN_BYTES,
 )
 from muster.core.errors import (
     ADDRESS_NOT_FOUND,
@@ -78,6 +79,7 @@ _LIMITS = Limits(
     links=AMQP_LINKS.open,
     unproven_sessions=AMQP_UNPROVEN.open,
     unproven_links=AMQP_UNPROVEN.open,
+    unproven_bytes=AMQP_UNPROVEN_BYTES.open,
     tracked_deliveries=AMQP_LINKS.open * AMQP_COMMANDS_IN_FLIGHT.open,
     unfinished_bytes=AMQP_UNFINISHED_BYTES.open,
     before_open=AMQP_OPENING_BYTES.open,

@@ -70,11 +70,12 @@ class Connection:
     """One connection. ``remote`` is the client's open once there is one, ``sasl`` whether it came with a SASL layer."""
 
     __slots__ = (
-        "_before_open",
+        "_allowance",
         "_buffer",
         "_container_id",
         "_ended",
         "_mechanism",
+        "_proven",
         "_wire",
         "remote",
         "sasl",
@@ -91,7 +92,9 @@ class Connection:
         self._container_id = container_id
         self._wire = Wire(limits)
         self._buffer = FrameBuffer(min(limits.before_open, limits.max_frame_size))
-        self._before_open = limits.before_open
+        self._allowance = limits.before_open
+        """How many bytes may still come before the next proof of good will; -1 for any number."""
+        self._proven = False
         self._ended: set[int] = set()
         self._mechanism: SaslInit | None = None
 
@@ -103,10 +106,11 @@ class Connection:
         if self.state is State.CLOSED:
             return events
         try:
-            if self._before_open >= 0:
-                self._before_open -= len(data)
-                if self._before_open < 0:
-                    raise AmqpFramingError("too much was sent before the connection was open")
+            if self._allowance >= 0:
+                self._allowance -= len(data)
+                if self._allowance < 0:
+                    missing = "authenticated" if self.state is State.OPENED else "open"
+                    raise AmqpFramingError(f"too much was sent before the connection was {missing}")
             if data:
                 self._buffer.feed(data)
             step = _STEPS.get(self.state)
@@ -289,7 +293,7 @@ class Connection:
         if self.state is not State.OPEN_DECISION:
             return
         self._write_open(offered, properties)
-        self._before_open = -1
+        self._allowance = -1 if self._proven else self._wire.limits.unproven_bytes
         self._buffer.max_frame_size = self._wire.limits.max_frame_size
         self.state = State.OPENED
 
@@ -328,6 +332,9 @@ class Connection:
     def prove(self) -> None:
         """The client is authenticated: it may have as many sessions and links as the limits say."""
         limits = self._wire.limits
+        self._proven = True
+        if self.state is State.OPENED:
+            self._allowance = -1
         self._wire.most_sessions, self._wire.most_links = limits.sessions, limits.links
 
     def heartbeat(self) -> None:

@@ -39,7 +39,8 @@ _OUTGOING_WINDOW = 65_536
 class Limits(NamedTuple):
     """What one connection may cost. ``before_open`` bounds all bytes up to and with the client's open.
 
-    Until ``Connection.prove`` was called it has ``unproven_sessions`` and ``unproven_links`` at most.
+    Until ``Connection.prove`` was called it has ``unproven_sessions`` and ``unproven_links`` at most, and after open
+    may send ``unproven_bytes`` (-1: any number).
     ``unfinished_bytes`` bounds all messages of which parts have come. ``tracked_deliveries`` are those of a session.
     ``idle_time_out`` (milliseconds) is announced; to enforce it is up to the user, who has a clock.
     """
@@ -49,6 +50,7 @@ class Limits(NamedTuple):
     links: int = 1024
     unproven_sessions: int = 256
     unproven_links: int = 1024
+    unproven_bytes: int = -1
     incoming_window: int = 2048
     tracked_deliveries: int = 2048
     unfinished_bytes: int = 16_777_216
