@@ -201,6 +201,16 @@ def test_the_built_in_authority_from_init_to_revoke(make_hub: Callable[..., HubP
         assert shown["revocation"]["lists"][0]["revoked"] == 2
         muster(hub, "ca", "revocation", "muster-issuing", "--fail-closed")
         assert json.loads(muster(hub, "ca", "show", "muster-issuing"))["revocation"]["failClosed"] is True
+        root_key = hub.directory / "data" / "device-ca" / "root.key"
+        moved = root_key.rename(hub.directory / "moved.key")
+        assert "--root-key" in muster(hub, "ca", "rotate", status=1)
+        assert "not the root's" in muster(hub, "ca", "rotate", "--root-key", key, status=1)
+        assert "muster-issuing-2  verified" in muster(hub, "ca", "rotate", "--root-key", str(moved))
+        moved.rename(root_key)
+        muster(hub, "ca", "issue", "dev", "--out", str(out), "--renew")
+        assert Path(pem).read_text().split("-----END")[1] != before.split("-----END")[1], "by the new one"
+        assert "1 revoked" in muster(hub, "ca", "revoke", pem)
+        assert "2 revoked" in muster(hub, "ca", "revoke", f"{pem}.old"), "by the old one, which had revoked it before"
         muster(hub, "ca", "delete", "muster-root")
         assert "muster-root" not in muster(hub, "ca", "list")
         assert "There is no certificate" in muster(hub, "ca", "delete", "muster-root", status=1)

@@ -6,19 +6,28 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import click
 
-from muster.cli.device_authority import ISSUING_NAME, ROOT_NAME, DeviceAuthorityFiles, write_new
+from muster.cli.device_authority import (
+    ISSUING,
+    ROOT,
+    DeviceAuthorityFiles,
+    name_at_hub,
+    write_new,
+)
 from muster.cli.network import HubClient
 from muster.cli.target import data_option, login_options, running
-from muster.core.ambient import SystemAmbient
+from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.certificate_limits import LEAST_REVOCATION_REFRESH, MOST_REVOCATION_REFRESH, REVOCATION_REFRESH
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.identity.hub import hub_name
 from muster.identity.model import IdentityKey
+
+if TYPE_CHECKING:
+    from muster.issuing.making import Credentials
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -151,21 +160,36 @@ def revocation(
 @_hub_options
 def init(*, data: Path, login: str | None, ca: Path | None) -> None:
     """Make an authority for devices in the data directory, a root and an issuing one, and have the hub trust it."""
-    from muster.issuing.devices import make_device_authorities, prove_possession  # noqa: PLC0415
+    from muster.issuing.devices import make_device_authorities  # noqa: PLC0415
 
     hub, files = _client(data, login, ca), DeviceAuthorityFiles(data)
     ambient = _Ambient()
     made = make_device_authorities(ambient)
     files.write(made)
-    for name, one in zip((ROOT_NAME, ISSUING_NAME), made, strict=True):
-        _put(hub, name, one.certificate, verified=None)
-        _tell(_verify(hub, name, prove_possession(one, _code(hub, name), ambient)))
+    for stem, one in zip((ROOT, ISSUING), made, strict=True):
+        _register(hub, name_at_hub(stem), one, ambient)
     click.echo(
         f"Keys and certificates are in {files.path}. Move root.key to a safe place: it is needed only to make another\n"
         "issuing authority. Then, for each device:\n"
         "  muster device add my-device --auth x509-ca\n"
         "  muster ca issue my-device"
     )
+
+
+@ca.command()
+@click.option("--root-key", type=_FILE, help="The root's private key.  [default: device-ca/root.key, if it is there]")
+@_hub_options
+def rotate(*, root_key: Path | None, data: Path, login: str | None, ca: Path | None) -> None:
+    """Make another issuing authority below the root of `muster ca init`; `muster ca issue` uses it from now on.
+
+    Certificates of the one before stay good: renew them device by device, then `muster ca delete` it.
+    """
+    from muster.issuing.devices import make_issuing_authority  # noqa: PLC0415
+
+    hub, files, ambient = _client(data, login, ca), DeviceAuthorityFiles(data), _Ambient()
+    files.stems()
+    made = make_issuing_authority(files.credentials(ROOT, root_key), ambient)
+    _register(hub, name_at_hub(files.add_issuing(made)), made, ambient)
 
 
 @ca.command()
@@ -207,14 +231,17 @@ def revoke(*, file: Path, data: Path, login: str | None, ca: Path | None) -> Non
     from muster.node.directory import write_private  # noqa: PLC0415
 
     hub, files = _client(data, login, ca), DeviceAuthorityFiles(data)
-    issuing = files.issuing()
     gone = read_upload(file.read_bytes())
-    if not gone.signed_by(read_upload(issuing.certificate)):
+    for stem in files.stems():
+        issuing, list_file = files.credentials(stem), files.list_file(stem)
+        if gone.signed_by(read_upload(issuing.certificate)):
+            break
+    else:
         raise HubError(INVALID_OPERATION, f"{file} holds no certificate of the authority in {files.path}.")
-    before = read_list(files.list_file.read_bytes()).serials if files.list_file.exists() else frozenset()
+    before = read_list(list_file.read_bytes()).serials if list_file.exists() else frozenset()
     serials = before | {read_certificate(gone.der).serial}
-    write_private(files.list_file, make_list(issuing, serials, len(serials), _Ambient()))
-    _load_list(hub, ISSUING_NAME, files.list_file.read_bytes())
+    write_private(list_file, make_list(issuing, serials, len(serials), _Ambient()))
+    _load_list(hub, name_at_hub(stem), list_file.read_bytes())
 
 
 class _Ambient(SystemAmbient):
@@ -273,6 +300,14 @@ def _prove(hub: HubClient, name: str, key: bytes) -> dict[str, Any]:
     code = _code(hub, name)
     present = base64.b64decode(hub.call("GET", _path(hub, name))["properties"]["certificate"])
     return _verify(hub, name, prove_possession(Credentials(pem_of(present), key), code, _Ambient()))
+
+
+def _register(hub: HubClient, name: str, made: Credentials, ambient: Ambient) -> None:
+    """Have the hub trust an authority whose key is at hand."""
+    from muster.issuing.devices import prove_possession  # noqa: PLC0415
+
+    _put(hub, name, made.certificate, verified=None)
+    _tell(_verify(hub, name, prove_possession(made, _code(hub, name), ambient)))
 
 
 def _load_list(hub: HubClient, name: str, content: bytes) -> None:

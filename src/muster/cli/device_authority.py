@@ -9,8 +9,13 @@ from muster.core.errors import INVALID_OPERATION, HubError
 from muster.issuing.devices import DeviceAuthorities
 from muster.issuing.making import Credentials
 
-ROOT_NAME, ISSUING_NAME = "muster-root", "muster-issuing"
-"""Under which the hub knows them."""
+ROOT, ISSUING = "root", "issuing"
+"""What their files are called; issuing authorities that came later are ``issuing-2`` and so on."""
+
+
+def name_at_hub(stem: str) -> str:
+    """Under which the hub knows the authority in the files ``stem``."""
+    return f"muster-{stem}"
 
 
 class DeviceAuthorityFiles:
@@ -24,23 +29,42 @@ class DeviceAuthorityFiles:
         if self.path.exists():
             raise HubError(INVALID_OPERATION, f"{self.path} is there already; muster ca issue DEVICE uses it.")
         self.path.mkdir(mode=0o700)
-        for name, one in zip(("root", "issuing"), authorities, strict=True):
-            write_new(self.path / f"{name}.pem", one.certificate)
-            write_new(self.path / f"{name}.key", one.key)
+        for stem, one in zip((ROOT, ISSUING), authorities, strict=True):
+            self._write(stem, one)
+
+    def add_issuing(self, made: Credentials) -> str:
+        """Keep another issuing authority, which is used from now on; what its files are called."""
+        stem = f"{ISSUING}-{len(self.stems()) + 1}"
+        self._write(stem, made)
+        return stem
+
+    def _write(self, stem: str, one: Credentials) -> None:
+        write_new(self.path / f"{stem}.key", one.key)
+        write_new(self.path / f"{stem}.pem", one.certificate)
+
+    def stems(self) -> list[str]:
+        """The issuing authorities by their files, the newest last. Raises ``HubError`` when there is none."""
+        found = [ISSUING] if (self.path / f"{ISSUING}.pem").exists() else []
+        while found and (self.path / f"{ISSUING}-{len(found) + 1}.pem").exists():
+            found.append(f"{ISSUING}-{len(found) + 1}")
+        if not found:
+            raise HubError(INVALID_OPERATION, f"There is no authority in {self.path}; make one first: muster ca init.")
+        return found
+
+    def credentials(self, stem: str, key: Path | None = None) -> Credentials:
+        """An authority; its key is in ``key`` where it was moved away. Raises ``HubError`` when it is not there."""
+        key = key or self.path / f"{stem}.key"
+        if not key.exists():
+            raise HubError(INVALID_OPERATION, f"{key} is not there; name the file it was moved to with --root-key.")
+        return Credentials((self.path / f"{stem}.pem").read_bytes(), key.read_bytes())
 
     def issuing(self) -> Credentials:
-        """The issuing authority. Raises ``HubError`` when there is none."""
-        try:
-            return Credentials((self.path / "issuing.pem").read_bytes(), (self.path / "issuing.key").read_bytes())
-        except FileNotFoundError:
-            raise HubError(
-                INVALID_OPERATION, f"There is no authority in {self.path}; make one first: muster ca init."
-            ) from None
+        """The issuing authority that is used. Raises ``HubError`` when there is none."""
+        return self.credentials(self.stems()[-1])
 
-    @property
-    def list_file(self) -> Path:
-        """What the issuing authority has revoked."""
-        return self.path / "issuing.crl"
+    def list_file(self, stem: str) -> Path:
+        """What an issuing authority has revoked."""
+        return self.path / f"{stem}.crl"
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -58,19 +58,36 @@ def make_device_authorities(ambient: Ambient) -> DeviceAuthorities:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    key = new_key(ambient)
+    made = credentials_of(root, root_key)
+    return DeviceAuthorities(made, make_issuing_authority(made, ambient))
+
+
+def make_issuing_authority(root: Credentials, ambient: Ambient) -> Credentials:
+    """An authority below ``root``, good for 10 years at most, with a name of its own: lists of what was revoked are
+    known by their issuer's name.
+
+    Raises ``HubError`` 400004 for a key that is not the root's, or a root that has expired.
+    """
+    issuer, root_key = x509.load_pem_x509_certificate(root.certificate), load_key(root.key)
+    if root_key.public_key() != issuer.public_key():
+        raise HubError(ARGUMENT_INVALID, "The key is not the root's, give the one that muster ca init made with it.")
+    key, now = new_key(ambient), now_of(ambient)
+    end = min(now + timedelta(days=ISSUING_DAYS), issuer.not_valid_after_utc)
+    if end <= now:
+        raise HubError(ARGUMENT_INVALID, "The root has expired, make new authorities in another data directory.")
     public = key.public_key()
-    name = name_of(f"Muster Device Issuing {mark}")
+    identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+    name = name_of(f"Muster Device Issuing {identifier.digest[:4].hex()}")
     issuing = (
-        builder(ambient, name, root_name, public, (now, now + timedelta(days=ISSUING_DAYS)))
+        builder(ambient, name, issuer.subject, public, (now, end))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(key_usage(authority=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(issuer_identifier(root), critical=False)
+        .add_extension(identifier, critical=False)
+        .add_extension(issuer_identifier(issuer), critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    return DeviceAuthorities(credentials_of(root, root_key), credentials_of(issuing, key))
+    return credentials_of(issuing, key)
 
 
 def issue_device_certificate(issuing: Credentials, key: IdentityKey, days: int, ambient: Ambient) -> Credentials:
@@ -90,7 +107,7 @@ def issue_device_certificate(issuing: Credentials, key: IdentityKey, days: int, 
     own, now = new_key(ambient), now_of(ambient)
     end = min(now + timedelta(days=days), issuer.not_valid_after_utc)
     if end <= now:
-        raise HubError(ARGUMENT_INVALID, "The issuing authority has expired, make a new one.")
+        raise HubError(ARGUMENT_INVALID, "The issuing authority has expired, make a new one: muster ca rotate.")
     public = own.public_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
