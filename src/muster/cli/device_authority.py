@@ -54,8 +54,10 @@ class DeviceAuthorityFiles:
     def credentials(self, stem: str, key: Path | None = None) -> Credentials:
         """An authority; its key is in ``key`` where it was moved away. Raises ``HubError`` when it is not there."""
         key = key or self.path / f"{stem}.key"
-        if not key.exists():
-            raise HubError(INVALID_OPERATION, f"{key} is not there; name the file it was moved to with --root-key.")
+        for file in (key, self.path / f"{stem}.pem"):
+            if not file.exists():
+                moved = "name the file it was moved to with --root-key" if stem == ROOT else "put it back"
+                raise HubError(INVALID_OPERATION, f"{file} is not there; {moved}.")
         return Credentials((self.path / f"{stem}.pem").read_bytes(), key.read_bytes())
 
     def issuing(self) -> Credentials:
