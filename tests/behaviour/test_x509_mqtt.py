@@ -1,4 +1,4 @@
-"""Devices with client certificates over real TLS: the whole certificate zoo, and what ends their sessions."""
+"""Devices with client certificates over real TLS: what ends their sessions, and failed handshakes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,8 @@ from muster.identity.explain import explain
 from muster.identity.keys import Credentials
 from muster.identity.model import Authentication, AuthenticationType, IdentityKey, Status
 from muster.testing.mqtt import MqttClient, connect, publish
-from tests import certificate_zoo_bad
 from tests.behaviour.mqtt_hub import MqttHub, ends_silently, mqtt_hub
 from tests.behaviour.x509_bench import AUTHENTICATION, Bench
-from tests.certificate_zoo import ZOO
-
-assert certificate_zoo_bad
-RETRY = {"revocation-unknown": 3}
 
 
 @pytest.fixture
@@ -36,23 +31,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[MqttHub]:
 @pytest.fixture
 def bench(hub: MqttHub, tmp_path: Path) -> Bench:
     return Bench(hub, tmp_path)
-
-
-@pytest.mark.parametrize("name", ZOO)
-async def test_a_specimen_at_the_door(bench: Bench, name: str) -> None:
-    cause, recipe = ZOO[name]
-    specimen = recipe(bench.make)
-    await bench.prepare(specimen)
-    token = "SharedAccessSignature sr=a&sig=b&se=1" if specimen.with_token else None
-    client, code = await bench.connect(specimen.key, specimen.leaf, *specimen.sent, token=token)
-    assert code == (RETRY.get(cause, 5) if cause else 0)
-    assert await bench.hub.last_cause() == cause
-    if not cause:
-        module = "" if specimen.key.module_id is None else f"modules/{specimen.key.module_id}/"
-        await client.send(publish(f"devices/dev/{module}messages/events/", b"hello"))
-        await client.expect("PUBACK")
-        (message,) = await bench.hub.messages("dev")
-        assert '"type":"x509Certificate"' in str(message)
 
 
 # --- what ends a session
@@ -240,31 +218,6 @@ async def test_a_flood_of_failed_handshakes_is_kept_in_part_only(bench: Bench) -
 
 
 # --- besides
-
-
-@pytest.mark.parametrize("with_intermediate", [True, False])
-async def test_openssl_is_let_in_or_refused_too(bench: Bench, with_intermediate: bool) -> None:
-    _, middle, leaf = await bench.chain()
-    certificate, key, chain = (bench.directory / name for name in ("leaf.pem", "leaf.key", "chain.pem"))
-    for path, content in ((certificate, leaf.pem), (key, leaf.key_pem), (chain, middle.pem)):
-        path.write_bytes(content)
-    command = ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{bench.hub.port}", "-servername", "localhost",
-               "-CAfile", str(bench.hub.ca_file), "-verify_return_error", "-cert", str(certificate), "-key", str(key),
-               *(["-cert_chain", str(chain)] if with_intermediate else [])]  # fmt: skip
-    client = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    assert client.stdin is not None
-    assert client.stdout is not None
-    client.stdin.write(connect("dev", "localhost/dev/?api-version=2021-04-12"))
-    async with asyncio.timeout(20):
-        answer = await client.stdout.readexactly(4)
-    client.stdin.close()
-    with contextlib.suppress(ProcessLookupError):
-        client.kill()
-    await client.wait()
-    assert answer == (b"\x20\x02\x00\x00" if with_intermediate else b"\x20\x02\x00\x05")
-    assert await bench.hub.last_cause() == ("" if with_intermediate else "intermediate-missing")
 
 
 async def test_certificates_pass_through_a_websocket(bench: Bench) -> None:
