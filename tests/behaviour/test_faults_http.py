@@ -61,7 +61,7 @@ async def test_2_the_connection_that_brought_the_fault_is_cut(hub: DeviceHttpHub
     [connection] = hub.http.connections
     hub.ambient.advance(1)
     await hub.mqtt.settled(lambda: not hub.http.connections)
-    assert connection.under_way(None) is None
+    assert not connection.busy
     assert (await hub.send(b"after")).status == 204
     assert [message["body"] for message in await hub.stored()] == ["fault", "after"]
 
