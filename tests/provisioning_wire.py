@@ -97,11 +97,12 @@ class AmqpRegistrant:
 
     def __init__(
         self, dps: Provisioning, name: str, token: str | None = None, *, chain: Sequence[Pair] = (),
-        address: str | None = None, scope: str | None = None,
+        address: str | None = None, scope: str | None = None, sasl: SaslInit | None = None,
     ) -> None:  # fmt: skip
-        """Without a ``token`` there is no SASL layer. ``address`` may spell the node differently."""
+        """Without ``token`` and ``sasl`` there is no SASL layer. ``address`` may spell the node differently."""
         path = f"{scope or dps.scope}/registrations/{name}"
-        sasl = None if token is None else SaslInit("PLAIN", f"\0{path}\0{token}".encode())
+        if token is not None:
+            sasl = SaslInit("PLAIN", f"\0{path}\0{token}".encode())
         self.client = AmqpClient(
             dps.hub.port("amqp"), sasl=sasl, host=dps.hub.address, hostname=dps.hub.address, context=dps.context(chain)
         )

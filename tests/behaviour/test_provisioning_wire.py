@@ -359,3 +359,12 @@ async def test_20_a_disabled_enrollment_is_a_status(dps: Provisioning, over: Any
     state = {"registrationId": name, "status": "disabled"}
     heard = await over(dps, name, {"token": token})
     assert heard == (200, 0, {"operationId": "", "status": "disabled", "registrationState": state})
+
+
+@pytest.mark.parametrize("mechanism", ["EXTERNAL", "ANONYMOUS"])
+def test_21_by_certificate_with_a_sasl_layer_that_says_nothing(dps: Provisioning, mechanism: str) -> None:
+    name = fresh()
+    leaf = Maker(time.time()).issue(name, None)
+    dps.enroll(name, pasted("clientCertificates", leaf))
+    with AmqpRegistrant(dps, name, chain=[leaf], sasl=SaslInit(mechanism, b"")) as device:
+        assert device.provision()["status"] == "assigned"
