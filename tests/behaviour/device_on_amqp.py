@@ -199,9 +199,9 @@ class AmqpDevice:
         return await aside(self._ended)
 
     def _ended(self) -> str:
-        said = str(self._wire.wait_for(Close).body.error.condition)
+        error = self._wire.wait_for(Close).body.error
         assert self._wire.hung_up()
-        return said
+        return "" if error is None else str(error.condition)
 
     async def cut(self) -> None:
         with contextlib.suppress(OSError):

@@ -267,7 +267,8 @@ async def test_22_a_group_by_reference_needs_a_verified_authority_whose_devices_
     path = (
         f"/subscriptions/s/resourceGroups/g/providers/Microsoft.Devices/IotHubs/{hub.address}/certificates/{authority}"
     )
-    dps.group(fresh("referring"), {"type": "x509", "x509": {"caReferences": {"primary": authority}}})
+    group = fresh("referring")
+    dps.group(group, {"type": "x509", "x509": {"caReferences": {"primary": authority}}})
     leaf = make.issue(name, root)
     assert dps.register(name, chain=[leaf, root]).status == 401
     assert dps.why(name) == "reference-unknown"
@@ -282,6 +283,7 @@ async def test_22_a_group_by_reference_needs_a_verified_authority_whose_devices_
     assert dps.provision(name, chain=[leaf])["status"] == "assigned"
     _, device = hub.request("GET", f"/devices/{name}")
     assert device["authentication"]["type"] == "certificateAuthority", "a renewed certificate will do as well"
+    dps.call("DELETE", f"/enrollmentGroups/{group}")  # else whoever is unknown hears of it
     hub.request("DELETE", path, **{"If-Match": "*"})
 
 

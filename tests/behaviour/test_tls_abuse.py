@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import ctypes.util
 import fcntl
+import itertools
 import os
 import resource
 import socket
@@ -167,8 +168,9 @@ async def test_only_so_many_handshakes_are_in_progress(server: Server, monkeypat
 def few_files() -> Iterator[None]:
     """Room for 100 open files, those of the test's own clients included, above what the transport keeps free."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as probe:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno() + RESERVED_FILES + 100, hard))
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = (number for number in itertools.count() if number not in taken)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, RESERVED_FILES + 100, None)), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
