@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?= -max_total_time=120
 SOAK_ARGS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -13,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 prepare = $(eval reason := $(shell $(PYTHON) scripts/bootstrap.py $(1)))$(if $(filter 0,$(.SHELLSTATUS)),,$(error \
 	$(or $(reason),scripts/bootstrap.py failed, see above)))
 
-.PHONY: help run test lint bench soak lock docs clean
+.PHONY: help run test lint bench soak fuzz lock docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -45,6 +46,10 @@ bench: ## measure the hub beside Mosquitto, RabbitMQ and a least C server, talki
 
 soak: ## the long proofs; a run that was stopped goes on where it was
 	$(call prepare,test)@python scripts/low_ports.py python scripts/soak.py $(SOAK_ARGS)
+
+fuzz: ## what AMQP clients may send, coverage-guided, for two minutes (FUZZ_ARGS)
+	$(call prepare,test)@python -m pip install --quiet --no-deps --target build/atheris atheris==3.0.0
+	@PYTHONPATH=build/atheris:src:. python tests/fuzz/amqp_input.py $(FUZZ_ARGS)
 
 docs: ## write docs/errors.md and docs/limits.md from their tables
 	$(call prepare,lint)@python scripts/tables.py
