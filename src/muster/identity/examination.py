@@ -123,8 +123,3 @@ def _left_text(left: float, skew: int) -> str:
 def hosts_text(hub: Hub) -> str:
     """The hub's names, its own first."""
     return ", ".join([hub.host, *sorted(hub.hosts - {hub.host})])
-
-
-def skew_of(hub: Hub) -> int:
-    """The clock skew in force, in seconds."""
-    return SAS_CLOCK_SKEW.under(hub.profile)
