@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from muster.core.json_text import decode, encode
 from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType
 from muster.provisioning.attestation import from_stored
@@ -28,7 +28,6 @@ REGISTRATION_COLUMNS = "registration_id, kind, enrollment_id, record, intent, ve
 """What ``registration_of`` takes and ``registration_row`` gives, in their order."""
 
 Row = tuple[Any, ...]
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def enrollment_row(one: Enrollment) -> Row:
@@ -40,7 +39,7 @@ def enrollment_row(one: Enrollment) -> Row:
     }  # fmt: skip
     held = one.attestation
     return (
-        one.key.kind.value, one.key.id, held.kind.value, _encoder.encode(held.stored()), _encoder.encode(record),
+        one.key.kind.value, one.key.id, held.kind.value, encode(held.stored()), encode(record),
         one.version, one.created, one.updated,
     )  # fmt: skip
 
@@ -48,11 +47,11 @@ def enrollment_row(one: Enrollment) -> Row:
 def enrollment_of(row: Row) -> Enrollment:
     """The enrollment of a row."""
     kind, name, attestation, secrets, text, version, created, updated = row
-    record = json.loads(text)
+    record = decode(text)
     allocation, custom, reprovision = record["allocation"], record["custom"], record["reprovision"]
     return Enrollment(
         key=EnrollmentKey(EnrollmentKind(kind), name),
-        attestation=from_stored(attestation, json.loads(secrets)),
+        attestation=from_stored(attestation, decode(secrets)),
         device_id=record["device_id"],
         enabled=record["enabled"],
         iot_edge=record["iot_edge"],
@@ -77,8 +76,8 @@ def registration_row(one: Registration) -> Row:
         "payload": one.payload, "error_code": one.error_code, "error_message": one.error_message,
     }  # fmt: skip
     return (
-        one.registration_id, one.key.kind.value, one.key.id, _encoder.encode(record),
-        None if one.intent is None else _encoder.encode(_intent_record(one.intent)),
+        one.registration_id, one.key.kind.value, one.key.id, encode(record),
+        None if one.intent is None else encode(_intent_record(one.intent)),
         one.version, one.created, one.updated,
     )  # fmt: skip
 
@@ -86,14 +85,14 @@ def registration_row(one: Registration) -> Row:
 def registration_of(row: Row) -> Registration:
     """The registration of a row."""
     registration_id, kind, enrollment_id, text, intent, version, created, updated = row
-    record = json.loads(text)
+    record = decode(text)
     substatus = record.pop("substatus")
     return Registration(
         registration_id=registration_id,
         key=EnrollmentKey(EnrollmentKind(kind), enrollment_id),
         status=RegistrationStatus(record.pop("status")),
         substatus=None if substatus is None else Substatus(substatus),
-        intent=None if intent is None else _intent(json.loads(intent)),
+        intent=None if intent is None else _intent(decode(intent)),
         version=version,
         created=created,
         updated=updated,
