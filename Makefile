@@ -39,10 +39,10 @@ check-style:
 
 bench: ## measure the hub beside Mosquitto, RabbitMQ and a least C server, talking back, queries, certificates, into docs/results
 	$(call prepare,bench)@python -m bench.run $(BENCH_ARGS)
-	@python -m bench.amqp $(filter --quick --again,$(BENCH_ARGS))
 	@python -m bench.talking $(filter --quick,$(BENCH_ARGS))
 	@python -m bench.queries $(filter --quick,$(BENCH_ARGS))
 	@python -m bench.certificates $(filter --quick,$(BENCH_ARGS))
+	@python -m bench.amqp $(filter --quick --again,$(BENCH_ARGS))
 
 soak: ## the long proofs; a run that was stopped goes on where it was
 	$(call prepare,test)@python scripts/low_ports.py python scripts/soak.py $(SOAK_ARGS)
