@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,3 +83,15 @@ class Place:
         if self.signer is not None:
             builder = builder.certificates([self.signer.certificate])
         return builder.sign(signer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Place]:
+    """A place that answers, in a thread of its own."""
+    made = Place()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()

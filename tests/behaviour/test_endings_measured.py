@@ -13,7 +13,6 @@ import ssl
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from muster.testing.hub import HubProcess
 from muster.testing.mqtt import connect
 from muster.wire.amqp.performatives import Accepted
 from muster.wire.amqp.sasl import SaslInit
-from tests.behaviour.revocation_place import Place
+from tests.behaviour.revocation_place import Place, serving
 from tests.certificate_maker import Maker, Pair
 
 pytestmark = pytest.mark.soak
@@ -38,13 +37,8 @@ ROUNDS, PROMISED, PATIENCE = 5, 5.0, 30.0
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    made = Place()
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 class Scene:

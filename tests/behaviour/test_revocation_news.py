@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from muster.core.certificate_limits import RESPONDER_ANSWER_COUNTS, REVOCATION_L
 from muster.identity.authority_contract import RevocationRules
 from muster.identity.model import Authentication, IdentityKey
 from tests.behaviour.mqtt_hub import MqttHub, alive, ends_silently, mqtt_hub
-from tests.behaviour.revocation_place import Place
+from tests.behaviour.revocation_place import Place, serving
 from tests.behaviour.x509_bench import AUTHENTICATION, Bench
 from tests.certificate_maker import Pair
 
@@ -24,13 +23,8 @@ DEV = IdentityKey("dev")
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    made = Place()
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture
