@@ -6,7 +6,6 @@ from functools import cache
 
 from muster.core.ambient import iso
 from muster.core.errors import ErrorRow
-from muster.core.limits import SAS_CLOCK_SKEW
 from muster.core.values import value
 from muster.identity import mistakes, sas
 from muster.identity.causes import BY_NAME
