@@ -69,7 +69,7 @@ class Bench:
         return {"us": added}
 
     def take(self, load: Load, server: Server, number: int, call: Callable[[], Result]) -> None:
-        """Measure once, and say what came out. A peer that was starved by others on the machine gets another try."""
+        """Measure once, and say what came out. A peer that was starved, or does not come to rest, starts anew."""
         for left in reversed(range(1 if server.name == Muster.name else PEER_TRIES)):
             try:
                 result = self.journal.once(load.name, server.name, number, call)
@@ -77,7 +77,9 @@ class Bench:
             except LoadError as failed:
                 if not left:
                     raise
-                say(f"again: {failed}")
+                say(f"again, with a fresh {server.name}: {failed}")
+                server.stop()
+                server.start()
         say(f"round {number}  {load.name}: {server.name} {result['server_us_per_message']:.1f} µs")
 
     def gateway(self) -> None:
