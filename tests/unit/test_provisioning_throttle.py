@@ -15,7 +15,7 @@ from muster.core.throttle_errors import ThrottledError
 from muster.core.throttles import REGISTRATIONS, Plan, Tier
 from muster.dialect.registration_addresses import RegistrationAddress
 from muster.dialect.registration_messages import refusal
-from muster.heads.registration_requests import Asker, RegistrationRequests
+from muster.heads.registration_requests import Asker, Proof, RegistrationRequests
 from muster.testing.clock import VirtualAmbient
 
 
@@ -46,7 +46,8 @@ async def test_over_mqtt_and_amqp_the_answer_is_429_with_the_pause(tmp_path: Pat
         attempt = attempt_of("dev")
         requests = RegistrationRequests(running.registrar, running.refusals, clock)
         address = RegistrationAddress(attempt.id_scope, "dev", "2019-03-31")
-        answer = await requests.answer(Asker("dps-mqtt", "peer", address, attempt.token), None, b"")
+        asker = Asker("dps-mqtt", "peer", address, Proof(attempt.token))
+        answer = await requests.answer(asker, None, b"")
         assert (answer.status, answer.retry_after >= 1) == (429, True)
         assert json.loads(answer.body)["errorCode"] in (429001, 429005)
         assert answer.error is not None
@@ -54,4 +55,4 @@ async def test_over_mqtt_and_amqp_the_answer_is_429_with_the_pause(tmp_path: Pat
         assert info is not None
         assert info["retry-after"] == info["Retry-After"] == answer.retry_after
         clock.advance(answer.retry_after)
-        assert (await requests.answer(Asker("dps-mqtt", "peer", address, attempt.token), None, b"")).status == 202
+        assert (await requests.answer(asker, None, b"")).status == 202

@@ -65,7 +65,7 @@ _HELP = {
 }
 _ADD_HELP = {
     EnrollmentKind.INDIVIDUAL: "Enroll the device with registration id ID, or change how it is.\n\nWithout a "
-    "certificate it attests by symmetric key, which is made and printed.",
+    "certificate or a TPM it attests by symmetric key, which is made and printed.",
     EnrollmentKind.GROUP: "Enroll a group of devices as ID, or change how it is.\n\nWithout a certificate devices "
     "attest by keys that derive from the group's: see group key. A certificate is that of the authority that issues "
     "the devices' own.",
@@ -92,6 +92,12 @@ def _adding(kind: EnrollmentKind) -> click.Command:
 
     if kind is EnrollmentKind.INDIVIDUAL:
         add = click.option("--device-id", metavar="ID", help="Its id at the hub.  [default: the registration id]")(add)
+        add = click.option(
+            "--tpm",
+            type=_FILE,
+            help="Attest by the TPM whose public endorsement key is in this file, "
+            "as tpm2_readpublic writes it or in base64.",
+        )(add)
     return add
 
 
@@ -195,10 +201,15 @@ def _body(kind: EnrollmentKind, name: str, given: dict[str, Any]) -> dict[str, A
 
 def _attestation(kind: EnrollmentKind, given: dict[str, Any]) -> dict[str, Any]:
     first, second, authority = given["certificate"], given["secondary_certificate"], given["authority"]
-    if authority is not None and first is not None:
-        raise click.UsageError("Give one of --certificate and --authority.")
+    tpm = given.get("tpm")
+    if sum(one is not None for one in (first, authority, tpm)) > 1:
+        raise click.UsageError("Give one of --certificate, --authority and --tpm.")
     if second is not None and first is None:
         raise click.UsageError("--secondary-certificate needs --certificate.")
+    if tpm is not None:
+        content = tpm.read_bytes()
+        key = content.decode().strip() if content.isascii() else base64.b64encode(content).decode()
+        return {"type": "tpm", "tpm": {"endorsementKey": key}}
     if authority is not None:
         return {"type": "x509", "x509": {"caReferences": {"primary": authority}}}
     if first is None:

@@ -117,5 +117,16 @@ GROUPS_SEARCHED = Limit(
     "own choice",
     "With more groups a refusal names the mistake twice a second at most: a flood must not buy that work.",
 )
+TPM_KEY_BYTES = Limit(
+    "public key of a TPM", 1024, 1024, "bytes", "provisioning.md 6.3", "RSA of 2048 bits: those of all SDKs have 316.",
+)  # fmt: skip
+TPM_CHALLENGE_VALIDITY = Limit(
+    "validity of a TPM's challenge",
+    3600,
+    3600,
+    "seconds",
+    "own choice",
+    "At least; twice this at most. A token for the registration can be signed so long with the key that came in it.",
+)
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

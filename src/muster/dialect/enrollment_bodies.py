@@ -13,7 +13,9 @@ from muster.dialect.json_body import Members
 from muster.dialect.registration_bodies import state_body
 from muster.identity.certificates import CertificateError, read_certificate
 from muster.identity.mistakes import shown
+from muster.provisioning.attestation import tpm
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
+from muster.provisioning.attestation.tpm import EndorsementKey
 from muster.provisioning.attestation.x509 import Role, X509Certificates, information
 from muster.provisioning.enrollments import BulkItem, BulkMode
 from muster.provisioning.ids import check_id, normal
@@ -30,7 +32,7 @@ from muster.provisioning.model import (
     Registration,
     ReprovisionPolicy,
 )
-from muster.provisioning.rules import Draft, DraftedAttestation, DraftedCertificates, DraftedKeys
+from muster.provisioning.rules import Draft, DraftedAttestation, DraftedCertificates, DraftedKeys, DraftedTpm
 
 ID_NAMES = {EnrollmentKind.INDIVIDUAL: "registrationId", EnrollmentKind.GROUP: "enrollmentGroupId"}
 """The member that holds an enrollment's id."""
@@ -79,6 +81,9 @@ def attestation_body(held: Attestation, *, with_keys: bool) -> dict[str, Any]:
     elif isinstance(held, X509Certificates):
         spell = _reference_body if held.role is Role.REFERENCES else _certificate_body
         body["x509"] = {held.role.value: {slot: spell(content) for slot, content in held.slots}}
+    elif isinstance(held, EndorsementKey):
+        storage = {"storageRootKey": tpm.text(held.storage)} if held.storage else {}
+        body["tpm"] = {"endorsementKey": tpm.text(held.public), **storage}
     return body
 
 
@@ -199,7 +204,8 @@ def _read_attestation(body: Members) -> DraftedAttestation:
         return DraftedKeys(keys.text("primaryKey") or "", keys.text("secondaryKey") or "")
     if kind is AttestationKind.X509:
         return _read_certificates(body.members("x509"))
-    raise HubError(ARGUMENT_INVALID, f"attestation.type {kind} is not taken, give symmetricKey or x509.")
+    chip = body.members("tpm")
+    return DraftedTpm(chip.text("endorsementKey") or "", chip.text("storageRootKey") or "")
 
 
 def _read_certificates(body: Members) -> DraftedCertificates:

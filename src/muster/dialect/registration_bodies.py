@@ -9,14 +9,18 @@ from muster.core.ambient import iso, shown_id
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.dialect.etag import etag_of
 from muster.dialect.json_body import Members
+from muster.provisioning.attempt import ChallengedError
 from muster.provisioning.model import Registration, RegistrationStatus, Substatus
 
 
 class DeviceRegistration(NamedTuple):
-    """What a device sends: its registration id (empty: not said) and its own payload."""
+    """What a device sends: its registration id (empty: not said), its own payload, and the keys of its TPM as
+    TPM2B_PUBLIC (empty: none)."""
 
     registration_id: str = ""
     payload: Any = None
+    endorsement_key: bytes = b""
+    storage_root_key: bytes = b""
 
 
 def read_registration(body: Members) -> DeviceRegistration:
@@ -25,7 +29,16 @@ def read_registration(body: Members) -> DeviceRegistration:
     for name in ("csr", "clientCertificateCsr"):
         if body.any(name) is not None:
             raise HubError(ARGUMENT_INVALID, f"{name} is not taken, register without it.")
-    return DeviceRegistration(body.text("registrationId") or "", body.any("payload"))
+    chip = body.members("tpm")
+    keys = (_tpm_key(chip, name) for name in ("endorsementKey", "storageRootKey"))
+    return DeviceRegistration(body.text("registrationId") or "", body.any("payload"), *keys)
+
+
+def _tpm_key(chip: Members, name: str) -> bytes:
+    try:
+        return base64.b64decode(chip.text(name) or "", validate=True)
+    except ValueError:
+        raise HubError(ARGUMENT_INVALID, f"tpm.{name} is not base64.") from None
 
 
 def operation_body(registration: Registration) -> dict[str, Any]:
@@ -45,8 +58,11 @@ def disabled_body(registration_id: str) -> dict[str, Any]:
 
 
 def error_body(error: HubError, tracking_id: str, moment: float) -> dict[str, Any]:
-    """A refusal (provisioning.md 5.5)."""
-    return {
+    """A refusal (provisioning.md 5.5); to a TPM the challenge is in it (6.4)."""
+    challenge: dict[str, Any] = {}
+    if isinstance(error, ChallengedError):
+        challenge = {"authenticationKey": base64.b64encode(error.key).decode(), "keyName": "registration"}
+    return challenge | {
         "errorCode": error.row.code,
         "trackingId": shown_id(tracking_id[:32]),
         "message": error.message,

@@ -1,15 +1,15 @@
 """The AMQP head: one connection, whatever it is used for.
 
-It opens, authenticates (``heads.amqp_login``), keeps the connection alive and hands each link to the role whose
-address it names. The same object serves TLS, WebSockets and plain TCP. Which hub is meant is known before the first
-token is judged or the first link is attached; from then on the connection is that hub's.
+It opens, authenticates (``heads.amqp_sasl``, ``heads.amqp_login``), keeps the connection alive and hands each link to
+the role whose address it names. The same object serves TLS, WebSockets and plain TCP. Which hub is meant is known
+before the first token is judged or the first link is attached; from then on the connection is that hub's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from muster.core.errors import (
 )
 from muster.core.limits import CONNECT_WAIT
 from muster.dialect.amqp import address_host, address_path, to_error
-from muster.heads import amqp_login
+from muster.heads import amqp_sasl
 from muster.heads.amqp_links import LinkHandler, Role
 from muster.heads.cbs import Cbs
 from muster.heads.device_grants import DeviceGrants
@@ -47,11 +47,8 @@ from muster.identity.authenticator import Authenticator
 from muster.identity.breaches import breach
 from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
-from muster.identity.sas import resource_hosts
-from muster.identity.verdict import Verdict
 from muster.sessions.faults import Faults
 from muster.wire.amqp.connection import Connection, State
-from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.events import (
     Closed,
     Delivery,
@@ -66,7 +63,6 @@ from muster.wire.amqp.events import (
 from muster.wire.amqp.events import Outcome as DeliveryOutcome
 from muster.wire.amqp.link import Link, LinkState, SendingLink
 from muster.wire.amqp.performatives import Error, Source, Target
-from muster.wire.amqp.sasl import MECHANISMS, TPM, parse_plain
 from muster.wire.amqp.session import Limits, Session
 
 log = logging.getLogger("muster.amqp")
@@ -264,6 +260,20 @@ class AmqpConnection:
             self._deadline.cancel()
             self._deadline = None
 
+    def sasl_outcome(self, accepted: bool) -> None:
+        """End the SASL layer's conversation; a client that is refused is hung up on."""
+        self._engine.sasl_outcome(accepted)
+        if not accepted:
+            self._hang_up()
+
+    def sasl_challenge(self, challenge: bytes) -> None:
+        """Go on with it: ask the client for more."""
+        self._engine.sasl_challenge(challenge)
+
+    def read_sasl(self) -> None:
+        """Read on in what came, after an outcome or a challenge that was awaited."""
+        self._take(b"")
+
     def flush(self) -> None:
         """Send what the engine has to say."""
         data = self._engine.data_to_send()
@@ -323,40 +333,6 @@ class AmqpConnection:
             self.transport.close()
 
     # --- events
-
-    def _sasl(self, event: SaslStarted) -> None:
-        accepted = event.mechanism in MECHANISMS
-        if event.mechanism == "PLAIN":
-            self.host = event.hostname or ""
-            try:
-                plain = parse_plain(event.response)
-            except AmqpDecodeError as error:
-                self.keep("sasl", "user and token", str(error))
-                accepted = False
-            else:
-                registrations = self.head.registrations
-                if registrations is None or not registrations.login(self, plain):
-                    self.choose_hub(*resource_hosts(plain.password))
-                    verdict = amqp_login.plain(self, plain)
-                    if not isinstance(verdict, Verdict):
-                        self.run(self._plain(verdict))
-                        return
-                    accepted = verdict.allowed
-        elif event.mechanism == TPM:
-            self.keep("sasl-tpm", "a token by SASL PLAIN, or a client certificate", TPM)
-            accepted = False
-        self._sasl_decided(accepted)
-
-    async def _plain(self, judge: Callable[[], Awaitable[Verdict]]) -> None:
-        verdict = await judge()
-        if not self.closing:
-            self._sasl_decided(verdict.allowed)
-            self._take(b"")
-
-    def _sasl_decided(self, accepted: bool) -> None:
-        self._engine.sasl_outcome(accepted)
-        if not accepted:
-            self._hang_up()
 
     def _opened(self, event: Opened) -> None:
         self.host = event.open.hostname or self.host
@@ -466,7 +442,7 @@ class AmqpConnection:
 
 
 _ANSWERS: dict[type[Event], Callable[[AmqpConnection, Any], None]] = {
-    SaslStarted: AmqpConnection._sasl,
+    SaslStarted: amqp_sasl.respond,
     Opened: AmqpConnection._opened,
     LinkAttached: AmqpConnection._attached,
     LinkFlow: AmqpConnection._flow,

@@ -32,7 +32,7 @@ from muster.dialect.registration_addresses import (
 )
 from muster.heads.client_certificates import tls_credential
 from muster.heads.hubs import HubDirectory
-from muster.heads.registration_requests import Asker, RegistrationRequests
+from muster.heads.registration_requests import Asker, Proof, RegistrationRequests
 from muster.heads.tls import describe_peer
 from muster.identity.breaches import breach
 from muster.wire.mqtt import encoder
@@ -88,9 +88,9 @@ class ProvisioningConnection:
             self._breach("user-name", USER_NAME_FORM, error.message, error.row)
             return
         self._client = address.registration_id
-        token = None if packet.password is None else packet.password.decode("utf-8", "replace")
+        proof = Proof(None if packet.password is None else packet.password.decode("utf-8", "replace"))
         self._asker = Asker(
-            self._name, self._peer, address, token, **tls_credential(transport, without=packet.password)
+            self._name, self._peer, address, proof, **tls_credential(transport, without=packet.password)
         )
         decoder.max_packet_bytes = REGISTRATION_PACKET_BYTES.open
         silence = float(REGISTRATION_SILENCE.open)

@@ -18,7 +18,8 @@ from muster.dialect.registration_addresses import RegistrationAddress, plain_reg
 from muster.dialect.registration_messages import Asked, read_request, refusal, reply
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.client_certificates import tls_credential
-from muster.heads.registration_requests import Answer, Asker, RegistrationRequests
+from muster.heads.registration_requests import Answer, Asker, Proof, RegistrationRequests
+from muster.heads.registration_tpm import TpmLogin
 from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.events import Delivery
 from muster.wire.amqp.link import Link, ReceivingLink, SendingLink
@@ -44,8 +45,21 @@ class RegistrationLinks:
         """Keep the token when it was said with the user name of a registration; whether it was."""
         if plain_registration(said.user) is None:
             return False
-        self._node(connection).token = said.password
+        self._node(connection).proof = Proof(said.password)
         return True
+
+    async def tpm(self, connection: AmqpConnection, response: bytes) -> bytes | bool:
+        """Go on with a TPM's conversation: the next challenge, or whether the device is let in."""
+        node = self._node(connection)
+        if node.tpm is None:
+            node.tpm = TpmLogin(self._requests, f"dps-{connection.transport_name}", connection.peer)
+        try:
+            said = await node.tpm.take(response)
+        except AmqpDecodeError as error:
+            connection.keep("sasl-tpm", "the responses of the SASL mechanism TPM", str(error))
+            return False
+        node.proof = node.tpm.proof
+        return said
 
     def attach(self, connection: AmqpConnection, link: Link, path: tuple[str, ...]) -> LinkHandler | None:
         """See ``heads.amqp_links.Role``. Raises ``HubError`` 400001 for the api-version that the link names."""
@@ -74,12 +88,13 @@ class RegistrationLinks:
 
 
 class _Node:
-    """One connection's links, and the token that came on it."""
+    """One connection's links, and what came on it before them."""
 
     def __init__(self, connection: AmqpConnection, requests: RegistrationRequests) -> None:
         self.connection = connection
         self.requests = requests
-        self.token: str | None = None
+        self.proof = Proof()
+        self.tpm: TpmLogin | None = None
         self.answers: list[_Answers] = []
         self.links = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -87,8 +102,8 @@ class _Node:
 
     def asker(self, address: RegistrationAddress) -> Asker:
         connection = self.connection
-        credential = tls_credential(connection.transport, without=self.token)
-        return Asker(f"dps-{connection.transport_name}", connection.peer, address, self.token, **credential)
+        credential = tls_credential(connection.transport, without=self.proof.token)
+        return Asker(f"dps-{connection.transport_name}", connection.peer, address, self.proof, **credential)
 
     def hears(self, address: RegistrationAddress) -> _Answers | None:
         """The newest link on which a device gets its answers."""

@@ -32,13 +32,22 @@ log = logging.getLogger("muster.provisioning")
 
 
 @value(frozen=True, slots=True)
+class Proof:
+    """What a device has shown before it asks; see ``provisioning.attempt.Attempt``."""
+
+    token: str | None = field(default=None, repr=False)
+    endorsement_key: bytes = b""
+    storage_root_key: bytes = b""
+
+
+@value(frozen=True, slots=True)
 class Asker:
-    """A device on its connection; ``token`` and the rest as in ``provisioning.attempt.Attempt``."""
+    """A device on its connection; see ``provisioning.attempt.Attempt``."""
 
     transport: str
     peer: str
     address: RegistrationAddress
-    token: str | None = field(default=None, repr=False)
+    proof: Proof = field(default=Proof())
     certificates: Sequence[bytes] = field(default=(), repr=False)
     tls_version: str = ""
 
@@ -81,6 +90,14 @@ class RegistrationRequests:
             202 if found.retry_after else 200, _encoded(operation_body(found.registration)), found.retry_after
         )
 
+    async def admit(self, asker: Asker) -> Answer | None:
+        """Judge a device before it asks for anything: why it is refused, or ``None``. The error may be a challenge."""
+        try:
+            await self._registrar.admit(_attempt(asker, DeviceRegistration()))
+        except HubError as error:
+            return self.refuse(error)
+        return None
+
     def refuse(self, error: HubError) -> Answer:
         """The answer to a request that cannot be served."""
         tracked = error.tracking_id or tracking_id(self.ambient)
@@ -108,9 +125,11 @@ def _attempt(asker: Asker, body: DeviceRegistration) -> Attempt:
         id_scope=asker.address.id_scope,
         registration_id=asker.address.registration_id,
         api_version=asker.address.api_version,
-        token=asker.token,
+        token=asker.proof.token,
         certificates=asker.certificates,
         tls_version=asker.tls_version,
+        endorsement_key=body.endorsement_key or asker.proof.endorsement_key,
+        storage_root_key=body.storage_root_key or asker.proof.storage_root_key,
         named=body.registration_id,
         payload=body.payload,
     )

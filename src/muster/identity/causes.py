@@ -371,8 +371,8 @@ BREACHES = (
     ),
     Cause(
         "sasl-tpm",
-        "The client chose to prove who it is by a TPM over AMQP.",
-        "Enroll the device with a symmetric key or a certificate, and let it register with that.",
+        "What the client says by the SASL mechanism TPM is malformed, or no provisioning service is served here.",
+        "Say it as an SDK does, to a hub that serves one: id scope, id and endorsement key; storage root key; token.",
     ),
     Cause(
         "registration-topic",

@@ -52,9 +52,34 @@ PROVISIONING = (
         "Let it send a token signed with its key, or enroll it for X.509.",
     ),
     Cause(
-        "attestation-kind",
-        "The device is enrolled for another kind of attestation than it uses.",
-        "Compare the enrollment (muster provisioning enrollment show <id>) with how the device attests.",
+        "certificate-for-tpm-enrollment",
+        "A certificate was sent and no token, and the device is enrolled with a TPM.",
+        "Let it register with its TPM, or enroll it for X.509.",
+    ),
+    Cause(
+        "tpm-for-other-enrollment",
+        "The device registers with a TPM, and is enrolled with a symmetric key or for X.509.",
+        "Enroll it with its endorsement key: muster provisioning enrollment add <id> --tpm <file>.",
+    ),
+    Cause(
+        "tpm-challenged",
+        "The device was sent the key that only its TPM can take in; it proves itself by a token signed with that.",
+        "Nothing, if it came back with a token; else see what the device says of its TPM (ActivateCredential, Import).",
+    ),
+    Cause(
+        "endorsement-key-differs",
+        "The device's TPM is not the one that is enrolled.",
+        "Enroll its endorsement key, if the device is yours: muster provisioning enrollment add <id> --tpm <file>.",
+    ),
+    Cause(
+        "storage-root-key-malformed",
+        "The device sent no storage root key of a TPM.",
+        "Send tpm.storageRootKey as base64 of a TPM2B_PUBLIC: RSA of 2048 bits, made in the TPM; the SDKs do.",
+    ),
+    Cause(
+        "challenge-key-differs",
+        "The token was not signed with the key of a challenge that is still good.",
+        "Register anew: ask without a token, take in the authenticationKey of the answer, sign with that.",
     ),
     Cause("token-scope-differs", "The token was made for another id scope than the one asked.", _RESOURCE),
     Cause(

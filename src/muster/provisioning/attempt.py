@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
+from muster.core.errors import UNAUTHORIZED, HubError
 from muster.core.values import value
 from muster.identity.keys import Credentials
 
@@ -17,6 +18,7 @@ class Attempt:
     ``transport`` is a short name that begins with ``dps-``; ``registration_id`` is as the device wrote it.
     ``token`` is what came where a SAS token belongs, ``None`` for nothing; ``certificates`` (DER, the device's own
     first) what it sent in a TLS handshake that proved that it has the key: they count only when no token came.
+    ``endorsement_key`` and ``storage_root_key`` are a TPM's, as TPM2B_PUBLIC, empty when they did not come.
     ``named`` is the registration id in the body, empty when there was none; ``payload`` the device's own JSON.
     """
 
@@ -28,6 +30,8 @@ class Attempt:
     token: str | None = field(default=None, repr=False)
     certificates: Sequence[bytes] = field(default=(), repr=False)
     tls_version: str = ""
+    endorsement_key: bytes = b""
+    storage_root_key: bytes = b""
     named: str = ""
     payload: Any = None
 
@@ -46,3 +50,12 @@ class Attested:
     told: Mapping[str, Any]
     context: Mapping[str, Any]
     authority: str = ""
+
+
+class ChallengedError(HubError):
+    """The device has to prove first that its TPM is the one that is enrolled: ``key`` is what to sign with, in the form
+    that only that one can take in (``attestation.activation``)."""
+
+    def __init__(self, key: bytes, tracking_id: str) -> None:
+        super().__init__(UNAUTHORIZED, "Authorization required", tracking_id=tracking_id)
+        self.key = key

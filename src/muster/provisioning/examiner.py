@@ -18,11 +18,13 @@ from muster.identity.certificates import Certificate
 from muster.identity.examination import Credential, Examination, check_expiry, check_token, read_credential
 from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
+from muster.identity.sas import SasToken
 from muster.identity.trust import ChainProof, Trust
 from muster.identity.verdict import Verdict
 from muster.provisioning.attempt import Attempt, Attested
-from muster.provisioning.attestation import symmetric_key, x509
+from muster.provisioning.attestation import symmetric_key, tpm, x509
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
+from muster.provisioning.attestation.tpm import EndorsementKey
 from muster.provisioning.attestation.x509 import EnrolledAnchors, Role, X509Certificates
 from muster.provisioning.contract import ProvisioningStore
 from muster.provisioning.groups import Groups
@@ -33,16 +35,23 @@ _TOKEN, _CERTIFICATE = "a SAS token", "a client certificate"
 _MISMATCH = {
     (AttestationKind.SYMMETRIC_KEY, AttestationKind.X509): "token-for-x509-enrollment",
     (AttestationKind.X509, AttestationKind.SYMMETRIC_KEY): "certificate-for-key-enrollment",
+    (AttestationKind.X509, AttestationKind.TPM): "certificate-for-tpm-enrollment",
+    (AttestationKind.TPM, AttestationKind.SYMMETRIC_KEY): "tpm-for-other-enrollment",
+    (AttestationKind.TPM, AttestationKind.X509): "tpm-for-other-enrollment",
 }
 """How the device attests, how it is enrolled, and what that mistake is called."""
 
 
 class Finding(NamedTuple):
-    """A verdict, and what it rests on: the enrollment that was found and what the proof gives, ``None`` for neither."""
+    """A verdict, and what it rests on: the enrollment that was found and what the proof gives, ``None`` for neither.
+
+    ``challenge`` is there when a TPM is to prove itself first: a key to sign with, see ``attestation.tpm``.
+    """
 
     verdict: Verdict
     enrollment: Enrollment | None
     attested: Attested | None
+    challenge: bytes = b""
 
 
 class _Found(NamedTuple):
@@ -52,6 +61,7 @@ class _Found(NamedTuple):
     attested: Attested | None = None
     proof: ChainProof | None = None
     until: float = 0.0
+    challenge: bytes = b""
 
 
 _NOTHING = _Found()
@@ -63,7 +73,9 @@ class Examiner:
     The checks of a token, in order: id-scope, registration-id, credential, token, token-resource, expiry, enrollment,
     attestation, signature, enabled; those of a certificate: id-scope, registration-id, credential, tls, certificate,
     possession, common-name, enrollment, attestation, the certificate or its chain with its rules, validity, revocation,
-    enabled. The first to fail decides what is answered.
+    enabled; those of a TPM's keys: id-scope, registration-id, credential, enrollment, attestation, endorsement-key,
+    storage-root-key, signature, enabled. Where the TPM's token is there, endorsement-key and storage-root-key go before
+    its signature. The first to fail decides what is answered.
     """
 
     def __init__(
@@ -113,7 +125,7 @@ class Examiner:
             exam.passed("enabled", "an enabled enrollment", "enabled")
         else:
             exam.failed("enabled", "enrollment-disabled", ENROLLMENT_DISABLED, expected="enabled", seen="disabled")
-        return Finding(self._verdict(exam, attempt), enrollment, found.attested)
+        return Finding(self._verdict(exam, attempt), enrollment, found.attested, found.challenge)
 
     def _verdict(self, exam: Examination, attempt: Attempt) -> Verdict:
         error = exam.error
@@ -124,7 +136,7 @@ class Examiner:
             peer=attempt.peer, principal=shown(attempt.registration_id), checks=tuple(exam.checks), cause=exam.cause,
             error=error, by_certificate=not attempt.token and bool(attempt.certificates),
         )  # fmt: skip
-        if error is not None:
+        if error is not None and exam.cause != tpm.CHALLENGED:
             self._refusals.add(verdict)
         return verdict
 
@@ -132,6 +144,8 @@ class Examiner:
         self._check_address(exam, attempt)
         if attempt.token:
             return await self._by_token(exam, attempt, read_credential(attempt.token))
+        if attempt.endorsement_key:
+            return await self._by_tpm(exam, attempt)
         if attempt.certificates:
             return await self._by_certificate(exam, attempt)
         exam.failed(
@@ -184,11 +198,15 @@ class Examiner:
         individual = await self._individual(exam, attempt)
         if individual is not None:
             exam.passed("enrollment", "an enrollment of the device", "an individual enrollment")
-            if not _check_kind(exam, individual, AttestationKind.SYMMETRIC_KEY) or token is None:
+            held = individual.attestation
+            tpms = bool(attempt.endorsement_key) or held.kind is AttestationKind.TPM
+            used = AttestationKind.TPM if tpms else AttestationKind.SYMMETRIC_KEY
+            if not _check_kind(exam, individual, used) or token is None:
                 return _Found(individual)
-            assert isinstance(individual.attestation, SymmetricKeys)
-            attested = symmetric_key.check_individual(exam, individual, individual.attestation, token)
-            return _Found(individual, attested)
+            if isinstance(held, EndorsementKey):
+                return self._by_tpm_token(exam, attempt, individual, held, token)
+            assert isinstance(held, SymmetricKeys)
+            return _Found(individual, symmetric_key.check_individual(exam, individual, held, token))
         groups = self._groups.of(AttestationKind.SYMMETRIC_KEY)
         if not groups:
             exam.failed(
@@ -209,6 +227,38 @@ class Examiner:
         cause, seen = symmetric_key.group_mistake(searched, attempt.registration_id, token)
         exam.failed("signature", cause, UNAUTHORIZED, expected="by a key derived from a group's", seen=seen)
         return _NOTHING
+
+    # --- TPM
+
+    async def _by_tpm(self, exam: Examination, attempt: Attempt) -> _Found:
+        """The keys alone: the device is challenged, if they are good."""
+        tpm.note_keys(exam, attempt)
+        individual = await self._individual(exam, attempt)
+        if individual is None:
+            exam.failed(
+                "enrollment", "enrollment-unknown", UNAUTHORIZED, expected="an enrollment of the device", seen="none"
+            )
+            return _NOTHING
+        exam.passed("enrollment", "an enrollment of the device", "an individual enrollment")
+        if not _check_kind(exam, individual, AttestationKind.TPM):
+            return _Found(individual)
+        held = individual.attestation
+        assert isinstance(held, EndorsementKey)
+        keys = tpm.check_keys(exam, held, attempt)
+        if keys is None or exam.error is not None:
+            return _Found(individual)
+        tpm.note_challenge(exam)
+        made = tpm.challenge(held, keys, attempt, self._ambient.now(), self._ambient.random_bytes)
+        return _Found(individual, challenge=made)
+
+    def _by_tpm_token(
+        self, exam: Examination, attempt: Attempt, individual: Enrollment, held: EndorsementKey, token: SasToken
+    ) -> _Found:
+        keys = tpm.check_keys(exam, held, attempt)
+        signed = tpm.check_signature(exam, held, attempt.registration_id, token, self._ambient.now())
+        if not signed or keys is None:
+            return _Found(individual)
+        return _Found(individual, tpm.attested(held, keys, attempt, self._ambient.random_bytes))
 
     # --- certificates
 
@@ -255,6 +305,5 @@ def _check_kind(exam: Examination, enrollment: Enrollment, used: AttestationKind
     if kind is used:
         exam.passed("attestation", kind.value, used.value)
         return True
-    cause = _MISMATCH.get((used, kind), "attestation-kind")
-    exam.failed("attestation", cause, UNAUTHORIZED, expected=kind.value, seen=used.value)
+    exam.failed("attestation", _MISMATCH[used, kind], UNAUTHORIZED, expected=kind.value, seen=used.value)
     return False

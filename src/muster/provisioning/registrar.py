@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient, Timer
-from muster.core.errors import PRECONDITION_FAILED, SERVER_ERROR, THROTTLED, UNAVAILABLE, HubError
+from muster.core.errors import ARGUMENT_NULL, PRECONDITION_FAILED, SERVER_ERROR, THROTTLED, UNAVAILABLE, HubError
 from muster.core.limits import Profile
 from muster.core.meters import Meters
 from muster.core.provisioning_errors import (
@@ -31,7 +31,7 @@ from muster.identity.changes import ANY, Match
 from muster.provisioning import plan
 from muster.provisioning.allocation import candidates, custom
 from muster.provisioning.assignment import Postponed, carry_out
-from muster.provisioning.attempt import Attempt, Attested
+from muster.provisioning.attempt import Attempt, Attested, ChallengedError
 from muster.provisioning.contract import ProvisioningStore, Webhook
 from muster.provisioning.examiner import Examiner, Finding
 from muster.provisioning.hubs import LinkedHubs
@@ -107,12 +107,15 @@ class Registrar:
     async def register(self, attempt: Attempt) -> Operation:
         """Begin to assign the device, or find the assignment that is in progress; its answer is on disk.
 
-        Raises ``HubError``: 401002 for a device that does not prove who it is, under the verdict's tracking id; 429001
-        for too many at once or above the rate (``Meters.take``), 500001 when the store fails.
+        Raises ``HubError``: 401002 for a device that does not prove who it is, under the verdict's tracking id, as
+        ``ChallengedError`` if its TPM is to do that first; 400005 for a TPM whose keys are missing; 429001 for too many
+        at once or above the rate (``Meters.take``), 500001 when the store fails.
         """
         finding = await self._examine(attempt, log_it=True)
         if finding is None:
             return Operation(None)
+        if finding.attested is None:
+            raise HubError(ARGUMENT_NULL, "tpm.endorsementKey is missing, send the TPM's keys with the token too.")
         name = normal(attempt.registration_id)
         self._meters.take(REGISTRATIONS, name)
         while (running := self._running.get(name)) is not None:
@@ -142,18 +145,19 @@ class Registrar:
         finding = await self._examine(attempt)
         return Operation(None if finding is None else await self.get(normal(attempt.registration_id)))
 
+    async def admit(self, attempt: Attempt) -> None:
+        """Judge an attempt before it says what it wants, as AMQP has it. Raises ``HubError`` 401002 as ``register``."""
+        finding = await self._examiner.examine(attempt)
+        if not finding.verdict.allowed:
+            self._timeline.attempted(attempt, finding.verdict, finding.enrollment)
+        _require(finding)
+
     async def _examine(self, attempt: Attempt, *, log_it: bool = False) -> Finding | None:
         """The finding that lets the device in; ``None`` where its enrollment is disabled."""
         finding = await self._examiner.examine(attempt)
-        verdict = finding.verdict
         if log_it:
-            self._timeline.attempted(attempt, verdict, finding.enrollment)
-        if verdict.error is ENROLLMENT_DISABLED:
-            return None
-        if verdict.error is not None:
-            message = "Invalid certificate." if verdict.by_certificate else "Unauthorized"
-            raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
-        return finding
+            self._timeline.attempted(attempt, finding.verdict, finding.enrollment)
+        return _require(finding)
 
     # --- for services
 
@@ -337,6 +341,19 @@ class Registrar:
         ended = replace(registration, intent=None, updated=self._ambient.now(), version=registration.version + 1)
         await self._record(ended)
         self._timeline.settled(ended)
+
+
+def _require(finding: Finding) -> Finding | None:
+    """A finding that lets the device in; ``None`` where its enrollment is disabled. Raises ``HubError`` for others."""
+    verdict = finding.verdict
+    if finding.challenge:
+        raise ChallengedError(finding.challenge, verdict.tracking_id)
+    if verdict.error is ENROLLMENT_DISABLED:
+        return None
+    if verdict.error is not None:
+        message = "Invalid certificate." if verdict.by_certificate else "Unauthorized"
+        raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
+    return finding
 
 
 def _context(intent: Intent) -> Content:

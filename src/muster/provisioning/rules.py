@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
@@ -13,7 +15,9 @@ from muster.identity.certificates import CertificateError, read_upload
 from muster.identity.ids import check_id as check_device_id
 from muster.identity.keys import check_symmetric_key, generate_key
 from muster.identity.mistakes import shown
+from muster.provisioning.attestation.activation import TpmKeyError, read_key
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
+from muster.provisioning.attestation.tpm import EndorsementKey
 from muster.provisioning.attestation.x509 import Role, X509Certificates
 from muster.provisioning.model import (
     AllocationKind,
@@ -52,7 +56,15 @@ class DraftedCertificates:
     secondary: bytes = field(default=b"", repr=False)
 
 
-DraftedAttestation = DraftedKeys | DraftedCertificates
+@dataclass(frozen=True, slots=True)
+class DraftedTpm:
+    """The public keys of a TPM as a caller gives them, TPM2B_PUBLIC in base64; empty for those that are left out."""
+
+    endorsement: str = ""
+    storage: str = ""
+
+
+DraftedAttestation = DraftedKeys | DraftedCertificates | DraftedTpm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +118,9 @@ def check(draft: Draft, linked: Collection[str]) -> None:
         for what, key in (("primaryKey", attestation.primary), ("secondaryKey", attestation.secondary)):
             if key:
                 check_symmetric_key(f"attestation.symmetricKey.{what}", key)
+    elif isinstance(attestation, DraftedTpm):
+        if group:
+            raise HubError(ARGUMENT_INVALID, "attestation.type tpm is for the enrollment of one device.")
     elif group and attestation.role is Role.CLIENT:
         raise HubError(
             ARGUMENT_INVALID,
@@ -144,7 +159,12 @@ def settle(draft: Draft, present: Enrollment | None, spare: tuple[str, str]) -> 
     """
     kept = None if present is None else present.attestation
     given = draft.attestation
-    settled = _settle_keys(given, kept, spare) if isinstance(given, DraftedKeys) else _settle_certificates(given, kept)
+    if isinstance(given, DraftedKeys):
+        settled = _settle_keys(given, kept, spare)
+    elif isinstance(given, DraftedTpm):
+        settled = _settle_tpm(given, kept, spare)
+    else:
+        settled = _settle_certificates(given, kept)
     return Enrollment(
         key=draft.key, attestation=settled, device_id=draft.device_id, enabled=draft.enabled, iot_edge=draft.iot_edge,
         hubs=draft.hubs, allocation=draft.allocation, custom=draft.custom, reprovision=draft.reprovision,
@@ -155,6 +175,30 @@ def settle(draft: Draft, present: Enrollment | None, spare: tuple[str, str]) -> 
 def _settle_keys(given: DraftedKeys, kept: Attestation | None, spare: tuple[str, str]) -> Attestation:
     primary, secondary = (kept.primary, kept.secondary) if isinstance(kept, SymmetricKeys) else spare
     return SymmetricKeys(given.primary or primary, given.secondary or secondary)
+
+
+def _settle_tpm(given: DraftedTpm, kept: Attestation | None, spare: tuple[str, str]) -> Attestation:
+    """The secret stays as long as the endorsement key does."""
+    present = kept if isinstance(kept, EndorsementKey) else None
+    public = _settle_tpm_key("endorsementKey", given.endorsement) or (b"" if present is None else present.public)
+    if not public:
+        raise HubError(ARGUMENT_NULL, "attestation.tpm.endorsementKey is missing.")
+    if present is not None and present.public == public:
+        return replace(present, storage=_settle_tpm_key("storageRootKey", given.storage) or present.storage)
+    return EndorsementKey(public, base64.b64decode(spare[0]), _settle_tpm_key("storageRootKey", given.storage))
+
+
+def _settle_tpm_key(name: str, given: str) -> bytes:
+    if not given:
+        return b""
+    try:
+        blob = base64.b64decode(given, validate=True)
+        read_key(blob)
+    except binascii.Error:
+        raise HubError(ARGUMENT_INVALID, f"attestation.tpm.{name} is not base64.") from None
+    except TpmKeyError as error:
+        raise HubError(ARGUMENT_INVALID, f"attestation.tpm.{name} cannot be taken: {error}.") from None
+    return blob
 
 
 def _settle_certificates(given: DraftedCertificates, kept: Attestation | None) -> Attestation:

@@ -83,6 +83,8 @@ def _attempt(call: Call, body: DeviceRegistration) -> Attempt:
         registration_id=call.parameters["registration_id"],
         api_version=call.query("api-version") or "",
         token=token,
+        endorsement_key=body.endorsement_key,
+        storage_root_key=body.storage_root_key,
         named=body.registration_id,
         payload=body.payload,
         **({} if request.transport is None else tls_credential(request.transport, without=token)),

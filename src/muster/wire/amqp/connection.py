@@ -288,6 +288,12 @@ class Connection:
         self._write_sasl(SaslOutcome(OK if accepted else AUTH))
         self.state = State.HEADER if accepted else State.CLOSED
 
+    def sasl_challenge(self, challenge: bytes) -> None:
+        """Ask for more instead, in answer to ``SaslStarted``; another one follows with the response."""
+        if self.state is State.SASL_DECISION:
+            self._write_sasl(SaslChallenge(challenge))
+            self.state = State.SASL_RESPONSE
+
     def open(self, *, offered: tuple[str, ...] = (), properties: dict[Any, Any] | None = None) -> None:
         """Answer ``Opened``: offer capabilities and tell properties."""
         if self.state is not State.OPEN_DECISION:

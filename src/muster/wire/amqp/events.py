@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 class SaslStarted(NamedTuple):
-    """The client chose a SASL mechanism. Answer with ``Connection.sasl_outcome``; nothing is read until then."""
+    """The client chose a SASL mechanism, or has responded to a challenge. Answer with ``Connection.sasl_outcome`` or
+    ``sasl_challenge``; nothing is read until then."""
 
     mechanism: str
     response: bytes
