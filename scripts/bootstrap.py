@@ -4,7 +4,7 @@ usage: bootstrap.py run|lint|test|bench
 
   run    a virtual environment (.venv) with the locked packages of the hub, and the hub itself
   lint   the same with the test and lint tools
-  test   the same with Node.js, when the machine has none, and the npm packages of tests/node
+  test   the same with Node.js, when the machine has none, the npm packages of tests/node, and a TPM in software
   bench  as run, with Mosquitto, RabbitMQ and OpenSSL's headers from Debian
 
 Everything is done once: a stamp beside what was installed holds a digest of what it was installed from, so a second run
@@ -179,6 +179,16 @@ def install_proton() -> None:
         say(f"tests against Qpid Proton will be skipped: {missing}")
 
 
+def install_tpm() -> None:
+    """Install a TPM in software and the tools to drive it; tests skip what needs it without it."""
+    if shutil.which("swtpm") and shutil.which("tpm2_createek"):
+        return
+    try:
+        install_debian(["swtpm", "tpm2-tools", "libtss2-tcti-swtpm0"], "there is no TPM in software")
+    except Missing as missing:
+        say(f"tests with a TPM will be skipped: {missing}")
+
+
 # -- Node.js -----------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +257,7 @@ def prepare_test() -> None:
     prepare_lint()
     install_npm()
     install_proton()
+    install_tpm()
 
 
 def prepare_bench() -> None:

@@ -129,6 +129,17 @@ class Provisioning:
             assert time.monotonic() < deadline, answer
             time.sleep(0.05)
 
+    def log(self, name: str, count: int) -> list[Any]:
+        """The newest entries of a device, as soon as there are so many: an end is told right after it is on disk."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            answer = self.call("GET", f"/$muster/provisioning/log?registration={quote(name, safe='')}")
+            entries: list[Any] = answer.body["entries"]
+            if len(entries) >= count:
+                return entries
+            assert time.monotonic() < deadline, entries
+            time.sleep(0.02)
+
     def why(self, name: str) -> str:
         """The cause of the newest refusal of a device."""
         _, found = self.hub.request("GET", f"/$muster/why?device={quote(name, safe='')}")

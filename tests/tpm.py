@@ -17,15 +17,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from tests.addresses import loopback
+from tests.provisioning_client import Provisioning
 
 PORT = 2321
 EK, SRK, IDENTITY = "0x81010001", "0x81000001", "0x81000100"
 _SRK_ATTRIBUTES = "restricted|decrypt|fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda"
+ENDORSEMENT_KEY = bytes.fromhex("011a0001000b00030472000000060080004300100800000000000100" + "c5" * 256)
+"""A public key of a chip that is not there."""
 _MAGIC = bytes.fromhex("badcc0de00000001")
 _PATIENCE = 30
 
@@ -153,6 +157,26 @@ def _wait(address: str, port: int) -> None:
         except OSError:
             assert time.monotonic() < deadline, "swtpm does not listen"
             time.sleep(0.02)
+
+
+def enroll(dps: Provisioning, chip: Tpm, name: str, **more: Any) -> None:
+    dps.enroll(name, {"type": "tpm", "tpm": {"endorsementKey": chip.keys["endorsementKey"]}}, **more)
+
+
+def prove(dps: Provisioning, chip: Tpm, name: str) -> str:
+    """A token for the registration, signed by the chip that was challenged."""
+    asked = dps.register(name, body={"registrationId": name, "tpm": chip.keys})
+    assert (asked.status, asked.body["keyName"], "status" in asked.body) == (401, "registration", False), asked
+    chip.activate(base64.b64decode(asked.body["authenticationKey"]))
+    return chip.token(f"{dps.scope}/registrations/{name}", policy="registration")
+
+
+def provision(dps: Provisioning, chip: Tpm, name: str) -> dict[str, Any]:
+    """As a device does: prove, register, poll, take in the key for the hub."""
+    state = dps.provision(name, prove(dps, chip, name), body={"registrationId": name, "tpm": chip.keys})
+    assert state["status"] == "assigned", state
+    chip.activate(base64.b64decode(state["tpm"]["authenticationKey"]))
+    return state
 
 
 class Simulator:

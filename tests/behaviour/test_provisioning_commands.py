@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ from test_commands import Cli
 from muster.testing.hub import HubProcess
 from tests.certificate_maker import Maker
 from tests.provisioning_client import Provisioning
+from tests.tpm import ENDORSEMENT_KEY
 
 
 @pytest.fixture
@@ -39,6 +41,17 @@ def test_zero_touch_by_a_group(cli: Cli) -> None:
     assert cli("provisioning", "group", "list") == "factory  symmetricKey  enabled"
     cli("provisioning", "group", "delete", "factory")
     assert "404201" not in cli.fail("provisioning", "group", "show", "factory")
+
+
+def test_a_device_with_a_tpm_by_its_public_key_as_tools_write_it_and_in_base64(cli: Cli) -> None:
+    text = base64.b64encode(ENDORSEMENT_KEY)
+    for number, content in enumerate((ENDORSEMENT_KEY, text, text + b"\n")):
+        file = cli.hub.directory / "ek.pub"
+        file.write_bytes(content)
+        made = cli.json("provisioning", "enrollment", "add", f"chip{number}", "--tpm", str(file), "--json")
+        assert made["attestation"] == {"type": "tpm", "tpm": {"endorsementKey": text.decode()}}
+    file.write_bytes(b"no key")
+    assert "endorsementKey" in cli.fail("provisioning", "enrollment", "add", "bad", "--tpm", str(file))
 
 
 def test_enrollments_of_single_devices_with_all_that_they_may_have(cli: Cli) -> None:

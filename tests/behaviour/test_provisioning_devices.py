@@ -16,7 +16,7 @@ from muster.identity.sas import sign
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient
 from tests.certificate_maker import Maker
-from tests.provisioning_client import PATIENCE, Provisioning
+from tests.provisioning_client import Provisioning
 
 _names = itertools.count()
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z")
@@ -307,23 +307,12 @@ def test_23_one_device_may_refer_to_an_authority_too_and_no_other_of_it_may_regi
 # --- what is told of it all
 
 
-def log_of(dps: Provisioning, name: str, count: int) -> list[Any]:
-    """The entries of a device, as soon as there are so many: an end is told right after it is on disk."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        entries: list[Any] = dps.call("GET", f"/$muster/provisioning/log?registration={name}").body["entries"]
-        if len(entries) >= count:
-            return entries
-        assert time.monotonic() < deadline, entries
-        time.sleep(0.02)
-
-
 def test_30_the_timeline_tells_every_attempt_and_every_assignment(dps: Provisioning) -> None:
     name = fresh()
     key = key_of(dps.enroll(name))
     dps.register(name, dps.token("another", key))
     state = dps.provision(name, dps.token(name, key))
-    entries = log_of(dps, name, 3)
+    entries = dps.log(name, 3)
     assert [one["entry"] for one in entries] == ["assignment", "attempt", "attempt"]
     settled, good, bad = entries
     assert (settled["status"], settled["assignedHub"], settled["deviceId"]) == ("assigned", state["assignedHub"], name)
@@ -347,7 +336,7 @@ def test_31_counts_tell_attempts_and_assignments_by_their_outcome(dps: Provision
     refused = count("attestationAttempts", status="no-attestation")
     assert dps.register(name).status == 401
     dps.provision(name, token)
-    log_of(dps, name, 3)
+    dps.log(name, 3)
     after = count("attestationAttempts", protocol="dps-https", status="allowed"), count("deviceAssignments", **hub)
     assert after == (before[0] + 1, before[1] + 1)
     assert count("attestationAttempts", status="no-attestation") == refused + 1
@@ -357,7 +346,7 @@ def test_31_counts_tell_attempts_and_assignments_by_their_outcome(dps: Provision
 def test_32_prometheus_reads_the_counts(dps: Provisioning) -> None:
     name = fresh()
     dps.provision(name, dps.token(name, key_of(dps.enroll(name))))
-    log_of(dps, name, 2)
+    dps.log(name, 2)
     hub = dps.hub
     connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=30)
     connection.request("GET", "/metrics?api-version=2021-04-12", headers={"Authorization": hub.owner_token()})

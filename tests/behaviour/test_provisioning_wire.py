@@ -251,17 +251,6 @@ def test_17_a_device_that_cannot_hear_is_rejected(dps: Provisioning) -> None:
         assert (heard.status, "receiver" in heard.body["message"]) == (400, True)
 
 
-def test_18_the_tpm_is_offered_and_refused_by_name(dps: Provisioning) -> None:
-    hub = dps.hub
-    client = AmqpClient(
-        hub.port("amqp"), sasl=SaslInit("TPM", b"\0scope\0dev\0ek"), host=hub.address, context=hub.trust()
-    )
-    assert client.outcome == 1
-    client.socket.close()
-    _, kept = hub.request("GET", "/$muster/why")
-    assert "sasl-tpm" in [one["cause"] for one in kept["refusals"]]
-
-
 # --- wrong attestations, over both
 
 

@@ -12,6 +12,7 @@ from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
+from muster.provisioning.attestation.tpm import EndorsementKey
 from muster.provisioning.attestation.x509 import Role, X509Certificates
 from muster.provisioning.contract import EnrollmentStanding, Entry, ProvisioningStore, TimelineStore
 from muster.provisioning.model import (
@@ -88,11 +89,13 @@ INTENT = Intent(
 
 async def test_everything_of_an_enrollment_is_kept_over_reopening(opener: Opener[ProvisioningStore]) -> None:
     references = replace(FULL, key=EnrollmentKey(ONE, "ref"), attestation=X509Certificates(Role.REFERENCES, b"root"))
+    chip = replace(FULL, key=EnrollmentKey(ONE, "tpm"), attestation=EndorsementKey(b"\x01", b"\xff", b"\x02"))
     async with opener() as store:
-        await put(store, FULL, references, enrollment("plain"))
+        await put(store, FULL, references, chip, enrollment("plain"))
     async with opener() as store:
         assert await store.enrollment(SCOPE, FULL.key) == FULL
         assert await store.enrollment(SCOPE, references.key) == references
+        assert await store.enrollment(SCOPE, chip.key) == chip
         assert await store.enrollment(SCOPE, EnrollmentKey(ONE, "plain")) == enrollment("plain")
         assert await store.enrollment(SCOPE, EnrollmentKey(ONE, "full")) is None
         assert await store.enrollment("other", FULL.key) is None

@@ -1,5 +1,6 @@
 // Drives every operation of the provisioning service's client. usage: node provisioning_service.js PREFIX,
-// with {certificate, registered: [group, id]} as JSON on standard input: PEM, and a registered device of a group.
+// with {certificate, registered: [group, id], endorsementKey} as JSON on standard input: PEM, a registered device of a
+// group, and the public key of a TPM in base64.
 'use strict';
 const assert = require('assert');
 const { promisify } = require('util');
@@ -37,6 +38,16 @@ async function individual() {
   await refused(412, service.deleteIndividualEnrollment(read));
   await service.deleteIndividualEnrollment(changed);
   await refused(404, service.getIndividualEnrollment(registrationId));
+}
+
+async function chip(endorsementKey) {
+  const registrationId = `${prefix}-tpm`;
+  const attestation = { type: 'tpm', tpm: { endorsementKey } };
+  await service.createOrUpdateIndividualEnrollment({ registrationId, attestation });
+  assert.deepStrictEqual((await service.getIndividualEnrollment(registrationId)).responseBody.attestation, attestation);
+  const mechanism = (await service.getIndividualEnrollmentAttestationMechanism(registrationId)).responseBody;
+  assert.deepStrictEqual(mechanism, attestation);
+  await service.deleteIndividualEnrollment(registrationId);
 }
 
 async function group(certificate) {
@@ -85,6 +96,7 @@ async function main() {
   await group(given.certificate);
   await bulk();
   await registrations(given.registered);
+  await chip(given.endorsementKey);
   console.log('done');
 }
 

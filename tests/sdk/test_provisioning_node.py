@@ -3,6 +3,7 @@ a service enrolls them."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from muster.provisioning.attestation.symmetric_key import derive
 from muster.testing.hub import HubProcess
 from tests.certificate_maker import Maker
 from tests.provisioning_client import Provisioning
+from tests.tpm import ENDORSEMENT_KEY
 
 pytestmark = pytest.mark.sdk
 
@@ -92,7 +94,8 @@ def test_the_service_client_drives_every_operation(dps: Provisioning) -> None:
     group, name = dps.group(f"{prefix}-registered"), f"{prefix}-device"
     dps.provision(name, dps.derived_token(name, group))
     certificate = Maker(time.time()).root("Root of a group").pem.decode()
-    given = {"certificate": certificate, "registered": [group["enrollmentGroupId"], name]}
+    key = base64.b64encode(ENDORSEMENT_KEY).decode()
+    given = {"certificate": certificate, "registered": [group["enrollmentGroupId"], name], "endorsementKey": key}
     assert node(dps.hub, "provisioning_service.js", prefix, given) == "done\n"
 
 

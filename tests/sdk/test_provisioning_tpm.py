@@ -1,22 +1,20 @@
-"""Devices with a TPM: a chip is challenged over HTTPS and AMQP, by tpm2-tools and by the client of Node.js, and then signs
-for the hub that it was given."""
+"""Devices with a TPM: a chip is challenged over HTTPS and AMQP, by tpm2-tools and by the client of Node.js, and then
+signs for the hub that it was given."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from azure.iot.device import IoTHubDeviceClient, Message
 
 from muster.testing.hub import HubProcess
 from tests.provisioning_client import Provisioning
-from tests.tpm import PORT, Simulator, Tpm, needs_tpm, tpm
+from tests.tpm import PORT, Simulator, Tpm, enroll, needs_tpm, provision, tpm
 
 pytestmark = [pytest.mark.sdk, needs_tpm]
 
@@ -32,26 +30,6 @@ def dps(https_443: HubProcess) -> Provisioning:
 def chip(tmp_path: Path) -> Iterator[Tpm]:
     with tpm(tmp_path) as made:
         yield made
-
-
-def enroll(dps: Provisioning, chip: Tpm, name: str, **more: Any) -> None:
-    dps.enroll(name, {"type": "tpm", "tpm": {"endorsementKey": chip.keys["endorsementKey"]}}, **more)
-
-
-def prove(dps: Provisioning, chip: Tpm, name: str) -> str:
-    """A token for the registration, signed by the chip that was challenged."""
-    asked = dps.register(name, body={"registrationId": name, "tpm": chip.keys})
-    assert (asked.status, asked.body["keyName"], "status" in asked.body) == (401, "registration", False), asked
-    chip.activate(base64.b64decode(asked.body["authenticationKey"]))
-    return chip.token(f"{dps.scope}/registrations/{name}", policy="registration")
-
-
-def provision(dps: Provisioning, chip: Tpm, name: str) -> dict[str, Any]:
-    """As a device does: prove, register, poll, take in the key for the hub."""
-    state = dps.provision(name, prove(dps, chip, name), body={"registrationId": name, "tpm": chip.keys})
-    assert state["status"] == "assigned", state
-    chip.activate(base64.b64decode(state["tpm"]["authenticationKey"]))
-    return state
 
 
 def send(dps: Provisioning, chip: Tpm, device: str) -> None:

@@ -19,6 +19,7 @@ from muster.dialect.registration_bodies import read_registration
 from muster.provisioning import rules
 from muster.provisioning.allocation import custom
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
+from muster.provisioning.attestation.tpm import EndorsementKey
 from muster.provisioning.attestation.x509 import Role, X509Certificates
 from muster.provisioning.contract import WebhookError
 from muster.provisioning.ids import is_id, normal
@@ -33,6 +34,7 @@ from muster.provisioning.model import (
     ReprovisionPolicy,
 )
 from tests.certificate_maker import Maker
+from tests.tpm import ENDORSEMENT_KEY
 
 GROUP, ONE = EnrollmentKind.GROUP, EnrollmentKind.INDIVIDUAL
 CERTIFICATE = Maker(time.time()).root().der
@@ -40,8 +42,9 @@ KEY = "cHJpbWFyeSBrZXkgb2YgMTY="
 
 words = st.sampled_from([
     "registrationId", "enrollmentGroupId", "attestation", "type", "symmetricKey", "x509", "tpm", "primaryKey",
-    "clientCertificates", "signingCertificates", "caReferences", "primary", "secondary", "certificate", "iotHubs",
-    "capabilities", "iotEdge", "initialTwin", "tags", "properties", "desired", "reprovisionPolicy", "mode",
+    "clientCertificates", "signingCertificates", "caReferences", "primary", "secondary", "certificate",
+    "storageRootKey", "endorsementKey", "iotHubs", "capabilities", "iotEdge", "initialTwin", "tags", "properties",
+    "desired", "reprovisionPolicy", "mode",
     "updateHubAssignment", "allocationPolicy", "customAllocationDefinition", "webhookUrl", "apiVersion", "etag",
     "provisioningStatus", "enrollments", "payload", "csr", "iotHubHostName", "initialTwin", "dev", "create", "custom",
 ])  # fmt: skip
@@ -90,7 +93,11 @@ async def test_any_answer_of_a_webhook_is_taken_or_refused(answer: Any) -> None:
 
 
 attestations: st.SearchStrategy[Attestation] = st.one_of(
-    st.just(SymmetricKeys(KEY, KEY)), st.just(X509Certificates(Role.REFERENCES, b"root", b"other"))
+    st.just(SymmetricKeys(KEY, KEY)),
+    st.just(X509Certificates(Role.REFERENCES, b"root", b"other")),
+    st.sampled_from(
+        [EndorsementKey(ENDORSEMENT_KEY, b"secret"), EndorsementKey(ENDORSEMENT_KEY, b"secret", ENDORSEMENT_KEY)]
+    ),
 )
 contents = st.dictionaries(st.sampled_from("abc"), st.integers(0, 9) | st.text("xyz", max_size=3), max_size=3)
 enrollments = st.builds(

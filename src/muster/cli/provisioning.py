@@ -13,6 +13,7 @@ import click
 from muster.cli.enrollments import commands_of
 from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
+from muster.provisioning.attestation.tpm import CHALLENGED
 from muster.provisioning.model import AllocationKind, EnrollmentKind
 
 
@@ -54,6 +55,8 @@ def _lines(entry: Mapping[str, Any], *, checks: bool) -> Iterator[str]:
         elif entry["allowed"]:
             found = entry["enrollment"]
             yield f"{head}  proved who it is ({found['kind']} {found['id']}) over {entry['transport']}"
+        elif entry["cause"] == CHALLENGED:
+            yield f"{head}  was sent a key that only its TPM can take in, over {entry['transport']}"
         else:
             yield f"{head}  refused, {entry['cause']}: {entry['headline']}"
     elif entry["status"] == "assigned":

@@ -65,10 +65,9 @@ def read_key(blob: bytes) -> TpmKey:
     modulus = int.from_bytes(rest[16:])
     if size != _MODULUS or modulus.bit_length() != 8 * _MODULUS:
         raise TpmKeyError("its modulus has not 2048 bits")
-    try:
-        return TpmKey(area, rsa.RSAPublicNumbers(exponent, modulus).public_key())
-    except ValueError:
-        raise TpmKeyError("its numbers are not those of an RSA key") from None
+    if exponent != _EXPONENT or not modulus & 1:
+        raise TpmKeyError("its exponent is not 65537, or its modulus is even")
+    return TpmKey(area, rsa.RSAPublicNumbers(exponent, modulus).public_key())
 
 
 def wrap(secret: bytes, endorsement: TpmKey, storage: TpmKey, random_bytes: Callable[[int], bytes]) -> bytes:
