@@ -331,7 +331,7 @@ async def over_amqp(dps: Provisioning, name: str, given: dict[str, Any]) -> Hear
 async def test_19_a_device_that_may_not_register_hears_401_and_its_mistake_has_a_name(
     dps: Provisioning, over: Any, cause: str
 ) -> None:
-    name = fresh("refused")
+    name = fresh("refused-wire")
     heard = await over(dps, name, CASES[cause](dps, name))
     certificate = "certificate" in cause or "cn-" in cause
     assert (heard.status, heard.body["errorCode"]) == (401, 401002)
