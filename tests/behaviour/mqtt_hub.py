@@ -56,6 +56,7 @@ from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.settings import Settings
 from muster.sessions.faults import Faults
 from muster.sessions.grounds import CertificateGrounds
+from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.database import Writer, open_connection
@@ -64,6 +65,7 @@ from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
+from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.testing.clock import VirtualAmbient
@@ -116,6 +118,7 @@ class MqttHub:
         self.client_trust = ssl.create_default_context(cafile=str(ca_file))
         self.registry: Registry
         self.sessions: SessionTable
+        self.subscriptions: Subscriptions
         self.refusals: Refusals
         self.telemetry: Telemetry
         self.twins: Twins
@@ -248,14 +251,14 @@ async def mqtt_hub(
         (directory / name).write_bytes(content)
     hub = MqttHub(ambient, directory / "ca", meters_of(ambient, plan, quota), Faults(ambient) if faults else None)
 
-    writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
+    writer = hub.writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
     reader = open_connection(directory / "hub.db", readonly=True)
     facts = make_hub(["localhost"], development_policies())
     outbox = SqliteOutbox(writer, facts.name)
     recorder = EventRecorder(events, partial(event_record, facts.name), ambient) if events else None
     store, bus = SqliteIdentityStore(writer, reader, outbox, recorder), LocalBus()
-    hub.writer = writer
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
+    hub.subscriptions = Subscriptions(facts.name, SqliteSubscriptionStore(writer, reader))
     hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
     hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, depth=hub.queues.depth)
     hub.refusals = Refusals(ambient)
@@ -317,8 +320,8 @@ def _amqp_hub(hub: MqttHub) -> AmqpHub:
 
 def device_services(hub: MqttHub) -> DeviceServices:
     return DeviceServices(
-        hub.authenticator, hub.sessions, hub.telemetry, hub.refusals, hub.ambient, hub.twins, hub.methods,
-        hub.messaging.commands, hub.meters, hub.faults,
+        hub.authenticator, hub.sessions, hub.subscriptions, hub.telemetry, hub.refusals, hub.ambient, hub.twins,
+        hub.methods, hub.messaging.commands, hub.meters, hub.faults,
     )  # fmt: skip
 
 

@@ -142,7 +142,6 @@ async def test_nothing_of_a_deleted_identity_is_left_to_the_next_of_its_name(
     room: Room, key: IdentityKey, again: bool
 ) -> None:
     room.table.close(room.table.open(room.verdict(key), Ended()))
-    room.table.subscribe(key, {"a/#": 1})
     held = room.shelf.held.pop(key)
     if again:
         room.shelf.held[key] = replace(held, generation_id="2")
@@ -150,15 +149,12 @@ async def test_nothing_of_a_deleted_identity_is_left_to_the_next_of_its_name(
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert (room.table.connection_changed(key), room.table.last_activity(key)) == (NEVER, NEVER)
-    assert not room.table.resume(key, clean=False)
 
 
 async def test_a_change_leaves_what_is_known_of_an_identity_that_is_away(room: Room) -> None:
     room.table.close(room.table.open(room.verdict(DEVICE), Ended()))
-    room.table.subscribe(DEVICE, {"a/#": 1})
     await room.change(DEVICE, replace(room.shelf.held[DEVICE], version=2))
     assert room.table.connection_changed(DEVICE) == room.ambient.now()
-    assert room.table.resume(DEVICE, clean=False)
 
 
 @pytest.mark.parametrize(
@@ -201,18 +197,6 @@ async def test_a_change_to_a_module_leaves_its_device(room: Room) -> None:
     room.table.open(room.verdict(MODULE), module)
     await room.change(MODULE, None)
     assert (device.errors, module.errors) == ([], [DEVICE_NOT_FOUND])
-
-
-def test_subscriptions_last_until_a_clean_session(room: Room) -> None:
-    assert not room.table.resume(DEVICE, clean=False)
-    room.table.subscribe(DEVICE, {"a/#": 1, "b/#": 0})
-    room.table.unsubscribe(DEVICE, ["a/#"])
-    assert room.table.resume(DEVICE, clean=False)
-    room.table.unsubscribe(DEVICE, ["b/#"])
-    assert not room.table.resume(DEVICE, clean=False)
-    room.table.subscribe(DEVICE, {"a/#": 1})
-    assert not room.table.resume(DEVICE, clean=True)
-    assert not room.table.resume(DEVICE, clean=False)
 
 
 async def test_who_was_judged_while_the_hub_ended_ends_too(room: Room) -> None:

@@ -12,6 +12,7 @@ from muster.messages.commands import Commands
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
 from muster.sessions.faults import Faults
+from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.twins.service import Twins
 
@@ -22,6 +23,7 @@ class DeviceServices:
 
     authenticator: Authenticator
     sessions: SessionTable
+    subscriptions: Subscriptions
     telemetry: Telemetry
     refusals: Refusals
     ambient: Ambient

@@ -19,8 +19,6 @@ from muster.core.errors import (
     ARGUMENT_INVALID,
     CONNACK_IDENTIFIER,
     CONNACK_UNAVAILABLE,
-    DEVICE_DISABLED,
-    DEVICE_NOT_FOUND,
     DEVICE_UNAUTHORIZED,
     INVALID_OPERATION,
     MESSAGE_TOO_LARGE,
@@ -30,36 +28,31 @@ from muster.core.errors import (
 from muster.core.limits import (
     CONNECT_WAIT,
     MESSAGE_BYTES,
-    MQTT_BACKLOG_BYTES,
-    MQTT_FILTER_CHARACTERS,
     MQTT_KEEP_ALIVE,
     MQTT_PACKET_BYTES,
 )
-from muster.dialect.mqtt import Login, SubscriptionKind, parse_username, subscription_kind, telemetry_properties
+from muster.dialect.mqtt import Login, parse_username, telemetry_properties
 from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.dialect.property_bag import size_of
 from muster.dialect.record import message_head, record, sender_annotations
-from muster.heads import mqtt_methods
+from muster.heads import mqtt_methods, mqtt_subscriptions
 from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
-from muster.heads.mqtt_commands import COMMANDS, CommandDelivery
+from muster.heads.mqtt_commands import CommandDelivery
 from muster.heads.mqtt_connect import judge
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_provisioning import Provisioning, for_provisioning
-from muster.heads.mqtt_twins import TwinRequests, push_desired
+from muster.heads.mqtt_sink import MqttSink
+from muster.heads.mqtt_twins import TwinRequests
 from muster.heads.tls import describe_peer
 from muster.identity.breaches import breach
 from muster.identity.verdict import Verdict
-from muster.messages.commands import Received
-from muster.messages.methods import MethodRequest
 from muster.messages.telemetry import Batch
 from muster.sessions.table import Session
-from muster.twins.document import Content
 from muster.wire.mqtt import encoder
 from muster.wire.mqtt.decoder import Decoder
 from muster.wire.mqtt.packets import (
-    SUBSCRIBE_REFUSED,
     Connect,
     Disconnect,
     MqttError,
@@ -78,14 +71,13 @@ UNAUTHENTICATED_BYTES = 65_536
 before it is judged."""
 
 
-class MqttConnection:
+class MqttConnection(MqttSink):
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_active", "_annotate", "_append", "_batch", "_clean", "_commands", "_decoder", "_delivery", "_early",
-        "_expiry", "_head", "_held", "_hubs", "_interval", "_key", "_loop", "_orderly", "_partition", "_peer",
-        "_provisioning", "_room", "_seen", "_sender", "_services", "_session", "_task", "_time", "_timer",
-        "_topic", "_transport", "_transport_name", "_twins", "_unread", "_will",
+        "_acks", "_annotate", "_append", "_batch", "_decoder", "_early", "_expiry", "_head", "_held", "_hubs",
+        "_interval", "_loop", "_orderly", "_partition", "_peer", "_provisioning", "_room", "_seen", "_sender", "_task",
+        "_timer", "_topic", "_transport_name", "_twins",
     )  # fmt: skip
 
     def __init__(
@@ -96,7 +88,7 @@ class MqttConnection:
         self._services = hubs.first  # until the user name tells
         self._loop = loop
         self._time = loop.time
-        self._transport: Any = None
+        self._transport = None
         self._decoder = Decoder(UNAUTHENTICATED_BYTES, MQTT_PACKET_BYTES.open)
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -111,7 +103,7 @@ class MqttConnection:
         self._annotate: Callable[[], bytes] | None = None
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
-        self._orderly = self._held = self._unread = self._clean = False
+        self._orderly = self._held = self._unread = False
         self._active = -inf
 
     # --- the transport calls
@@ -139,11 +131,11 @@ class MqttConnection:
 
     def _serve(self, packets: list[Packet]) -> None:
         for packet in packets:
-            if type(packet) is Publish and self._session is not None:
+            if self._task is not None:
+                self._early.append(packet)
+            elif type(packet) is Publish and self._session is not None:
                 if not self._publish(packet):
                     return
-            elif self._task is not None:
-                self._early.append(packet)
             else:
                 self._other(packet)
                 if self._transport.is_closing():
@@ -165,8 +157,6 @@ class MqttConnection:
             self._expiry.cancel()
         session = self._session
         if session is not None:
-            if self._clean and not session.ended:
-                self._services.sessions.forget(session.key)
             self._services.sessions.close(session)
             if self._will is not None and not self._orderly:
                 self._publish_will(self._will)
@@ -222,6 +212,9 @@ class MqttConnection:
                 return
             part, expected = "will", f"a will to the own telemetry topic, at most {MESSAGE_BYTES.open} bytes"
             self._open(packet, login, verdict)
+            part = ""
+            if self._session is not None:
+                await self._welcome(self._session, clean=packet.clean_session)
         except HubError as error:
             if part:
                 self._keep_breach(part, expected, error.message, error.row, packet.client_id)
@@ -234,8 +227,10 @@ class MqttConnection:
             self._transport.close()
         finally:
             self._task = None
+        self._catch_up()
 
     def _refuse(self, error: ErrorRow) -> None:
+        self._will = None
         self._transport.write(encoder.connack(False, error.mqtt))
         self._transport.close()
 
@@ -264,12 +259,21 @@ class MqttConnection:
         self._interval = float(min(packet.keep_alive * 1.5 or MQTT_KEEP_ALIVE.open, MQTT_KEEP_ALIVE.open))
         self._timer.cancel()
         self._timer = self._loop.call_later(self._interval, self._idle)
-        self._clean = packet.clean_session
-        present = services.sessions.resume(key, clean=self._clean)
+
+    async def _welcome(self, session: Session, *, clean: bool) -> None:
+        """CONNACK: what goes on of an earlier connection is known only now that no other may change it."""
+        present = await self._services.subscriptions.resume(session, clean=clean)
+        if self._transport is None or self._transport.is_closing():
+            return
         self._transport.write(encoder.connack(present, 0))
         if present:
             self._regrant()
-        early, self._early, self._task = self._early, [], None
+
+    def _catch_up(self) -> None:
+        """Serve what came while the verdict or the disk was waited for, and read on."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        early, self._early = self._early, []
         if early:
             self._serve(early)
         self._read_on()
@@ -343,7 +347,7 @@ class MqttConnection:
             raise HubError(MESSAGE_TOO_LARGE, "The will is over 256 KiB.")
         return record(self._sender, self._head, will.payload)
 
-    # --- twins, and all that the hub publishes
+    # --- twins
 
     def _twin_request(self, packet: Publish) -> bool:
         if packet.qos == 2:
@@ -358,43 +362,6 @@ class MqttConnection:
             )
         return True
 
-    def acknowledge(self, packet_id: int) -> None:
-        """PUBACK, if the device is still there to hear it."""
-        if self._transport is not None:
-            self._transport.write(encoder.puback(packet_id))
-
-    def publish(self, kind: SubscriptionKind, topic: str, payload: bytes, most_qos: int = 1) -> bool:
-        """Publish to the device if it has subscribed to ``kind``, at the QoS it was granted, ``most_qos`` at most.
-
-        A device that does not take what it gets is disconnected: when it is back it can ask for what it missed.
-        """
-        transport, delivery = self._transport, self._delivery
-        if transport is None or transport.is_closing() or delivery is None:
-            return False
-        packet = delivery.packet(kind, topic, payload, most_qos)
-        if packet is None:
-            return False
-        if transport.get_write_buffer_size() + len(packet) > MQTT_BACKLOG_BYTES.open:
-            return self._breach("backlog", f"at most {MQTT_BACKLOG_BYTES.open} bytes that wait", "more")
-        transport.write(packet)
-        return True
-
-    def desired_changed(self, patch: Content, version: int) -> None:
-        """See ``sessions.table.Sink``."""
-        push_desired(self, patch, version)
-
-    def _regrant(self) -> None:
-        """The client has heard that these subscriptions are in force: begin to serve them, and end others."""
-        sessions, session = self._services.sessions, self._session
-        assert session is not None
-        if self._delivery is None:
-            self._delivery = Delivery()
-        self._delivery.grant(sessions.subscriptions(self._key), self._key)
-        mqtt_methods.renew(sessions, session)
-        if self._delivery.granted(COMMANDS) is not None:
-            self._commands = self._commands or CommandDelivery(session, self._delivery)
-            sessions.take_commands(session, self._services.commands)
-
     # --- the other packets
 
     def _other(self, packet: Packet) -> None:
@@ -405,59 +372,43 @@ class MqttConnection:
                 self._breach("first-packet", "CONNECT", type(packet).__name__.upper())
         elif isinstance(packet, PingReq):
             self._transport.write(encoder.PINGRESP)
-        elif isinstance(packet, Subscribe):
+        elif isinstance(packet, Subscribe | Unsubscribe):
             self._subscribe(packet)
-        elif isinstance(packet, Unsubscribe):
-            self._services.sessions.unsubscribe(self._key, packet.filters)
-            self._transport.write(encoder.unsuback(packet.packet_id))
-            self._regrant()
         elif isinstance(packet, Disconnect):
             self._orderly = True
             self._transport.close()
         elif isinstance(packet, Connect):
             self._breach("packet", "one CONNECT", "a second CONNECT")
         elif isinstance(packet, PubAck):
-            if self._delivery is not None and not (self._commands and self._commands.acknowledged(packet.packet_id)):
-                self._delivery.acknowledged(packet.packet_id)
+            self._puback(packet)
         else:
             self._breach("packet", "QoS 0 or 1", type(packet).__name__.upper())
 
-    def _subscribe(self, packet: Subscribe) -> None:
-        granted = {
-            name: min(qos, 1)
-            for name, qos in packet.filters
-            if len(name) <= MQTT_FILTER_CHARACTERS.open and subscription_kind(name, self._key) is not None
-        }
-        present = self._services.sessions.subscribe(self._key, granted)
-        codes = [present.get(name, SUBSCRIBE_REFUSED) for name, _ in packet.filters]
-        self._transport.write(encoder.suback(packet.packet_id, codes))
+    def _subscribe(self, packet: Subscribe | Unsubscribe) -> None:
+        assert self._session is not None
+        answer, kept = mqtt_subscriptions.change(self._services.subscriptions, self._session, packet)
+        if kept is None:
+            self._subscribed(answer)
+        else:  # what the device has sent behind it may count on the answer
+            self._transport.pause_reading()
+            self._task = self._loop.create_task(self._when_kept(kept, answer))
+
+    async def _when_kept(self, kept: asyncio.Future[None], answer: bytes) -> None:
+        try:
+            await asyncio.shield(kept)
+        except HubError as error:
+            log.error("%s: its subscriptions cannot be kept: %s", self._key, error)
+            self._transport.close()
+        self._task = None
+        if not self._transport.is_closing():
+            self._subscribed(answer)
+            self._catch_up()
+
+    def _subscribed(self, answer: bytes) -> None:
+        self._transport.write(answer)
         self._regrant()
 
-    def command_room(self, held: int) -> int:  # this and the next: see ``sessions.commands.CommandSink``
-        return 0 if self._commands is None or self._unread else self._commands.room(self._transport, held)
-
-    def deliver(self, command: Received) -> None:
-        assert self._commands is not None, "it had room"
-        self._commands.send(self._transport, command)
-
-    def invoke(self, request: MethodRequest) -> None:
-        """See ``sessions.table.Sink``."""
-        mqtt_methods.send_request(self._transport, request)
-
     # --- the end
-
-    def end(self, error: ErrorRow) -> None:
-        """See ``sessions.table.Sink``: MQTT 3.1.1 has no word for it, so the socket is closed."""
-        if error in (DEVICE_DISABLED, DEVICE_NOT_FOUND):
-            self._will = None
-        if self._clean:  # now, for the connection that takes over may be one with a kept session
-            self._services.sessions.forget(self._key)
-        if self._transport is not None:
-            self._transport.close()
-
-    def quiet_seconds(self) -> float:
-        """See ``sessions.table.Sink``."""
-        return self._time() - self._active
 
     def _expired(self, *, by_token: bool) -> None:
         self._expiry = None

@@ -21,7 +21,7 @@ def renew(sessions: SessionTable, session: Session) -> None:
 
     Call it after CONNACK, as subscriptions of an earlier connection may go on, and after SUBACK and UNSUBACK.
     """
-    sessions.take_methods(session, methods_taken(sessions.subscriptions(session.key)))
+    sessions.take_methods(session, methods_taken(session.filters))
 
 
 def send_request(transport: Any, request: MethodRequest) -> None:

@@ -21,9 +21,11 @@ from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_provisioning import Provisioning
-from muster.wire.mqtt.packets import Packet, Publish
+from muster.wire.mqtt.packets import Packet, Publish, Subscribe, Unsubscribe
 
 _NOT_TELEMETRY = (TWIN_TOPICS, ANSWERS)
+_WAITED_FOR = (Subscribe, Unsubscribe)
+"""What comes behind them may have to wait for the disk, and has its turn only then."""
 
 
 class ThrottledMqttConnection(MqttConnection):
@@ -47,7 +49,7 @@ class ThrottledMqttConnection(MqttConnection):
     def _serve(self, packets: list[Packet]) -> None:
         if self._waiting:
             self._waiting += packets
-        elif self._session is None:
+        elif self._session is None or self._task is not None:  # looked at when it has been waited for
             super()._serve(packets)
         else:
             self._shape(packets)
@@ -56,6 +58,11 @@ class ThrottledMqttConnection(MqttConnection):
         """Serve what may go on. Those before the place ``first`` may."""
         meters: Meters = self._services.meters
         for place, packet in enumerate(packets[first:], first):
+            if type(packet) in _WAITED_FOR and place + 1 < len(packets):
+                super()._serve(packets[: place + 1])
+                if self._transport is not None and not self._transport.is_closing():
+                    self._serve(packets[place + 1 :])
+                return
             if type(packet) is not Publish or packet.topic.startswith(_NOT_TELEMETRY):
                 continue
             try:

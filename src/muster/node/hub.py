@@ -69,8 +69,8 @@ class OpenHub:
         self._site = site
         self._ended = False
         self.devices = DeviceServices(
-            parts.authenticator, parts.sessions, parts.telemetry, parts.refusals, base.ambient, parts.twins,
-            parts.methods, parts.messaging.commands, parts.meters, parts.faults,
+            parts.authenticator, parts.sessions, parts.subscriptions, parts.telemetry, parts.refusals, base.ambient,
+            parts.twins, parts.methods, parts.messaging.commands, parts.meters, parts.faults,
         )  # fmt: skip
         events = EventHub(
             parts.telemetry, self.name, groups=base.settings.consumer_groups, redirect_port=site.ports["amqp"]

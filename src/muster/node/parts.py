@@ -25,6 +25,7 @@ from muster.node.foundation import Foundation
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.metering import open_meters
 from muster.sessions.faults import Faults
+from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -32,6 +33,7 @@ from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queries import SqliteQueryStore
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.refusals import SqliteRefusalStore
+from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.query.service import Queries
@@ -46,6 +48,7 @@ class Parts(NamedTuple):
     certificates: Certificates
     refusals: Refusals
     sessions: SessionTable
+    subscriptions: Subscriptions
     registry: Registry
     authenticator: Authenticator
     twins: Twins
@@ -85,6 +88,7 @@ async def make_parts(base: Foundation) -> Parts:
         certificates=certificates,
         refusals=refusals,
         sessions=sessions,
+        subscriptions=Subscriptions(name, SqliteSubscriptionStore(writer, reader)),
         registry=registry,
         authenticator=certificates.authenticator(identities),
         twins=Twins(name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
@@ -22,7 +22,6 @@ from muster.core.errors import (
     ErrorRow,
     HubError,
 )
-from muster.core.limits import MQTT_SUBSCRIPTIONS
 from muster.identity.contract import IdentityStore
 from muster.identity.model import NEVER, Identity, IdentityKey, Status
 from muster.identity.verdict import Verdict
@@ -30,6 +29,8 @@ from muster.messages.methods import MethodRequest
 from muster.sessions.commands import CommandFlow, CommandSink, CommandSource
 
 log = logging.getLogger("muster.sessions")
+
+_NO_FILTERS: Mapping[str, int] = {}
 
 
 class Sink(CommandSink, Protocol):
@@ -59,11 +60,14 @@ class Session:
 
     There may be very many, so it keeps of the identity only what tells whether the session may go on: of its
     credentials the hash, and of a certificate's chain the proof, whose issuers sessions share.
+
+    ``filters`` are the MQTT topic filters in force with their QoS, ``lasting`` whether they outlive the session: see
+    ``sessions.subscriptions``.
     """
 
     __slots__ = (
-        "certificate_ends", "commands", "credentials", "ended", "generation_id", "key", "peer", "proof", "sink",
-        "takes", "thumbprint", "transport",
+        "certificate_ends", "commands", "credentials", "ended", "filters", "generation_id", "key", "lasting", "peer",
+        "proof", "sink", "takes", "thumbprint", "transport",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
@@ -78,6 +82,8 @@ class Session:
         self.ended = False
         self.takes: Callable[[str], bool] | None = None
         self.commands: CommandFlow | None = None
+        self.filters: Mapping[str, int] = _NO_FILTERS
+        self.lasting = False
 
     def invoke(self, request: MethodRequest) -> None:
         """See ``messages.methods.MethodSession``."""
@@ -105,7 +111,6 @@ class SessionTable:
         self._sessions: dict[IdentityKey, Session] = {}
         self._modules: dict[str, set[IdentityKey]] = {}
         """The modules of a device that are in ``_changes`` or ``_calls``."""
-        self._subscriptions: dict[IdentityKey, dict[str, int]] = {}
         self._changes: dict[IdentityKey, _Change] = {}
         self._calls: dict[IdentityKey, _Change] = {}
         self._devices = 0
@@ -197,40 +202,6 @@ class SessionTable:
         self._closed_by = error
         for session in list(self._sessions.values()):
             self._end(session, error)
-
-    # --- what lasts between MQTT connections (device.md 3.3)
-
-    def resume(self, key: IdentityKey, *, clean: bool) -> bool:
-        """Whether subscriptions of an earlier connection go on; with ``clean`` they are forgotten instead."""
-        if clean:
-            self.forget(key)
-        return key in self._subscriptions
-
-    def forget(self, key: IdentityKey) -> None:
-        """Forget all subscriptions, as at the end of a clean session."""
-        self._subscriptions.pop(key, None)
-
-    def subscribe(self, key: IdentityKey, granted: Mapping[str, int]) -> Mapping[str, int]:
-        """Remember filters with their QoS, as far as there is room; the answer is all that are in force now."""
-        if not granted:
-            return self.subscriptions(key)
-        present = self._subscriptions.setdefault(key, {})
-        for name, qos in granted.items():
-            if name in present or len(present) < MQTT_SUBSCRIPTIONS.open:
-                present[name] = qos
-        return present
-
-    def unsubscribe(self, key: IdentityKey, filters: Iterable[str]) -> None:
-        """Forget filters."""
-        present = self._subscriptions.get(key, {})
-        for name in filters:
-            present.pop(name, None)
-        if not present:
-            self._subscriptions.pop(key, None)
-
-    def subscriptions(self, key: IdentityKey) -> Mapping[str, int]:
-        """The filters in force with their QoS."""
-        return self._subscriptions.get(key, {})
 
     # --- what services send to devices
 
@@ -347,7 +318,6 @@ class SessionTable:
         """The identity was deleted: a later one of the same id begins anew."""
         self._changes.pop(key, None)
         self._calls.pop(key, None)
-        self.forget(key)
         if key.module_id is not None:
             modules = self._modules.get(key.device_id, set())
             modules.discard(key)

@@ -282,5 +282,14 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX registration_timeline_by_id ON registration_timeline (scope, registration_id, number)
     """,
+    """
+    CREATE TABLE subscriptions (
+        hub TEXT NOT NULL,
+        device_id TEXT NOT NULL,
+        module_id TEXT NOT NULL,
+        filters TEXT NOT NULL,
+        PRIMARY KEY (hub, device_id, module_id)
+    ) WITHOUT ROWID, STRICT
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -5,7 +5,7 @@ itself. Measured with 10^6 devices: a point read costs 11 to 13 microseconds wit
 the file is a sixth smaller, a listing reads pages in order, and a device stands beside its modules. Devices
 are counted as they are written: counting 10^6 rows at every call would not do. The row of an identity's twin comes
 and goes with it, in the same transaction; what stands in it is the affair of ``twins.py``. Its queue (``queues.py``)
-goes with it too, and a device's file uploads (``uploads.py``).
+and its MQTT subscriptions (``subscriptions.py``) go with it too, and a device's file uploads (``uploads.py``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from muster.identity.model import Authentication, AuthenticationType, Identity, 
 from muster.stores.sqlite.database import Writer, settle, store_error
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import forget_queues
+from muster.stores.sqlite.subscriptions import forget_subscriptions
 from muster.stores.sqlite.twins import read_twin
 from muster.twins.contract import LifecycleRecorder
 from muster.twins.document import EMPTY
@@ -204,6 +205,7 @@ def _write(
         connection.execute(_DELETE_UPLOADS, (hub, device_id))
     if wanted is None:
         forget_queues(connection, hub, key)
+        forget_subscriptions(connection, hub, key)
     if module_id is None:
         _recount(connection, hub, before, wanted)
 
