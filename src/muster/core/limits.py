@@ -243,7 +243,7 @@ MQTT_SUBSCRIPTIONS = Limit(
     50,
     "topic filters",
     "own choice",
-    "They outlive the connection; SDKs have five at most. Further ones are not granted.",
+    "Kept on disk between connections; SDKs have five at most. Further ones are not granted.",
 )
 MQTT_FILTER_CHARACTERS = Limit(
     "MQTT topic filter",
