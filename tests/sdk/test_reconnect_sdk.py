@@ -1,20 +1,22 @@
-"""Connections of the real clients, made to fail by faults that they ask for: they recover by themselves, and then
-telemetry, messages to them, twins and methods go on, and nothing that was acknowledged is lost."""
+"""Connections of the real clients, made to fail by faults that they ask for, or because the hub ends: they recover by
+themselves, and then telemetry, messages to them, twins and methods go on, and nothing that was acknowledged is lost."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.eventhub import EventData, EventHubConsumerClient, PartitionContext
-from azure.iot.device import IoTHubDeviceClient, Message
+from azure.iot.device import IoTHubDeviceClient, Message, MethodRequest, MethodResponse
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
@@ -62,10 +64,11 @@ class Process:
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
 
-    def hear(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next line that is ``wanted``; those before it are passed over."""
+    def hear(self, wanted: Callable[[dict[str, Any]], bool], patience: float = PATIENCE) -> dict[str, Any]:
+        """The next line that is ``wanted``; those before it are passed over. ``queue.Empty``: it does not come."""
+        end = time.monotonic() + patience
         while True:
-            line = self._lines.get(timeout=PATIENCE)
+            line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
             assert line, f"the process has ended after {self.heard[-5:]}"
             self.heard.append(json.loads(line))
             if wanted(self.heard[-1]):
@@ -82,7 +85,7 @@ class Process:
 class Scene:
     """A device and a service; ``prove`` has them do everything once."""
 
-    def __init__(self, hub: HubProcess, name: str, device: Process, service: Process) -> None:
+    def __init__(self, hub: HubProcess, name: str, device: Process, service: Process | None = None) -> None:
         self.hub, self.name, self.device, self.service = hub, name, device, service
         self.sent: set[str] = set()
 
@@ -93,14 +96,24 @@ class Scene:
         assert answer == {"sent": body}, self.device.heard[-5:]
         self.sent.add(body)
 
-    def prove(self, tag: str) -> None:
+    def change(self, tag: str, tries: int = 1) -> None:
+        """Change what is desired, until the device hears of it: while it still attaches its links it may not."""
+        for number in range(1, tries + 1):
+            desired = {"wanted": tag, "try": number}
+            status, answer = self.hub.request("PATCH", f"/twins/{self.name}", {"properties": {"desired": desired}})
+            assert status == 200, answer
+            last = number == tries
+            with contextlib.nullcontext() if last else contextlib.suppress(queue.Empty):
+                self.device.hear(lambda line: line.get("desired", {}).get("wanted") == tag, PATIENCE if last else 2)
+                return
+
+    def prove(self, tag: str, tries: int = 1) -> None:
         for number in range(3):
             self.send(f"{tag}-{number}")
+        assert self.service is not None
         self.service.say(device=self.name, body=f"to-{tag}", messageId=f"to-{tag}")
         self.device.hear(lambda line: line.get("command") == f"to-{tag}")
-        status, answer = self.hub.request("PATCH", f"/twins/{self.name}", {"properties": {"desired": {"wanted": tag}}})
-        assert status == 200, answer
-        self.device.hear(lambda line: line.get("desired", {}).get("wanted") == tag)
+        self.change(tag, tries)
         self.device.say(report={"done": tag})
         self.device.hear(lambda line: line.get("reported") == {"done": tag})
         _, twin = self.hub.request("GET", f"/twins/{self.name}")
@@ -206,6 +219,63 @@ def test_a_node_device_on_amqp_is_told_of_refusals_and_goes_on(faulty: HubProces
             assert {answer.get("name") for answer in answers} == {error, None}
             scene.prove(operation)
     assert scene.sent <= arrived(faulty, name, scene.sent)
+
+
+ENDS = pytest.mark.parametrize("end", [HubProcess.stop, HubProcess.kill])
+
+
+@ENDS
+@pytest.mark.parametrize("transport", FAULTS)
+def test_a_node_device_comes_back_when_the_hub_is_started_again(
+    make_hub: Callable[..., HubProcess], transport: str, end: Callable[[HubProcess], Any]
+) -> None:
+    """On MQTT it never subscribes again; on AMQP it misses what changes while it attaches, and does not look."""
+    hub = make_hub().start()
+    require_443(hub, transport)
+    connection = hub.device_connection_string("d", hub.add_device("d"))
+    with Process(hub, "reconnect.js", transport, CONNECTION=connection) as device:
+        device.hear(lambda line: line.get("open") is True)
+        Scene(hub, "d", device).change("before", tries=30)  # by then it has been told that it has subscribed
+        end(hub)
+        hub.start()
+        with Process(hub, "c2d_service.js", "amqp") as service:
+            service.hear(lambda line: line.get("open") is True)
+            scene = Scene(hub, "d", device, service)
+            scene.prove("after", tries=1 if transport.startswith("mqtt") else 30)
+        assert [line for line in device.heard if "error" in line] == []
+        assert scene.sent <= arrived(hub, "d", scene.sent)
+
+
+@ENDS
+@pytest.mark.parametrize("websockets", [False, True])
+def test_a_python_device_comes_back_when_the_hub_is_started_again(
+    make_hub: Callable[..., HubProcess], websockets: bool, end: Callable[[HubProcess], Any]
+) -> None:
+    hub = make_hub().start()
+    require_443(hub, "mqtt-ws" if websockets else "mqtt")
+    client = IoTHubDeviceClient.create_from_connection_string(
+        hub.device_connection_string("d", hub.add_device("d")), websockets=websockets,
+        server_verification_cert=Path(hub.facts["HUB_CA_FILE"]).read_text(), connection_retry_interval=1,
+    )  # fmt: skip
+    changes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def answer(call: MethodRequest) -> None:
+        client.send_method_response(MethodResponse.create_from_method_request(call, 200, call.payload))
+
+    client.on_twin_desired_properties_patch_received = changes.put
+    client.on_method_request_received = answer
+    client.connect()
+    try:
+        end(hub)
+        hub.start()
+        client.send_message("back")  # waits for the connection
+        status, _ = hub.request("PATCH", "/twins/d", {"properties": {"desired": {"wanted": 1}}})
+        assert status == 200
+        assert changes.get(timeout=PATIENCE) == {"wanted": 1, "$version": 2}
+        call = {"methodName": "echo", "payload": [1], "connectTimeoutInSeconds": 30}
+        assert hub.request("POST", "/twins/d/methods", call) == (200, {"status": 200, "payload": [1]})
+    finally:
+        client.shutdown()
 
 
 @pytest.mark.parametrize("websockets", [False, True])
