@@ -1,5 +1,6 @@
 // A device that does what it is told while its connection is made to fail, and says what became of it, a JSON line each.
-// usage: node reconnect.js mqtt|mqtt-ws|amqp|amqp-ws|http, with CONNECTION in the environment. Lines on standard input:
+// usage: node reconnect.js mqtt|mqtt-ws|amqp|amqp-ws|http, with CONNECTION in the environment; with READ_AGAIN there too it
+// reads its twin whenever it has connected. Lines on standard input:
 // {"send": text, "properties": {...}}: telemetry; answers {"sent": text}, or {"failed": text, "name": ...}.
 // {"report": patch}: reported properties; answers {"reported": patch}.
 // It says {"command": text} for each message that it has completed, {"desired": patch} for each change, and answers the
@@ -36,6 +37,7 @@ async function main() {
     device.onDeviceMethod('echo', (request, response) => response.send(200, request.payload).catch(() => {}));
     twin = await device.getTwin();
     twin.on('properties.desired', (patch) => say({ desired: patch }));
+    if (process.env.READ_AGAIN) device.on('connect', () => device.getTwin().catch(() => {}));
   }
   say({ open: true });
   for await (const line of readline.createInterface({ input: process.stdin })) {

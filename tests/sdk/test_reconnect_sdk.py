@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -73,6 +74,13 @@ class Process:
             self.heard.append(json.loads(line))
             if wanted(self.heard[-1]):
                 return self.heard[-1]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """It stands still meanwhile."""
+        self._process.send_signal(signal.SIGSTOP)
+        yield
+        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Process:
         return self
@@ -246,6 +254,25 @@ def test_a_node_device_comes_back_when_the_hub_is_started_again(
         assert scene.sent <= arrived(hub, "d", scene.sent)
 
 
+@pytest.mark.parametrize("transport", FAULTS)
+def test_a_node_device_that_reads_its_twin_on_connect_learns_what_changed_meanwhile(
+    make_hub: Callable[..., HubProcess], transport: str
+) -> None:
+    hub = make_hub().start()
+    require_443(hub, transport)
+    connection = hub.device_connection_string("d", hub.add_device("d"))
+    with Process(hub, "reconnect.js", transport, CONNECTION=connection, READ_AGAIN="1") as device:
+        device.hear(lambda line: line.get("open") is True)
+        scene = Scene(hub, "d", device)
+        scene.change("before", tries=30)
+        with device.held():
+            hub.kill()
+            hub.start()
+            status, _ = hub.request("PATCH", "/twins/d", {"properties": {"desired": {"wanted": "while it was away"}}})
+            assert status == 200
+        device.hear(lambda line: line.get("desired", {}).get("wanted") == "while it was away")
+
+
 @ENDS
 @pytest.mark.parametrize("websockets", [False, True])
 def test_a_python_device_comes_back_when_the_hub_is_started_again(
@@ -262,13 +289,21 @@ def test_a_python_device_comes_back_when_the_hub_is_started_again(
     def answer(call: MethodRequest) -> None:
         client.send_method_response(MethodResponse.create_from_method_request(call, 200, call.payload))
 
+    came = threading.Event()
+
+    def changed() -> None:
+        if client.connected:
+            came.set()
+
+    client.on_connection_state_change = changed
     client.on_twin_desired_properties_patch_received = changes.put
     client.on_method_request_received = answer
-    client.connect()
     try:
+        assert came.wait(PATIENCE), "the first handler connects it"
+        came.clear()
         end(hub)
         hub.start()
-        client.send_message("back")  # waits for the connection
+        assert came.wait(PATIENCE)
         status, _ = hub.request("PATCH", "/twins/d", {"properties": {"desired": {"wanted": 1}}})
         assert status == 200
         assert changes.get(timeout=PATIENCE) == {"wanted": 1, "$version": 2}

@@ -1,8 +1,8 @@
 """What identities have subscribed to over MQTT: it lasts between connections, and when the hub is started again
 (device.md 3.3).
 
-Clients count on that: Node's, which connects with clean session 0, subscribes once in its life and never again. Of a
-session that is live the filters are in memory, with the session; all others are in the store only.
+Clients count on that: Node's and Python's, which connect with clean session 0, subscribe once in their life and never
+again. Of a session that is live the filters are in memory, with the session; all others are in the store only.
 """
 
 from __future__ import annotations
