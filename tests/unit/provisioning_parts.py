@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from muster.core.limits import Profile
 from muster.core.meters import Meters
 from muster.dialect.enrollment_bodies import webhook_body
 from muster.identity import sas
+from muster.identity.keys import Credentials
 from muster.identity.refusals import Refusals
 from muster.identity.trust import Trust
 from muster.provisioning.attempt import Attempt
@@ -69,6 +71,8 @@ class FakeHub:
         self.host = host
         self.devices: dict[str, tuple[Any, bool, DeviceData]] = {}
         self._steps = steps
+        self.meanwhile: Callable[[], Awaitable[None]] = partial(asyncio.sleep, 0)
+        """What others do while the hub is about to take a device."""
 
     def trusts(self, authority: str) -> bool:
         return False
@@ -78,7 +82,7 @@ class FakeHub:
 
     async def put(self, draft: DeviceDraft) -> None:
         self._steps.step(f"put {self.host}", before=True)
-        await asyncio.sleep(0)
+        await self.meanwhile()
         present = self.devices.get(draft.device_id)
         data = draft.data or (DeviceData() if present is None else present[2])
         self.devices[draft.device_id] = draft.credentials, draft.iot_edge, data
@@ -88,10 +92,11 @@ class FakeHub:
         present = self.devices.get(device_id)
         return None if present is None else present[2]
 
-    async def remove(self, device_id: str) -> None:
+    async def remove(self, device_id: str, held: Credentials | None = None) -> None:
         self._steps.step(f"remove {self.host}", before=True)
         await asyncio.sleep(0)
-        self.devices.pop(device_id, None)
+        if held is None or (device_id in self.devices and self.devices[device_id][0] == held):
+            self.devices.pop(device_id, None)
         self._steps.step(f"remove {self.host}", before=False)
 
 

@@ -12,6 +12,7 @@ from provisioning_parts import GROUP_KEY, FakeHub, Killed, Service, Steps, attem
 from muster.core.errors import ARGUMENT_INVALID, SERVER_ERROR, HubError
 from muster.core.provisioning_limits import ASSIGNMENT_RETRY
 from muster.identity.changes import ANY
+from muster.identity.keys import Credentials
 from muster.provisioning.attestation.symmetric_key import derive
 from muster.provisioning.contract import WebhookError
 from muster.provisioning.model import (
@@ -315,3 +316,82 @@ async def test_what_is_being_assigned_is_not_forgotten(tmp_path: Path) -> None:
     async with world.running() as running:
         found = await running.settled("dev")
         assert (found.status, found.error_code) == (RegistrationStatus.FAILED, 404201)
+
+
+GROUP = EnrollmentKey(EnrollmentKind.GROUP, "group")
+GONE = [("deleted", 404201), ("disabled", 403201)]
+
+
+async def end(running: Service, how: str) -> None:
+    if how == "deleted":
+        await running.enrollments.delete(GROUP, ANY)
+    else:
+        await point(running, NEW, enabled=False)
+
+
+@pytest.mark.parametrize(("how", "code"), GONE)
+@pytest.mark.parametrize(
+    ("killed_at", "ends_in"), [((1, True), OLD), ((1, False), OLD), ((2, True), OLD), ((2, False), NEW)]
+)
+async def test_an_enrollment_that_goes_in_the_midst_of_a_move_leaves_the_device_in_one_hub(
+    tmp_path: Path, how: str, code: int, killed_at: tuple[int, bool], ends_in: str
+) -> None:
+    world = World(tmp_path)
+    await settled_in_old(world)
+    world.steps.kill_at, world.steps.before = killed_at
+    async with world.running() as running:
+        await running.registrar.register(attempt_of("dev"))
+        with pytest.raises(asyncio.CancelledError):
+            await killed(running)
+        await end(running, how)
+    async with world.running() as running:
+        found = await running.settled("dev")
+    assert (found.assigned_hub, world.where()) == (ends_in, [ends_in])
+    expected = (RegistrationStatus.FAILED, code) if ends_in == OLD else (RegistrationStatus.ASSIGNED, 0)
+    assert (found.status, found.error_code) == expected
+    assert next(hub for hub in (world.old, world.new) if hub.host == ends_in).devices["dev"][2] == LIVED
+
+
+@pytest.mark.parametrize(("how", "code"), GONE)
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+async def test_an_enrollment_that_goes_before_a_first_assignment_ends_leaves_the_device_nowhere(
+    tmp_path: Path, how: str, code: int, before: bool
+) -> None:
+    world = World(tmp_path)
+    world.steps.kill_at, world.steps.before = 1, before
+    async with world.running() as running:
+        await point(running, NEW)
+        await running.registrar.register(attempt_of("dev"))
+        with pytest.raises(asyncio.CancelledError):
+            await killed(running)
+        await end(running, how)
+    async with world.running() as running:
+        found = await running.settled("dev")
+    assert (found.status, found.error_code, world.where()) == (RegistrationStatus.FAILED, code, [])
+
+
+@pytest.mark.parametrize(("how", "code"), GONE)
+async def test_an_enrollment_that_goes_while_the_hub_takes_the_device_has_it_taken_back(
+    tmp_path: Path, how: str, code: int
+) -> None:
+    world = World(tmp_path)
+    async with world.running() as running:
+        await point(running, NEW)
+        world.new.meanwhile = lambda: end(running, how)
+        found = await running.register("dev")
+    assert (found.status, found.error_code, world.where()) == (RegistrationStatus.FAILED, code, [])
+
+
+async def test_a_device_that_somebody_else_made_meanwhile_is_not_taken_back(tmp_path: Path) -> None:
+    world, theirs = World(tmp_path), (Credentials(), False, LIVED)
+    async with world.running() as running:
+        await point(running, NEW)
+
+        async def taken() -> None:
+            world.new.devices["dev"] = theirs
+            raise HubError(ARGUMENT_INVALID, "The hub has one of this name.")
+
+        world.new.meanwhile = taken
+        found = await running.register("dev")
+    assert (found.status, found.error_code) == (RegistrationStatus.FAILED, 400209)
+    assert world.new.devices == {"dev": theirs}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from muster.core.errors import DEVICE_NOT_FOUND, HubError
-from muster.identity.changes import ANY, Draft
+from muster.core.errors import DEVICE_NOT_FOUND, PRECONDITION_FAILED, HubError
+from muster.identity.changes import ANY, Draft, Match
 from muster.identity.hub import Hub
 from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType, Identity, IdentityKey
@@ -69,12 +69,21 @@ class LocalHub:
         twin = await self._twins.get(key)
         return DeviceData(twin.tags, twin.desired.values, twin.reported.values)
 
-    async def remove(self, device_id: str) -> None:
-        try:
-            await self._registry.delete(IdentityKey(device_id))
-        except HubError as error:
-            if error.row is not DEVICE_NOT_FOUND:
-                raise
+    async def remove(self, device_id: str, held: Credentials | None = None) -> None:
+        key, match = IdentityKey(device_id), ANY
+        while True:
+            if held is not None:
+                present = await self._get(key)
+                if present is None or not _same(present, held):
+                    return None
+                match = Match(present.version)
+            try:
+                return await self._registry.delete(key, match)
+            except HubError as error:
+                if error.row is DEVICE_NOT_FOUND:
+                    return None
+                if error.row is not PRECONDITION_FAILED:  # else somebody wrote it meanwhile: look again
+                    raise
 
     async def _get(self, key: IdentityKey) -> Identity | None:
         try:

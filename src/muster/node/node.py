@@ -120,7 +120,7 @@ class Node:
         linked = LinkedHubs(map(local_hub, hubs.all()))
         provisioning = await open_provisioning(first, material, linked, hubs.first.parts)
         hubs.when_opened(lambda hub: linked.link(local_hub(hub)))
-        hubs.when_closing(lambda hub: linked.unlink(hub.facts.host))
+        hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
         families = partial(provisioning_families, provisioning.timeline)
         await hubs.serve(provisioning.operations, HubOperations(deployment).table(), families)
 

@@ -134,8 +134,9 @@ class LinkedHub(Protocol):
         """What is kept of the device, ``None`` when it is not there."""
         ...
 
-    async def remove(self, device_id: str) -> None:
-        """Remove the device; harmless when it is not there."""
+    async def remove(self, device_id: str, held: Credentials | None = None) -> None:
+        """Remove the device; harmless when it is not there. With ``held`` only if the hub knows it by these
+        credentials: otherwise it is somebody else's by now, and stays."""
         ...
 
 

@@ -3,7 +3,9 @@ while it runs."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 from muster.core.errors import ARGUMENT_INVALID, HubError
@@ -11,6 +13,8 @@ from muster.core.settings_store import HubSettingsStore
 from muster.identity.mistakes import shown
 from muster.provisioning.contract import LinkedHub
 from muster.provisioning.model import AllocationKind
+
+log = logging.getLogger("muster.provisioning")
 
 MOST_WEIGHT = 1000
 _SETTING = "provisioning-allocation"
@@ -26,15 +30,26 @@ class LinkedHubs(Mapping[str, LinkedHub]):
         self._hubs = {hub.host: hub for hub in hubs}
         self._weights: dict[str, int] = {}
         self.default = AllocationKind.HASHED
+        self._changing = asyncio.Lock()
 
     def link(self, hub: LinkedHub) -> None:
         """From now on devices may be assigned to ``hub``, in the place of one of the same host name."""
         self._hubs[hub.host] = hub
 
-    def unlink(self, host: str) -> None:
+    async def unlink(self, host: str, store: HubSettingsStore) -> None:
         """No more devices are assigned to this hub; those that it has stay there, and get another hub when they
-        register again."""
+        register again. Its weight goes too: a later hub of this host name begins with 1.
+
+        A hub that is only left out at a start is not unlinked and finds its weight again.
+        """
         self._hubs.pop(host, None)
+        async with self._changing:
+            if self._weights.pop(host, None) is None:
+                return
+            try:
+                await self._keep(store, self.default, self._weights)
+            except HubError as error:  # the hub is gone all the same
+                log.warning("the weight of %s, which is linked no more, was not forgotten: %s", host, error)
 
     def weight(self, host: str) -> int:
         """The share of a hub under hashed allocation, against the others' weights; 0 for one that only devices get
@@ -63,9 +78,14 @@ class LinkedHubs(Mapping[str, LinkedHub]):
                 raise HubError(ARGUMENT_INVALID, f"{shown(host)} is not linked, linked are: {', '.join(self)}.")
             if not 0 <= weight <= MOST_WEIGHT:
                 raise HubError(ARGUMENT_INVALID, f"The weight of {host} is not 0 to {MOST_WEIGHT}.")
-        wanted, merged = policy or self.default, {**self._weights, **weights}
-        await store.put_settings({_SETTING: json.dumps({"policy": wanted.value, "weights": merged}).encode()})
-        self.default, self._weights = wanted, merged
+        async with self._changing:
+            wanted, merged = policy or self.default, {**self._weights, **weights}
+            await self._keep(store, wanted, merged)
+            self.default, self._weights = wanted, merged
+
+    @staticmethod
+    async def _keep(store: HubSettingsStore, policy: AllocationKind, weights: Mapping[str, int]) -> None:
+        await store.put_settings({_SETTING: json.dumps({"policy": policy.value, "weights": weights}).encode()})
 
     def __getitem__(self, host: str) -> LinkedHub:
         return self._hubs[host]

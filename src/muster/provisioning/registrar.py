@@ -278,13 +278,15 @@ class Registrar:
             intent = registration.intent
             assert intent is not None
             if not intent.hub:
-                enrollment = await self._store.enrollment(self._scope, registration.key)
-                if enrollment is None:
-                    raise HubError(ENROLLMENT_NOT_FOUND, "The enrollment was deleted meanwhile.")
+                enrollment = await self._standing(registration.key)
                 registration = await self._record(await self._decided(registration, enrollment))
                 intent = registration.intent
                 assert intent is not None
-            await carry_out(intent, self._hubs)
+
+            async def stands() -> None:
+                await self._standing(registration.key)
+
+            await carry_out(intent, self._hubs, stands)
         except HubError as error:
             if error.row.status >= SERVER_ERROR.status:
                 raise
@@ -295,6 +297,15 @@ class Registrar:
             registration, status=RegistrationStatus.ASSIGNED, substatus=intent.substatus, assigned_hub=intent.hub,
             device_id=intent.device_id,
         )  # fmt: skip
+
+    async def _standing(self, key: EnrollmentKey) -> Enrollment:
+        """The enrollment by which a device was let in. Raises ``HubError`` 404201, 403201 when it does so no more."""
+        enrollment = await self._store.enrollment(self._scope, key)
+        if enrollment is None:
+            raise HubError(ENROLLMENT_NOT_FOUND, "The enrollment was deleted meanwhile.")
+        if not enrollment.enabled:
+            raise HubError(ENROLLMENT_DISABLED, "The enrollment was disabled meanwhile.")
+        return enrollment
 
     def _later(self, name: str, running: _Running, registration: Registration, why: BaseException | None) -> None:
         log.warning("the assignment of %s is tried again in a moment: %s", name, why)
