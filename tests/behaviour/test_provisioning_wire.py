@@ -1,5 +1,5 @@
-"""The provisioning service's device API over MQTT and AMQP: what SDKs' parsers want to the letter, wrong attestations
-with what is heard and how they are called, and what ends a connection."""
+"""The provisioning service's device API over MQTT and AMQP: what SDKs' parsers want to the letter, and what ends a
+connection. Wrong attestations over all transports are in ``test_provisioning_refused``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import base64
 import itertools
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from muster.provisioning.attestation.symmetric_key import derive
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish, subscribe
 from muster.wire.amqp.performatives import Detach
@@ -20,7 +18,7 @@ from muster.wire.amqp.sasl import SaslInit
 from tests.behaviour.amqp_client import AmqpClient
 from tests.certificate_maker import Maker, Pair
 from tests.provisioning_client import Provisioning
-from tests.provisioning_wire import RESPONSES, AmqpRegistrant, Heard, MqttRegistrant
+from tests.provisioning_wire import RESPONSES, AmqpRegistrant, MqttRegistrant
 
 _names = itertools.count()
 REGISTER = "$dps/registrations/PUT/iotdps-register/?$rid=1"
@@ -251,107 +249,8 @@ def test_17_a_device_that_cannot_hear_is_rejected(dps: Provisioning) -> None:
         assert (heard.status, "receiver" in heard.body["message"]) == (400, True)
 
 
-# --- wrong attestations, over both
-
-
-Prepare = Callable[[Provisioning, str], dict[str, Any]]
-
-
-def wrong_key(dps: Provisioning, name: str) -> dict[str, Any]:
-    return {"token": dps.token(name, derive(key_of(dps.enroll(name)), name))}
-
-
-def nothing(dps: Provisioning, name: str) -> dict[str, Any]:
-    dps.enroll(name)
-    return {}
-
-
-def expired(dps: Provisioning, name: str) -> dict[str, Any]:
-    return {"token": dps.token(name, key_of(dps.enroll(name)), seconds=-4000)}
-
-
-def hub_token(dps: Provisioning, name: str) -> dict[str, Any]:
-    return {"token": dps.token(name, key_of(dps.enroll(name)), resource=f"{dps.hub.address}/devices/{name}")}
-
-
-def group_key(dps: Provisioning, name: str) -> dict[str, Any]:
-    return {"token": dps.token(name, key_of(dps.group(fresh("group"))))}
-
-
-def other_scope(dps: Provisioning, name: str) -> dict[str, Any]:
-    key = key_of(dps.enroll(name))
-    return {"token": dps.token(name, key, resource=f"0ne0000FFFF/registrations/{name}"), "scope": "0ne0000FFFF"}
-
-
-def other_name(dps: Provisioning, name: str) -> dict[str, Any]:
-    make = Maker(time.time())
-    dps.enroll(name, pasted("clientCertificates", make.issue(name, None)))
-    return {"chain": [make.issue("another", None)]}
-
-
-def not_enrolled(dps: Provisioning, name: str) -> dict[str, Any]:
-    make = Maker(time.time())
-    dps.enroll(name, pasted("clientCertificates", make.issue(name, None)))
-    return {"chain": [make.issue(name, None)]}
-
-
-def outdated(dps: Provisioning, name: str) -> dict[str, Any]:
-    leaf = Maker(time.time()).issue(name, None, days=(-10, -1))
-    dps.enroll(name, pasted("clientCertificates", leaf))
-    return {"chain": [leaf]}
-
-
-CASES: dict[str, Prepare] = {
-    "wrong-enrollment-key": wrong_key,
-    "no-attestation": nothing,
-    "token-expired": expired,
-    "hub-token-on-provisioning": hub_token,
-    "group-key-used": group_key,
-    "id-scope-unknown": other_scope,
-    "registration-cn-differs": other_name,
-    "certificate-not-enrolled": not_enrolled,
-    "certificate-expired": outdated,
-}
-
-
-async def over_mqtt(dps: Provisioning, name: str, given: dict[str, Any]) -> Heard:
-    device = await MqttRegistrant.open(dps, name, **given)
-    heard = await device.register()
-    await device.close()
-    return heard
-
-
-async def over_amqp(dps: Provisioning, name: str, given: dict[str, Any]) -> Heard:
-    with AmqpRegistrant(dps, name, **given) as device:
-        return device.register()
-
-
-@pytest.mark.parametrize("over", [over_mqtt, over_amqp])
-@pytest.mark.parametrize("cause", list(CASES))
-async def test_19_a_device_that_may_not_register_hears_401_and_its_mistake_has_a_name(
-    dps: Provisioning, over: Any, cause: str
-) -> None:
-    name = fresh("refused-wire")
-    heard = await over(dps, name, CASES[cause](dps, name))
-    certificate = "certificate" in cause or "cn-" in cause
-    assert (heard.status, heard.body["errorCode"]) == (401, 401002)
-    assert heard.body["message"] == ("Invalid certificate." if certificate else "Unauthorized")
-    _, told = dps.hub.request("GET", f"/$muster/why?trackingId={heard.body['trackingId']}")
-    (refusal,) = told["refusals"]
-    assert (refusal["cause"], refusal["transport"]) == (cause, over.__name__.replace("over_", "dps-"))
-
-
-@pytest.mark.parametrize("over", [over_mqtt, over_amqp])
-async def test_20_a_disabled_enrollment_is_a_status(dps: Provisioning, over: Any) -> None:
-    name = fresh("disabled")
-    token = dps.token(name, key_of(dps.enroll(name, provisioningStatus="disabled")))
-    state = {"registrationId": name, "status": "disabled"}
-    heard = await over(dps, name, {"token": token})
-    assert heard == (200, 0, {"operationId": "", "status": "disabled", "registrationState": state})
-
-
 @pytest.mark.parametrize("mechanism", ["EXTERNAL", "ANONYMOUS"])
-def test_21_by_certificate_with_a_sasl_layer_that_says_nothing(dps: Provisioning, mechanism: str) -> None:
+def test_18_by_certificate_with_a_sasl_layer_that_says_nothing(dps: Provisioning, mechanism: str) -> None:
     name = fresh()
     leaf = Maker(time.time()).issue(name, None)
     dps.enroll(name, pasted("clientCertificates", leaf))
