@@ -170,8 +170,9 @@ class _SpoiltError(Exception):
 class Writer:
     """The only connection that writes to a database, in a thread of its own.
 
-    Work that is handed in while a commit runs forms the next transaction; the first to come starts one at
-    once, and there is no timer. Promises: an outcome reaches the loop only after the COMMIT (with it the
+    Work that is handed in within one round of the loop, or while a commit runs, is one transaction; there is no timer.
+    (A wake-up of the thread and a commit cost as much as the work: what a round reads from many sockets goes over
+    together.) Promises: an outcome reaches the loop only after the COMMIT (with it the
     fsync, when ``durable``) returned; outcomes arrive in the order the work was handed in; work that raises
     undoes only its own changes. When the COMMIT itself fails, all work of that transaction fails and none
     of its changes stay. Cancelling a future does not take the work back.
@@ -204,7 +205,8 @@ class Writer:
         self._checkpoint_pages = max(1, checkpoint_bytes // page)
         self.kept: dict[Any, Any] = {}
         """What work wants to find again: for work only, in the writer's thread. Empty after anything was undone."""
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._round: list[_Item] = []
+        self._queue: SimpleQueue[list[_Item] | None] = SimpleQueue()
         self._closing: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"writer of {self.path}", daemon=True)
         self._thread.start()
@@ -223,12 +225,20 @@ class Writer:
         """As ``submit``, but with ``done(result, error)`` called on the loop: one loop round earlier."""
         if self._closing is not None:
             raise HubError(UNAVAILABLE, f"{self.path} is closed; nothing can be written any more")
-        self._queue.put((work, done))
+        if not self._round:
+            self._loop.call_soon(self._hand_over)
+        self._round.append((work, done))
+
+    def _hand_over(self) -> None:
+        if self._round:
+            self._queue.put(self._round)
+            self._round = []
 
     async def close(self) -> None:
         """End the thread after the work handed in so far, and close the file. Harmless when repeated."""
         if self._closing is None:
             self._closing = self._loop.create_future()
+            self._hand_over()
             self._queue.put(None)
         await asyncio.shield(self._closing)
         self._thread.join()
@@ -253,11 +263,11 @@ class Writer:
 
     def _next_batch(self) -> tuple[list[_Item], bool]:
         batch: list[_Item] = []
-        item = self._queue.get()
+        items = self._queue.get()
         try:
-            while item is not None:
-                batch.append(item)
-                item = self._queue.get_nowait()
+            while items is not None:
+                batch += items
+                items = self._queue.get_nowait()
         except Empty:
             return batch, False
         return batch, True
