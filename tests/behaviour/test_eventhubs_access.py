@@ -299,7 +299,7 @@ def test_heartbeats_keep_a_demanding_client(server: EventHubServer) -> None:
 
 
 def test_a_client_that_falls_silent_is_closed(server: EventHubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muster.heads.amqp.AMQP_IDLE", AMQP_IDLE._replace(open=1))
+    monkeypatch.setattr("muster.heads.amqp_heartbeat.AMQP_IDLE", AMQP_IDLE._replace(open=1))
     with connect(server) as lively, connect(server) as silent:
         for _ in range(8):
             lively.socket.sendall(EMPTY)

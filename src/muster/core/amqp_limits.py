@@ -42,7 +42,7 @@ AMQP_IDLE = Limit(
     240,
     "seconds",
     "device.md 4.1",
-    "A connection that says nothing for so long is closed; clients send empty frames in time.",
+    "A connection that says nothing and takes nothing for so long is closed; clients send empty frames in time.",
 )
 AMQP_TOKENS = Limit(
     "put-token audiences",

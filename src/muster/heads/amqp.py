@@ -27,7 +27,6 @@ from muster.core.amqp_limits import (
 )
 from muster.core.errors import (
     ADDRESS_NOT_FOUND,
-    CONNECTION_CLOSED,
     SERVER_ERROR,
     UNAUTHORIZED,
     ErrorRow,
@@ -36,6 +35,7 @@ from muster.core.errors import (
 from muster.core.limits import CONNECT_WAIT
 from muster.dialect.amqp import address_host, address_path, to_error
 from muster.heads import amqp_sasl
+from muster.heads.amqp_heartbeat import Heartbeat
 from muster.heads.amqp_links import LinkHandler, Role
 from muster.heads.cbs import Cbs
 from muster.heads.device_grants import DeviceGrants
@@ -67,8 +67,6 @@ from muster.wire.amqp.session import Limits, Session
 
 log = logging.getLogger("muster.amqp")
 
-_SHORTEST_BEAT = 0.5
-_BEATS_UNTIL_IDLE = 4
 _LIMITS = Limits(
     max_frame_size=AMQP_FRAME_BYTES.open,
     sessions=AMQP_SESSIONS.open,
@@ -127,9 +125,8 @@ class AmqpConnection:
     """The protocol object of one connection."""
 
     __slots__ = (
-        "_beat", "_deadline", "_engine", "_handlers", "_heard", "_held", "_interval", "_settled", "_silent", "_spoke",
-        "_tasks", "closing", "device_grants", "grants", "head", "host", "hub", "nodes", "peer", "transport",
-        "transport_name", "writable",
+        "_beat", "_deadline", "_engine", "_handlers", "_settled", "_tasks", "closing", "device_grants", "grants",
+        "head", "held", "host", "hub", "nodes", "peer", "transport", "transport_name", "writable",
     )  # fmt: skip
 
     def __init__(self, head: AmqpHead) -> None:
@@ -148,13 +145,12 @@ class AmqpConnection:
         self.transport: Any = None
         self.closing = False
         """Nothing that is said or awaited matters any longer."""
-        self._held = False
+        self.held = False
+        """Whether nothing is read because the disk has to catch up."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._deadline: asyncio.TimerHandle | None = None
-        self._beat: asyncio.TimerHandle | None = None
-        self._interval = 0.0
-        self._silent = 0
-        self._heard = self._spoke = self._settled = False
+        self._beat = Heartbeat(self, head.loop)
+        self._settled = False
 
     # --- called by the transport
 
@@ -167,7 +163,7 @@ class AmqpConnection:
 
     def data_received(self, data: bytes) -> None:
         if not self.closing:
-            self._heard = True
+            self._beat.heard = True
             self._take(data)
 
     def _take(self, data: bytes) -> None:
@@ -195,9 +191,9 @@ class AmqpConnection:
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
         self.writable = False
-        for timer in (self._deadline, self._beat):
-            if timer is not None:
-                timer.cancel()
+        self._beat.stop()
+        if self._deadline is not None:
+            self._deadline.cancel()
         self.head.connections.discard(self)
         for task in self._tasks:
             task.cancel()
@@ -215,26 +211,26 @@ class AmqpConnection:
     def resume_writing(self) -> None:
         if self.closing:
             return
-        self.writable = True
+        self.writable = self._beat.heard = True
         self._read_on()
         for handler in tuple(self._handlers.values()):
             handler.writable()
 
     def _read_on(self) -> None:
-        if self.writable and not (self._held or self.closing):
+        if self.writable and not (self.held or self.closing):
             self.transport.resume_reading()
 
     # --- for roles
 
     def hold(self) -> None:
         """Read nothing more until ``read_on``: the disk has to catch up."""
-        if not self._held and not self.closing:
-            self._held = True
+        if not self.held and not self.closing:
+            self.held = True
             self.transport.pause_reading()
 
     def read_on(self) -> None:
         """Read again what ``hold`` held back."""
-        self._held = False
+        self.held = False
         self._read_on()
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -278,7 +274,7 @@ class AmqpConnection:
         """Send what the engine has to say."""
         data = self._engine.data_to_send()
         if data and self.transport is not None:
-            self._spoke = True
+            self._beat.spoke = True
             self.transport.write(data)
 
     def choose_hub(self, *hosts: str, entity: str = "") -> None:
@@ -342,11 +338,7 @@ class AmqpConnection:
             self._deadline = None
         if not (self.grants or self.device_grants):
             self._deadline = self.head.loop.call_later(CONNECT_WAIT.open, self._unauthenticated)
-        wanted = event.open.idle_time_out
-        self._interval = AMQP_IDLE.open / _BEATS_UNTIL_IDLE
-        if wanted:
-            self._interval = min(self._interval, max(_SHORTEST_BEAT, wanted / 2000))
-        self._beat = self.head.loop.call_later(self._interval, self._on_beat)
+        self._beat.start(event.open.idle_time_out)
 
     def _attached(self, event: LinkAttached) -> None:
         link = event.link
@@ -416,20 +408,11 @@ class AmqpConnection:
         kept = self.keep("connect-wait", f"a token within {CONNECT_WAIT.open} s of open", "none")
         self.end(HubError(UNAUTHORIZED, "No token was put to $cbs in time.", tracking_id=kept))
 
-    def _on_beat(self) -> None:
-        """Say something if nothing was said for half the client's time-out; end what has been silent for ours."""
-        self._silent = 0 if self._heard or self._held or not self.writable else self._silent + 1
-        self._heard = False
-        if self._silent * self._interval >= AMQP_IDLE.open:
-            message = f"The connection was inactive for more than the allowed {AMQP_IDLE.open * 1000} milliseconds."
-            self.end(HubError(CONNECTION_CLOSED, message))
-            return
-        remote = self._engine.remote
-        if not self._spoke and remote is not None and remote.idle_time_out and self._engine.state is State.OPENED:
+    def heartbeat(self) -> None:
+        """See ``heads.amqp_heartbeat.Beating``."""
+        if self.writable and self._engine.state is State.OPENED:
             self._engine.heartbeat()
             self.flush()
-        self._spoke = False
-        self._beat = self.head.loop.call_later(self._interval, self._on_beat)
 
     def keep(self, name: str, expected: str, seen: str) -> str:
         """Keep that the client broke the rule ``name`` (``identity.causes.BREACHES``); the tracking id."""
