@@ -63,7 +63,7 @@ def test_a_device_with_a_key_of_its_own(dps: Provisioning, transport: str) -> No
     assert connected(dps.hub, name)
 
 
-@pytest.mark.parametrize("transport", ["http", "mqtt", "amqpws"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_device_of_a_group_with_a_derived_key(dps: Provisioning, transport: str) -> None:
     name = f"node-{os.getpid()}-derived-{transport}"
     group = dps.group(f"node-{os.getpid()}-keys")
@@ -73,9 +73,8 @@ def test_a_device_of_a_group_with_a_derived_key(dps: Provisioning, transport: st
     assert connected(dps.hub, name)
 
 
-@pytest.mark.parametrize(
-    ("transport", "grouped"), [("http", False), *((transport, True) for transport in TRANSPORTS), ("amqp", False)]
-)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("grouped", [False, True])
 def test_a_device_with_a_certificate(dps: Provisioning, transport: str, grouped: bool) -> None:
     make, name = Maker(time.time()), f"node-{os.getpid()}-x509-{transport}-{grouped}".lower()
     root = make.root(f"Root of {name}")

@@ -85,7 +85,8 @@ async def test_a_device_of_a_group_with_a_derived_key(dps: Provisioning, websock
     assert connected(dps.hub, name)
 
 
-@pytest.mark.parametrize(("websockets", "grouped"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("websockets", [False, True])
+@pytest.mark.parametrize("grouped", [False, True])
 def test_a_device_with_a_certificate(dps: Provisioning, tmp_path: Path, websockets: bool, grouped: bool) -> None:
     name = f"python-{os.getpid()}-x509-{websockets}-{grouped}".lower()
     make = Maker(time.time())
