@@ -126,6 +126,26 @@ async def test_a_device_whose_hub_is_linked_no_more_gets_another_also_when_it_sh
     assert (found.assigned_hub, world.new.devices["dev"][2]) == (NEW, INITIAL)
 
 
+async def test_a_hub_that_is_unlinked_in_the_midst_of_an_assignment_is_chosen_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muster.provisioning.registrar.ASSIGNMENT_RETRY", ASSIGNMENT_RETRY._replace(open=0))
+    world = World(tmp_path)
+    async with world.running() as running:
+        await running.group()
+        names = [f"dev{number}" for number in range(20)]
+
+        async def unlink() -> None:
+            running.hubs._hubs.pop(NEW, None)
+            raise HubError(SERVER_ERROR, "the hub is closing")
+
+        world.new.meanwhile = unlink
+        found = [await running.register(name) for name in names]
+    assert {(one.status, one.assigned_hub) for one in found} == {(RegistrationStatus.ASSIGNED, OLD)}
+    assert (sorted(world.old.devices), world.new.devices) == (sorted(names), {})
+    assert f"put {NEW}" in world.steps.done, "one was on its way there"
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("kill_at", [1, 2])
 @pytest.mark.parametrize("policy", [MIGRATE, RESET], ids=["migrate", "reset"])

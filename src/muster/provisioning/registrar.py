@@ -277,7 +277,7 @@ class Registrar:
         try:
             intent = registration.intent
             assert intent is not None
-            if not intent.hub:
+            if intent.hub not in self._hubs:  # not chosen yet, or unlinked since
                 enrollment = await self._standing(registration.key)
                 registration = await self._record(await self._decided(registration, enrollment))
                 intent = registration.intent
