@@ -37,11 +37,12 @@ check-style:
 	@mypy --no-error-summary scripts bench
 	@mkdir -p build && lint-imports >build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
 
-bench: ## measure the hub beside Mosquitto, RabbitMQ and a least C server, talking back, queries, certificates, into docs/results
+bench: ## measure the hub beside Mosquitto, RabbitMQ and a least C server, talking back, queries, certificates, registrations, into docs/results
 	$(call prepare,bench)@python -m bench.run $(BENCH_ARGS)
 	@python -m bench.talking $(filter --quick,$(BENCH_ARGS))
 	@python -m bench.queries $(filter --quick,$(BENCH_ARGS))
 	@python -m bench.certificates $(filter --quick,$(BENCH_ARGS))
+	@python -m bench.registrations $(filter --quick --again,$(BENCH_ARGS))
 	@python -m bench.amqp $(filter --quick --again,$(BENCH_ARGS))
 
 soak: ## the long proofs; a run that was stopped goes on where it was

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from bench.servers import HOST, Device
-from muster.testing.mqtt import connect, puback, publish, subscribe
+from muster.testing.mqtt import DISCONNECT, connect, puback, publish, subscribe
 from muster.wire.amqp.composite import encode_composite
 from muster.wire.amqp.frames import AMQP_HEADER, SASL, SASL_HEADER, FrameBuffer, encode_frame
 from muster.wire.amqp.message import Message, Properties, encode_message
@@ -31,6 +31,8 @@ from muster.wire.amqp.performatives import (
 from muster.wire.amqp.sasl import SaslInit
 
 CONNACK, PUBLISH, SUBACK = 2, 3, 9
+PATIENCE = 60.0
+"""Seconds that a light device waits for an answer."""
 FILTERS = (
     ("$iothub/methods/POST/#", 0),
     ("$iothub/twin/PATCH/properties/desired/#", 0),
@@ -100,6 +102,65 @@ class DevicePeer(asyncio.Protocol):
             self._transport.write(publish(f"$iothub/methods/res/200/?$rid={request_id}", _ANSWER, qos=0))
         else:
             self.heard(topic, payload)
+
+
+class LightDevice(asyncio.Protocol):
+    """A device that asks one thing after the other, whoever it is for the hub."""
+
+    def __init__(self, client_id: str, user: str, password: str) -> None:
+        self._hello = connect(client_id, user, password, keep_alive=600)
+        self._buffer = bytearray()
+        self._kind = 0
+        self._waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(
+        cls, port: int, trust: ssl.SSLContext, client_id: str, user: str, password: str
+    ) -> LightDevice:  # fmt: skip
+        """Connect and log in."""
+        loop = asyncio.get_running_loop()
+        _, device = await loop.create_connection(lambda: cls(client_id, user, password), HOST, port, ssl=trust)
+        answer = await device._exchange(device._hello, CONNACK)
+        if answer != b"\0\0":
+            raise PeerError(f"{client_id} was not let in: {answer!r}")
+        return device
+
+    async def subscribe(self, name: str) -> None:
+        """Subscribe to a filter at QoS 1."""
+        if (answer := await self._exchange(subscribe(1, [(name, 1)]), SUBACK))[2:] != b"\1":
+            raise PeerError(f"{name} was not granted: {answer!r}")
+
+    async def ask(self, topic: str, payload: bytes = b"{}") -> tuple[bytes, bytes]:
+        """Publish at QoS 1; the topic and payload of the next message, which is the answer."""
+        body = await self._exchange(publish(topic, payload), PUBLISH)
+        end = 2 + int.from_bytes(body[:2], "big")
+        self._transport.write(puback(int.from_bytes(body[end : end + 2], "big")))
+        return body[2:end], body[end + 2 :]
+
+    def close(self) -> None:
+        """Say good-bye and go."""
+        self._transport.write(DISCONNECT)
+        self._transport.close()
+
+    async def _exchange(self, packet: bytes, kind: int) -> bytes:
+        self._kind, self._waiting = kind, asyncio.get_running_loop().create_future()
+        self._transport.write(packet)
+        async with asyncio.timeout(PATIENCE):
+            return await self._waiting
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._waiting.done():
+            self._waiting.set_exception(PeerError(f"the hub closed a device's connection ({exc})"))
+            self._waiting.exception()  # nobody may be waiting
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        for first, body in cut(self._buffer):
+            if first >> 4 == self._kind and not self._waiting.done():
+                self._waiting.set_result(body)
 
 
 def cut(buffer: bytearray) -> Iterator[tuple[int, bytes]]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import certificates
+from bench import certificates, registrations
 from bench.journal import Journal
 from bench.measure import LoadError, Result, check_messages
+from bench.peers import PeerError
 from bench.report import COSTS, SERVERS, Figure, make_report, summarize, to_markdown
 from bench.servers import mosquitto_line
 
@@ -119,3 +120,28 @@ def test_connects_with_certificates_are_told_with_their_ratio_and_bar() -> None:
 )
 def test_the_part_of_a_connect_that_a_stack_belongs_to(stack: list[str], part: str) -> None:
     assert certificates.part_of(stack) == part
+
+
+def test_a_device_that_is_not_in_the_one_hub_that_it_was_told_ends_a_run_of_registrations() -> None:
+    registrations.check_places({"a": "one", "b": "two"}, {"a": ["one"], "b": ["two"], "older": ["one", "two"]})
+    for found in ({}, {"a": ["two"]}, {"a": ["one", "two"]}, {"a": ["one", "one"]}):
+        with pytest.raises(PeerError, match="1 devices"):
+            registrations.check_places({"a": "one"}, found)
+
+
+def test_registrations_are_told_with_their_ratio_and_their_spread(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number, (base, cost) in enumerate([(1000.0, 2000.0), (1000.0, 5000.0), (2000.0, 6000.0)], 1):
+        counts = [100, 200, 300] if number < 3 else [0, 0, 600]
+        result = {"us": cost, "per_s": 50.0, "busy": 0.25, "polls": 1.0, "hubs": counts, "ms": [1.0] * 599 + [90.0]}
+        journal.once(registrations.CONNECT, "Muster", number, lambda base=base: {"us": base})  # type: ignore[misc]
+        journal.once(registrations.REGISTER, "Muster", number, lambda result=result: result)  # type: ignore[misc]
+    removed = {"devices": 1800, "told_before": 9, "told_meanwhile": 8, "failed": 0, "hubs": [600, 1200, 0]}
+    journal.once(registrations.UNLINKED, "Muster", 1, lambda: removed)
+    made = registrations.make_report(journal, "Muster")
+    assert (made["devices"], made["p50_ms"], made["p99_ms"], made["most_ms"]) == (1800, 1.0, 1.0, 90.0)
+    text = registrations.to_markdown(made, {"cores": 2}, "c")
+    row = "| registration, with TLS and 1.000 polls | 5,000 (2,000-6,000) | 3.00 (2.00-5.00) | ≤ 4: met |"
+    assert row in text
+    assert "| third.example | 3 | 1,200 | 900 | 0 |" in text
+    assert "Chi-square of the spread: 200.00 (≤ 13.8: **missed**)" in text
