@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from muster.wire.amqp.sasl import SaslInit
 from tests.behaviour.amqp_client import AmqpClient
 from tests.certificate_maker import Maker, Pair
 from tests.provisioning_client import Provisioning
-from tests.provisioning_wire import RESPONSES, AmqpRegistrant, MqttRegistrant
+from tests.provisioning_wire import RESPONSES, AmqpRegistrant, Heard, MqttRegistrant
 
 _names = itertools.count()
 REGISTER = "$dps/registrations/PUT/iotdps-register/?$rid=1"
@@ -256,3 +257,28 @@ def test_18_by_certificate_with_a_sasl_layer_that_says_nothing(dps: Provisioning
     dps.enroll(name, pasted("clientCertificates", leaf))
     with AmqpRegistrant(dps, name, chain=[leaf], sasl=SaslInit(mechanism, b"")) as device:
         assert device.provision()["status"] == "assigned"
+
+
+async def test_19_a_device_that_asks_too_often_hears_429_and_when_to_come_again_over_all_transports(
+    make_hub: Callable[..., HubProcess],
+) -> None:
+    with make_hub("--profile", "azure") as hub:
+        dps = Provisioning(hub)
+        names = [fresh("often") for _ in range(3)]
+        over_https, over_mqtt, over_amqp = [dps.token(name, key_of(dps.enroll(name))) for name in names]
+        path = f"/{dps.scope}/registrations/{names[0]}/operations/5.no.such"
+        answers = [dps.call("GET", path, Authorization=over_https) for _ in range(6)]
+        heard = [Heard(one.status, int(one.headers.get("retry-after", 0)), one.body) for one in answers]
+        check_polls(heard)
+        device = await MqttRegistrant.open(dps, names[1], over_mqtt)
+        check_polls([await device.status("5.no.such") for _ in range(6)])
+        await device.close()
+        with AmqpRegistrant(dps, names[2], over_amqp) as registrant:
+            check_polls([registrant.status("5.no.such") for _ in range(6)])
+
+
+def check_polls(heard: list[Heard]) -> None:
+    """Five are answered, the sixth is told when it may come again."""
+    assert [one.status for one in heard] == [404] * 5 + [429]
+    assert heard[5].body["errorCode"] == 429001
+    assert 1 <= heard[5].retry_after <= 10

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from muster.core.ambient import SystemAmbient
+from muster.core.ambient import Ambient, SystemAmbient
 from muster.core.bus import LocalBus
 from muster.core.errors import HubError
 from muster.core.limits import Profile
@@ -149,11 +149,12 @@ def attempt_of(name: str, *, version: str = "2021-10-01", payload: Any = None) -
 
 @contextlib.asynccontextmanager
 async def service(
-    directory: Path, hubs: Iterable[FakeHub] | Mapping[str, FakeHub], meters: Meters | None = None
-) -> AsyncIterator[Service]:
+    directory: Path, hubs: Iterable[FakeHub] | Mapping[str, FakeHub], meters: Meters | None = None,
+    ambient: Ambient | None = None,
+) -> AsyncIterator[Service]:  # fmt: skip
     """Start the service on what is kept in ``directory``, and stop it."""
     loop = asyncio.get_running_loop()
-    ambient = SystemAmbient(loop)
+    ambient = SystemAmbient(loop) if ambient is None else ambient
     path = directory / "hub.db"
     writer = Writer(path, MIGRATIONS, loop, durable=False)
     reader = open_connection(path, readonly=True)

@@ -15,7 +15,7 @@ from muster.core.throttle_errors import ThrottledError
 from muster.core.throttles import REGISTRATIONS, Plan, Tier
 from muster.dialect.registration_addresses import RegistrationAddress
 from muster.dialect.registration_messages import refusal
-from muster.heads.registration_requests import Asker, Proof, RegistrationRequests
+from muster.heads.registration_requests import Answer, Asker, Proof, RegistrationRequests
 from muster.testing.clock import VirtualAmbient
 
 
@@ -56,3 +56,41 @@ async def test_over_mqtt_and_amqp_the_answer_is_429_with_the_pause(tmp_path: Pat
         assert info["retry-after"] == info["Retry-After"] == answer.retry_after
         clock.advance(answer.retry_after)
         assert (await requests.answer(asker, None, b"")).status == 202
+
+
+async def test_a_device_may_ask_five_times_in_ten_seconds_and_another_too(tmp_path: Path) -> None:
+    clock = VirtualAmbient()
+    async with service(tmp_path, [FakeHub("hub.example", Steps())], Meters(clock, Plan(Tier.S1)), clock) as running:
+        await running.group()
+        operations = {name: (await running.register(name)).operation_id for name in ("dev", "dev2")}
+        requests = RegistrationRequests(running.registrar, running.refusals, clock)
+
+        async def ask(name: str, **wrong: str) -> Answer:
+            attempt = replace(attempt_of(name), **wrong)
+            address = RegistrationAddress(attempt.id_scope, name, "2019-03-31")
+            return await requests.answer(Asker("t", "peer", address, Proof(attempt.token)), operations["dev"], b"")
+
+        for _ in range(9):
+            assert (await ask("dev", token="SharedAccessSignature sr=x")).status == 401, "strangers use nothing up"
+        for _ in range(4):
+            assert (await ask("dev")).status == 200
+            clock.advance(1)
+        assert (await running.registrar.lookup(attempt_of("DEV"))).registration is not None, "that is a question too"
+        refused = await ask("dev")
+        assert (refused.status, refused.retry_after, json.loads(refused.body)["errorCode"]) == (429, 6, 429001)
+        with pytest.raises(ThrottledError):
+            await running.registrar.lookup(attempt_of("dev"))
+        assert (await ask("dev2")).status == 404, "it has had none yet"
+        clock.advance(5.9)
+        assert ((await ask("dev")).status, (await ask("dev")).retry_after) == (429, 1)
+        clock.advance(0.2)
+        assert [(await ask("dev")).status for _ in range(2)] == [200, 429]
+
+
+async def test_where_nothing_is_throttled_a_device_may_ask_as_often_as_it_likes(tmp_path: Path) -> None:
+    clock = VirtualAmbient()
+    async with service(tmp_path, [FakeHub("hub.example", Steps())], ambient=clock) as running:
+        await running.group()
+        operation = (await running.register("dev")).operation_id
+        for _ in range(50):
+            assert (await running.registrar.status(attempt_of("dev"), operation)).registration is not None

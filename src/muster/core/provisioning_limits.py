@@ -63,6 +63,14 @@ REGISTRATIONS_AT_ONCE = Limit(
     "own choice",
     "More are answered 429001; SDKs come back by themselves.",
 )
+DEVICE_POLLS = Limit(
+    "questions of a device what became of its registration",
+    5,
+    5,
+    "in 10 seconds",
+    _QUOTAS,
+    "Only where rates are enforced (`--throttle`); more are answered 429001 and when to come again.",
+)
 ALLOCATION_WAIT = Limit(
     "answer of a custom allocation's webhook",
     5,

@@ -46,6 +46,7 @@ from muster.provisioning.model import (
     Registration,
     RegistrationStatus,
 )
+from muster.provisioning.polls import Polls
 from muster.provisioning.timeline import Timeline
 
 log = logging.getLogger("muster.provisioning")
@@ -98,6 +99,7 @@ class Registrar:
         self._webhook_body = webhook_body
         self._ambient = ambient
         self._meters = Meters(ambient) if meters is None else meters
+        self._polls = Polls(ambient, enforced=self._meters.plan is not None)
         self._retry = REGISTRATION_RETRY.under(profile)
         self._most = REGISTRATIONS_AT_ONCE.under(profile)
         self._running: dict[str, _Running] = {}
@@ -131,19 +133,24 @@ class Registrar:
         return Operation(await asyncio.shield(self._begin(name, attempt, finding).begun), self._retry)
 
     async def status(self, attempt: Attempt, operation_id: str) -> Operation:
-        """What became of an operation of the device. Raises ``HubError`` as ``register``, and 404203."""
+        """What became of an operation of the device. Raises ``HubError`` as ``register``, 404203, and 429001 for a
+        device that asks too often."""
         finding = await self._examine(attempt)
         if finding is None:
             return Operation(None)
+        self._polls.take(attempt.registration_id)
         found = await self._store.registration(self._scope, normal(attempt.registration_id))
         if found is None or found.operation_id != operation_id:
             raise HubError(OPERATION_NOT_FOUND, "The device has no such operation, or a newer one; register again.")
         return Operation(found, self._retry if found.status is RegistrationStatus.ASSIGNING else 0)
 
     async def lookup(self, attempt: Attempt) -> Operation:
-        """The device's registration. Raises ``HubError`` as ``register``, and 404202."""
+        """The device's registration. Raises ``HubError`` as ``status``, and 404202."""
         finding = await self._examine(attempt)
-        return Operation(None if finding is None else await self.get(normal(attempt.registration_id)))
+        if finding is None:
+            return Operation(None)
+        self._polls.take(attempt.registration_id)
+        return Operation(await self.get(normal(attempt.registration_id)))
 
     async def admit(self, attempt: Attempt) -> None:
         """Judge an attempt before it says what it wants, as AMQP has it. Raises ``HubError`` 401002 as ``register``."""
