@@ -54,6 +54,23 @@ def test_a_device_with_a_tpm_by_its_public_key_as_tools_write_it_and_in_base64(c
     assert "endorsementKey" in cli.fail("provisioning", "enrollment", "add", "bad", "--tpm", str(file))
 
 
+def test_policies_added_listed_kept_and_removed(cli: Cli) -> None:
+    text = cli("provisioning", "policy", "add", "factory", "--right", "EnrollmentWrite", "--right", "EnrollmentRead")
+    assert "SharedAccessKeyName=factory;" in text
+    assert cli("provisioning", "policy", "list").splitlines()[1] == "factory  EnrollmentRead, EnrollmentWrite"
+    again = cli("provisioning", "policy", "add", "factory", "--right", "EnrollmentRead")
+    assert again == text, "the keys stay"
+    cli.hub.stop()
+    cli.hub.start()
+    listed = [json.loads(line) for line in cli("provisioning", "policy", "list", "--json").splitlines()]
+    assert listed[1] == {"keyName": "factory", "rights": "EnrollmentRead"}
+    dps, key = Provisioning(cli.hub), text.partition("SharedAccessKey=")[2]
+    token = cli.hub.token("", key, "factory")
+    assert dps.call("GET", "/enrollments/none", Authorization=token).status == 404
+    cli("provisioning", "policy", "remove", "factory")
+    assert dps.call("GET", "/enrollments/none", Authorization=token).status == 401
+
+
 def test_enrollments_of_single_devices_with_all_that_they_may_have(cli: Cli) -> None:
     dps, make = Provisioning(cli.hub), Maker(time.time())
     leaf, second = make.issue("x", None), make.issue("x", None)

@@ -347,6 +347,89 @@ def test_30_only_the_provisioning_services_own_policies_count(dps: Provisioning,
     assert status == 401, "it has no rights at the hub"
 
 
+POLICIES = "/$muster/provisioning/policies"
+ASKED = {
+    "EnrollmentRead": [("GET", "/enrollments/a"), ("POST", "/enrollmentGroups/query")],
+    "EnrollmentWrite": [
+        ("PUT", "/enrollments/a"),
+        ("DELETE", "/enrollmentGroups/a"),
+        ("POST", "/enrollments"),
+        ("POST", "/enrollments/a/attestationmechanism"),
+    ],
+    "RegistrationStatusRead": [
+        ("GET", "/registrations/a"),
+        ("POST", "/registrations/a/query"),
+        ("GET", "/$muster/provisioning/log"),
+        ("GET", "/$muster/provisioning/counts"),
+    ],
+    "RegistrationStatusWrite": [("DELETE", "/registrations/a")],
+    "ServiceConfig": [("GET", "/$muster/provisioning/allocation"), ("PATCH", "/$muster/provisioning/allocation")],
+    "DeviceConnect": [],
+    "": [("GET", POLICIES), ("PUT", f"{POLICIES}/another"), ("DELETE", f"{POLICIES}/another")],
+}
+"""By the right that they ask for, operations; those at the end ask for all."""
+
+
+def added(dps: Provisioning, name: str, rights: str, **keys: str) -> str:
+    """A token of a policy that is added."""
+    answer = dps.call("PUT", f"{POLICIES}/{name}", {"rights": rights, **keys})
+    assert (answer.status, answer.body["keyName"], answer.body["rights"]) == (200, name, rights)
+    return dps.hub.token("", answer.body["primaryKey"], name)
+
+
+@pytest.mark.parametrize("right", [right for right in ASKED if right])
+def test_33_every_operation_asks_for_its_right(dps: Provisioning, right: str) -> None:
+    name = fresh()
+    token = added(dps, name, right)
+    for asked, operations in ASKED.items():
+        for method, path in operations:
+            answer = dps.call(method, path, {}, Authorization=token)
+            if asked == right:
+                assert answer.status not in (401, 403), (method, path)
+                continue
+            assert (answer.status, answer.body["errorCode"]) == (401, 401002), (method, path)
+            _, told = dps.hub.request("GET", f"/$muster/why?trackingId={answer.body['trackingId']}")
+            assert told["refusals"][0]["cause"] == "policy-lacks-right"
+    dps.call("DELETE", f"{POLICIES}/{name}")
+
+
+def test_34_a_token_counts_by_what_its_policy_grants_now(dps: Provisioning) -> None:
+    name, path = fresh(), "/registrations/none"
+    token = added(dps, name, "EnrollmentRead, RegistrationStatusRead")
+    assert [dps.call("GET", path, Authorization=token).status for _ in range(2)] == [404, 404]
+    assert added(dps, name, "EnrollmentRead") != "", "with the keys that it had"
+    assert dps.call("GET", path, Authorization=token).status == 401
+    assert dps.call("GET", "/enrollments/none", Authorization=token).status == 404
+    added(dps, name, "EnrollmentRead", primaryKey=base64.b64encode(b"n" * 32).decode())
+    assert dps.call("GET", "/enrollments/none", Authorization=token).status == 401
+    token = added(dps, name, "EnrollmentRead")
+    assert dps.call("GET", "/enrollments/none", Authorization=token).status == 404
+    assert dps.call("DELETE", f"{POLICIES}/{name}").status == 204
+    answer = dps.call("GET", "/enrollments/none", Authorization=token)
+    _, told = dps.hub.request("GET", f"/$muster/why?trackingId={answer.body['trackingId']}")
+    assert (answer.status, told["refusals"][0]["cause"]) == (401, "policy-unknown")
+
+
+def test_35_policies_that_cannot_be_are_refused_by_name(dps: Provisioning) -> None:
+    for name, body, code, word in (
+        (dps.policy, {"rights": "EnrollmentRead"}, 400003, "owner"),
+        ("a%20b", {"rights": "EnrollmentRead"}, 400004, "letters"),
+        ("p", {"rights": "EnrollmentRead, RegistryRead"}, 400004, "EnrollmentWrite"),
+        ("p", {"rights": "Everything"}, 400004, "Everything"),
+        ("p", {"rights": ""}, 400004, "EnrollmentRead"),
+        ("p", {}, 400005, "rights"),
+        ("p", {"rights": "EnrollmentRead", "primaryKey": "short"}, 400004, "primary key"),
+    ):
+        answer = dps.call("PUT", f"{POLICIES}/{name}", body)
+        assert (answer.status, answer.body["errorCode"]) == (400, code), name
+        assert word in answer.body["message"]
+    assert dps.call("DELETE", f"{POLICIES}/{dps.policy}").body["errorCode"] == 400003
+    assert dps.call("DELETE", f"{POLICIES}/none").status == 404
+    listed = dps.call("GET", POLICIES).body["policies"]
+    assert listed[0]["keyName"] == dps.policy
+    assert all(set(one) == {"keyName", "rights"} for one in listed), "keys are not listed"
+
+
 def test_31_a_token_for_a_part_is_good_there_only(dps: Provisioning) -> None:
     name = fresh()
     dps.enroll(name)

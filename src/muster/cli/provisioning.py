@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import click
 
 from muster.cli.enrollments import commands_of
+from muster.cli.provisioning_policies import policy
 from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
 from muster.provisioning.attestation.tpm import CHALLENGED
@@ -22,6 +23,7 @@ def provisioning() -> None:
     """Enroll devices, and see what became of those that registered."""
 
 
+provisioning.add_command(policy)
 for _kind in EnrollmentKind:
     provisioning.add_command(commands_of(_kind))
 

@@ -49,6 +49,14 @@ TOO_MANY_ENROLLMENTS = ErrorRow(
     "The provisioning service has all the enrollment groups it may have.",
     "Delete one that is not used.",
 )
+TOO_MANY_POLICIES = ErrorRow(
+    403203,
+    "ServicePolicyQuotaExceeded",
+    _FULL,
+    5,
+    "The provisioning service has all the shared access policies it may have.",
+    "Remove one that is not used: muster provisioning policy remove",
+)
 ENROLLMENT_NOT_FOUND = ErrorRow(
     404201,
     "EnrollmentNotFound",

@@ -330,6 +330,10 @@ class Authenticator:
         again; else ``None``. A tenth of the work."""
         return self._proven.principal(token, required, self._ambient.now())
 
+    def policies_changed(self) -> None:
+        """Examine every token anew: what policies grant is not what it was."""
+        self._proven.clear()
+
     def _verdict(
         self,
         exam: Examination,

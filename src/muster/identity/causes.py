@@ -189,13 +189,14 @@ POLICY = (
     Cause(
         "policy-unknown",
         "There is no shared access policy of the name in skn.",
-        "Use iothubowner, service, device, registryRead or registryReadWrite at a hub, provisioningserviceowner at the "
-        "provisioning service; leave skn out with a device key.",
+        "Use iothubowner, service, device, registryRead or registryReadWrite at a hub; at the provisioning service "
+        "provisioningserviceowner or one of muster provisioning policy list; leave skn out with a device key.",
     ),
     Cause(
         "policy-lacks-right",
         "The shared access policy does not grant the right that is needed.",
-        "Use a policy that does, such as iothubowner, service (services) or device (devices).",
+        "Use a policy that does, such as iothubowner, service (services) or device (devices); at the provisioning "
+        "service provisioningserviceowner, or grant it: muster provisioning policy add.",
     ),
     Cause(
         "policy-name-on-device-key",

@@ -49,6 +49,10 @@ _RIGHT_NAMES = {
 }
 
 
+RIGHTS_AT_PROVISIONING = tuple(name for right, name in _RIGHT_NAMES.items() if right in PROVISIONING_RIGHTS)
+"""The names of the rights that there are at a provisioning service."""
+
+
 @dataclass(frozen=True, slots=True)
 class SharedAccessPolicy:
     """A policy. Keys are base64 text; either signs."""
@@ -96,6 +100,18 @@ def development_key(name: str) -> str:
 def rights_text(rights: Right) -> str:
     """Rights as Azure writes them: ``RegistryRead, RegistryWrite`` (service.md 1.1); ``none`` for none."""
     return ", ".join(name for right, name in _RIGHT_NAMES.items() if right in rights) or "none"
+
+
+def rights_from(text: str) -> Right:
+    """``rights_text`` read again, in any case. Raises ``ValueError`` that names the first word that is no right."""
+    known, rights = {name.lower(): right for right, name in _RIGHT_NAMES.items()}, Right.NONE
+    for word in text.split(","):
+        if word.strip():
+            right = known.get(word.strip().lower())
+            if right is None:
+                raise ValueError(f"{word.strip()[:40]!r}, which is no right")
+            rights |= right
+    return rights
 
 
 def _random(name: str, rights: Right, ambient: Ambient) -> SharedAccessPolicy:

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from muster.heads.http.enrollments import EnrollmentOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.http.registrations import RegistrationOperations
+from muster.heads.http.service_policies import ServicePolicyOperations
 from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
@@ -28,6 +30,7 @@ from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
 from muster.provisioning.groups import Groups
 from muster.provisioning.hubs import LinkedHubs
+from muster.provisioning.policies import ServicePolicies
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.timeline import Timeline
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -69,8 +72,11 @@ async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHu
     await hubs.load(base.kept)
     await registrar.resume()
     base.undo.append(registrar.close)
-    service = make_hub(base.settings.all_hostnames, (material.provisioning,), profile, name=scope)
+    policies = ServicePolicies(material.provisioning, base.kept, ambient)
+    await policies.load()
+    service = replace(make_hub(base.settings.all_hostnames, (), profile, name=scope), policies=policies)
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
+    policies.changed = gate.policies_changed
     answers = ProvisioningAnswers(gate, ambient, profile, meters)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
     operations = [
@@ -78,6 +84,7 @@ async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHu
         *RegistrationOperations(registrar, timeline, answers).table(),
         *DeviceRegistrationOperations(registrar, answers).table(),
         *AllocationOperations(hubs, base.kept, answers).table(),
+        *ServicePolicyOperations(policies, answers).table(),
     ]
     return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations)
 

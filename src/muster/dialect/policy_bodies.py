@@ -1,0 +1,32 @@
+"""JSON of the provisioning service's shared access policies, spelled as Azure's resource manager has them
+(``SharedAccessSignatureAuthorizationRule``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.dialect.json_body import Members
+from muster.identity.policies import PROVISIONING_RIGHTS, SharedAccessPolicy, rights_from, rights_text
+from muster.provisioning.policies import PolicyDraft
+
+
+def read_policy(body: Members) -> PolicyDraft:
+    """``rights`` (``EnrollmentRead, EnrollmentWrite``), and keys where they are not to be made or kept.
+
+    Raises ``HubError`` 400004, 400005.
+    """
+    text = body.needed_text("rights")
+    try:
+        rights = rights_from(text)
+    except ValueError as error:
+        raise HubError(
+            ARGUMENT_INVALID, f"rights has {error}, give some of {rights_text(PROVISIONING_RIGHTS)}."
+        ) from None
+    return PolicyDraft(rights, body.text("primaryKey") or None, body.text("secondaryKey") or None)
+
+
+def policy_body(policy: SharedAccessPolicy, *, with_keys: bool = False) -> dict[str, Any]:
+    """A policy as it is told."""
+    keys = {"primaryKey": policy.primary_key, "secondaryKey": policy.secondary_key} if with_keys else {}
+    return {"keyName": policy.name, **keys, "rights": rights_text(policy.rights)}
