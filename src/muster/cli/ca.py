@@ -11,13 +11,6 @@ from urllib.parse import quote
 
 import click
 
-from muster.cli.device_authority import (
-    ISSUING,
-    ROOT,
-    DeviceAuthorityFiles,
-    name_at_hub,
-    write_new,
-)
 from muster.cli.network import HubClient
 from muster.cli.target import data_option, login_options, running
 from muster.core.ambient import Ambient, SystemAmbient
@@ -25,6 +18,13 @@ from muster.core.certificate_limits import LEAST_REVOCATION_REFRESH, MOST_REVOCA
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.identity.hub import hub_name
 from muster.identity.model import IdentityKey
+from muster.node.device_authority import (
+    ISSUING,
+    ROOT,
+    DeviceAuthorityFiles,
+    name_at_hub,
+    write_new,
+)
 
 if TYPE_CHECKING:
     from muster.issuing.making import Credentials

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from muster.cli.device_authority import DeviceAuthorityFiles
 from muster.cli.network import HubClient
 from muster.cli.target import data_option, login_options, running
 from muster.core.ambient import SystemAmbient
 from muster.core.errors import INVALID_OPERATION, HubError
+from muster.node.device_authority import DeviceAuthorityFiles
 
 _MOST_APART = 30.0
 _MARKS = {"bad": "✗", "warning": "!", "notice": "-"}

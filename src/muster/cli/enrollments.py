@@ -39,6 +39,8 @@ def _shared(function: F) -> F:
                      help="Only this linked hub; may be repeated."),
         click.option("--twin", type=_FILE,
                      help="JSON file with the first twin: {\"tags\": {}, \"properties\": {\"desired\": {}}}."),
+        click.option("--credential-policy", metavar="NAME",
+                     help="Issue certificates to devices that send signing requests: `default`, or one of serve."),
         click.option("--authority", metavar="NAME", help="A verified certificate authority (muster ca add)."),
         click.option("--secondary-certificate", type=_FILE, help="A second certificate that is good too."),
         click.option("--certificate", type=_FILE, help="Attest by X.509 with the certificate in this file."),
@@ -180,6 +182,7 @@ def _body(kind: EnrollmentKind, name: str, given: dict[str, Any]) -> dict[str, A
         "iotHubs": list(given["hubs"]),
         "provisioningStatus": "disabled" if given["disabled"] else "enabled",
         "deviceId": given.get("device_id"),
+        "credentialPolicyName": given["credential_policy"],
     }
     if given["allocation"] is not None and given["webhook"] is not None:
         raise click.UsageError("Give one of --allocation and --webhook.")

@@ -1,11 +1,15 @@
-"""``--hub NAME=HOST[,HOST...]`` of ``muster serve``, and the tables ``[hubs.NAME]`` of ``muster.toml``."""
+"""``--hub NAME=HOST[,HOST...]`` of ``muster serve``, the tables ``[hubs.NAME]`` of ``muster.toml``, and
+``--credential-policy``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
+
+from muster.core.certificate_limits import ISSUED_DAYS, ISSUED_DAYS_UNSAID
 
 DAY_SECONDS, MIB = 86_400, 1024**2
 EVENTS = ("twin", "lifecycle", "connection", "digital-twin")
@@ -18,6 +22,25 @@ def sources(values: tuple[str, ...]) -> list[str]:
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(EVENTS)}.")
     return names
+
+
+class PolicyType(click.ParamType[tuple[str, Path, Path, int]]):
+    """A credential policy: the fields of ``node.credential_policies.PolicyFiles``."""
+
+    name = "NAME=CERTIFICATE,KEY[,DAYS]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path, Path, int]:
+        """Read ``name=file,file,days``."""
+        name, _, rest = str(value).partition("=")
+        certificate, _, more = rest.partition(",")
+        key, _, days = more.partition(",")
+        if not (name.strip() and certificate.strip() and key.strip()):
+            self.fail(f"{value!r} is not {self.name}, as factory=issuing.pem,issuing.key,90", param, ctx)
+        unsaid = str(ISSUED_DAYS_UNSAID.open)
+        count = int(click.IntRange(1, ISSUED_DAYS.open)(days or unsaid, param, ctx))
+        return name.strip(), Path(certificate.strip()), Path(key.strip()), count
 
 
 class HubType(click.ParamType[dict[str, Any]]):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from muster.cli.hub_options import HubType, sources
+from muster.cli.hub_options import HubType, PolicyType, sources
 
 if TYPE_CHECKING:
     from muster.node.certificate_files import CertificateFiles
@@ -102,6 +102,11 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="Show clients the certificate in this file (PEM, its issuers behind it) instead of one by the hub's "
                    "own CA; taken anew when it changes, and at once on SIGHUP.")  # fmt: skip
 @click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help="The private key of --certificate (PEM).")
+@click.option("--credential-policy", "credential_policies", multiple=True, type=PolicyType(),
+              metavar="NAME=CERTIFICATE,KEY[,DAYS]",
+              help="An authority that issues certificates to devices that register, besides `default`, that of "
+                   "`muster ca init`: its certificate with its issuers behind it, its key (PEM), and for how long.  "
+                   "[default: 30 days]  Repeatable.")  # fmt: skip
 @click.option("--ready-file", type=click.Path(path_type=Path), help="JSON written once every listener accepts.")
 @click.option("--demo", is_flag=True, help="Run a simulated device that sends telemetry.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True,
@@ -128,6 +133,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     from muster.core.throttles import Tier  # noqa: PLC0415
     from muster.events.model import Source  # noqa: PLC0415
     from muster.identity.hub import Switches  # noqa: PLC0415
+    from muster.node.credential_policies import PolicyFiles  # noqa: PLC0415
     from muster.node.settings import DAY_SECONDS, HubSettings, Settings  # noqa: PLC0415
 
     def hub_of(given: dict[str, Any]) -> HubSettings:
@@ -173,6 +179,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         fault_injection=_on(options["fault_injection"]),
         indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
+        credential_policies=tuple(PolicyFiles(*one) for one in options["credential_policies"]),
         certificate=_certificate_files(options["certificate"], options["key"]),
         switches=Switches(options["disable_local_auth"], options["disable_device_sas"], options["disable_module_sas"]),
     )

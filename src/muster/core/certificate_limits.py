@@ -28,6 +28,25 @@ CERTIFICATE_CLOCK_SKEW = Limit(
     "own choice, as for SAS tokens",
     "A certificate is good for this long before its beginning and after its end, so that clocks may differ.",
 )
+REQUEST_BYTES = Limit(
+    "certificate signing request", 8192, 8192, "bytes", "provisioning.md 8.4", "Real ones have 1 KiB at most.",
+)  # fmt: skip
+ISSUED_DAYS = Limit(
+    "validity of an issued certificate",
+    398,
+    90,
+    "days",
+    "provisioning.md 8.3, and the CA/Browser Forum's rule for others",
+    "At most; a credential policy says how many.",
+)
+ISSUED_DAYS_UNSAID = Limit(
+    "validity of an issued certificate, unless its policy says otherwise",
+    30,
+    30,
+    "days",
+    "own choice",
+    "Short, as the hub's own revocation lists need not be kept up then; a device renews by registering again.",
+)
 AUTHORITIES = Limit(
     "certificate authorities",
     25,

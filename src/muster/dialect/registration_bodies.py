@@ -14,31 +14,33 @@ from muster.provisioning.model import Registration, RegistrationStatus, Substatu
 
 
 class DeviceRegistration(NamedTuple):
-    """What a device sends: its registration id (empty: not said), its own payload, and the keys of its TPM as
-    TPM2B_PUBLIC (empty: none)."""
+    """What a device sends: its registration id (empty: not said), its own payload, the keys of its TPM as TPM2B_PUBLIC
+    and a signing request in DER (empty: none)."""
 
     registration_id: str = ""
     payload: Any = None
     endorsement_key: bytes = b""
     storage_root_key: bytes = b""
+    csr: bytes = b""
 
 
 def read_registration(body: Members) -> DeviceRegistration:
-    """A ``DeviceRegistration``. Raises ``HubError`` 400004, also for a certificate signing request: an answer without
-    the certificate would leave the device without one."""
-    for name in ("csr", "clientCertificateCsr"):
-        if body.any(name) is not None:
-            raise HubError(ARGUMENT_INVALID, f"{name} is not taken, register without it.")
+    """A ``DeviceRegistration``. Raises ``HubError`` 400004, also for a signing request in the form of the preview of
+    2021: an answer without the certificate would leave the device without one."""
+    if body.any("clientCertificateCsr") is not None:
+        raise HubError(ARGUMENT_INVALID, "clientCertificateCsr is of a preview that was withdrawn, send csr.")
     chip = body.members("tpm")
-    keys = (_tpm_key(chip, name) for name in ("endorsementKey", "storageRootKey"))
-    return DeviceRegistration(body.text("registrationId") or "", body.any("payload"), *keys)
+    return DeviceRegistration(
+        body.text("registrationId") or "", body.any("payload"), _binary(chip, "endorsementKey", "tpm."),
+        _binary(chip, "storageRootKey", "tpm."), _binary(body, "csr"),
+    )  # fmt: skip
 
 
-def _tpm_key(chip: Members, name: str) -> bytes:
+def _binary(body: Members, name: str, path: str = "") -> bytes:
     try:
-        return base64.b64decode(chip.text(name) or "", validate=True)
+        return base64.b64decode(body.text(name) or "", validate=True)
     except ValueError:
-        raise HubError(ARGUMENT_INVALID, f"tpm.{name} is not base64.") from None
+        raise HubError(ARGUMENT_INVALID, f"{path}{name} is not base64.") from None
 
 
 def operation_body(registration: Registration) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def _attempt(asker: Asker, body: DeviceRegistration) -> Attempt:
         tls_version=asker.tls_version,
         endorsement_key=body.endorsement_key or asker.proof.endorsement_key,
         storage_root_key=body.storage_root_key or asker.proof.storage_root_key,
+        csr=body.csr,
         named=body.registration_id,
         payload=body.payload,
     )

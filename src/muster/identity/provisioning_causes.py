@@ -77,6 +77,21 @@ PROVISIONING = (
         "Send tpm.storageRootKey as base64 of a TPM2B_PUBLIC: RSA of 2048 bits, made in the TPM; the SDKs do.",
     ),
     Cause(
+        "credential-policy-missing",
+        "The device asked for a certificate, and its enrollment names no credential policy.",
+        "Name one: muster provisioning group add <name> --credential-policy default.",
+    ),
+    Cause(
+        "credential-policy-unknown",
+        "The enrollment names a credential policy that the service has not.",
+        "Make the authority of `default` with muster ca init, or give others to muster serve --credential-policy.",
+    ),
+    Cause(
+        "csr-refused",
+        "The device's certificate signing request cannot be granted.",
+        "Make it with CN=<registration id> exactly, P-256, P-384 or RSA, signed with the device's own key, base64 DER.",
+    ),
+    Cause(
         "challenge-key-differs",
         "The token was not signed with the key of a challenge that is still good.",
         "Register anew: ask without a token, take in the authenticationKey of the answer, sign with that.",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -23,9 +24,11 @@ from muster.issuing.making import (
     Credentials,
     builder,
     credentials_of,
+    digest_for,
     issuer_identifier,
     key_usage,
     load_key,
+    load_signing_key,
     name_of,
     new_key,
     now_of,
@@ -33,6 +36,8 @@ from muster.issuing.making import (
 
 ROOT_DAYS, ISSUING_DAYS = 20 * 365, 10 * 365
 LIST_DAYS = 365
+DeviceKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+"""What a device may ask a certificate for."""
 _LONGEST_NAME = 64
 """A common name holds no more characters (RFC 5280, ub-common-name)."""
 
@@ -96,31 +101,38 @@ def issue_device_certificate(issuing: Credentials, key: IdentityKey, days: int, 
 
     Raises ``HubError`` 400004 for an id that is too long for a common name, or an authority that has expired.
     """
-    name = str(key)
+    own = new_key(ambient)
+    made = credentials_of(sign_for_device(issuing, str(key), own.public_key(), days, ambient), own)
+    return Credentials(made.certificate + issuing.certificate, made.key)
+
+
+def sign_for_device(
+    issuing: Credentials, name: str, public: DeviceKey, days: int, ambient: Ambient
+) -> x509.Certificate:
+    """A certificate with the common name ``name`` for the public key of a device, good for ``days`` at most. The first
+    certificate in ``issuing`` is the authority's own. Raises ``HubError`` as ``issue_device_certificate``.
+    """
     if len(name) > _LONGEST_NAME:
         raise HubError(
             ARGUMENT_INVALID,
             f"{name[:80]} has {len(name)} characters and a certificate's name holds {_LONGEST_NAME}, use a shorter id "
             "or --auth x509-thumbprint.",
         )
-    issuer = x509.load_pem_x509_certificate(issuing.certificate)
-    own, now = new_key(ambient), now_of(ambient)
+    issuer, key = x509.load_pem_x509_certificate(issuing.certificate), load_signing_key(issuing.key)
+    now = now_of(ambient)
     end = min(now + timedelta(days=days), issuer.not_valid_after_utc)
     if end <= now:
         raise HubError(ARGUMENT_INVALID, "The issuing authority has expired, make a new one: muster ca rotate.")
-    public = own.public_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = (
+    return (
         builder(ambient, subject, issuer.subject, public, (now, end))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(issuer_identifier(issuer), critical=False)
-        .sign(load_key(issuing.key), hashes.SHA256())
+        .sign(key, digest_for(key))
     )
-    made = credentials_of(certificate, own)
-    return Credentials(made.certificate + issuing.certificate, made.key)
 
 
 def prove_possession(authority: Credentials, code: str, ambient: Ambient) -> bytes:

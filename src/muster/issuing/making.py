@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -38,7 +39,7 @@ def builder(
     ambient: Ambient,
     subject: x509.Name,
     issuer: x509.Name,
-    public: ec.EllipticCurvePublicKey,
+    public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
     life: tuple[datetime, datetime],
 ) -> x509.CertificateBuilder:
     """A certificate begun: names, key, serial and life, the beginning a day earlier than said."""
@@ -66,9 +67,30 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
+def load_signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    """The private key of an authority that others made. Raises ``HubError`` 400004 for a kind that is not taken."""
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError):
+        raise HubError(
+            ARGUMENT_INVALID, "the authority's key cannot be read, give it as PEM without a password."
+        ) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise HubError(ARGUMENT_INVALID, "the authority's key is neither EC nor RSA.")
+    return key
+
+
+def digest_for(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """What ``key`` signs: a longer curve takes a longer digest."""
+    return hashes.SHA384() if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256 else hashes.SHA256()
+
+
 def issuer_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The authority key identifier of what ``issuer`` issues."""
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        identifier = x509.SubjectKeyIdentifier.from_public_key(issuer.public_key())
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 

@@ -118,7 +118,7 @@ class Node:
         deployment = Deployment(hubs, roster, certificate, eraser, announce)
         first = replace(hubs.first.base, undo=self._undo)
         linked = LinkedHubs(map(local_hub, hubs.all()))
-        provisioning = await open_provisioning(first, material, linked, hubs.first.parts)
+        provisioning = await open_provisioning(first, directory.path, material, linked, hubs.first.parts)
         hubs.when_opened(lambda hub: linked.link(local_hub(hub)))
         hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
         families = partial(provisioning_families, provisioning.timeline)

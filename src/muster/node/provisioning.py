@@ -7,6 +7,7 @@ import http.client
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from muster.heads.http.service_policies import ServicePolicyOperations
 from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
+from muster.node.credential_policies import PolicyBook
 from muster.node.foundation import Foundation
 from muster.node.material import Material
 from muster.node.parts import Parts
@@ -47,11 +49,13 @@ class Provisioning(NamedTuple):
     operations: Sequence[Operation]
 
 
-async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHubs, first: Parts) -> Provisioning:
+async def open_provisioning(
+    base: Foundation, data: Path, material: Material, hubs: LinkedHubs, first: Parts
+) -> Provisioning:
     """Begin to provision devices for ``hubs``, after what was in progress at the last stop is taken up again.
 
     Registered certificate authorities are those of the ``first`` hub, and it keeps the refusals. Raises ``HubError``
-    when a store fails.
+    when a store fails, or the files of a credential policy will not do.
     """
     certificates, refusals, meters = first.certificates, first.refusals, first.meters
     scope, ambient, profile = material.id_scope, base.ambient, base.settings.profile
@@ -60,7 +64,7 @@ async def open_provisioning(base: Foundation, material: Material, hubs: LinkedHu
     await groups.load()
     examiner = Examiner(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
-        ask=certificates.news.ask,
+        ask=certificates.news.ask, policies=PolicyBook(data, base.settings.credential_policies),
     )  # fmt: skip
     entries = SqliteTimelineStore(scope, base.writer, base.reader, profile)
     base.undo.append(entries.flush)

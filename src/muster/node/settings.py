@@ -15,6 +15,7 @@ from muster.events.model import Source
 from muster.identity.hub import TAKES_ALL, Hub, Switches, make_hub
 from muster.identity.policies import SharedAccessPolicy, make_local_policy
 from muster.node.certificate_files import CertificateFiles
+from muster.node.credential_policies import PolicyFiles
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
@@ -57,7 +58,8 @@ class Settings:
     profile's own way. ``indexes`` are properties of twins that queries find fast (``tags.building``).
     ``fault_injection`` lets clients ask for faults of their own connections; ``None`` for an ephemeral hub's only.
     ``certificate``: where the operator's own
-    certificate for the hub is, ``None`` for one by the hub's own CA.
+    certificate for the hub is, ``None`` for one by the hub's own CA. ``credential_policies`` are authorities that issue
+    certificates to devices, besides that of ``muster ca init``.
     ``switches`` say which kinds of SAS token the hub takes no more. ``throttle``, ``None`` for the profile's own way,
     says whether the rates and the daily quota of ``units`` of ``tier`` are enforced.
     """
@@ -87,6 +89,7 @@ class Settings:
     file_notifications: bool | None = None
     indexes: tuple[str, ...] = ()
     ready_file: Path | None = None
+    credential_policies: tuple[PolicyFiles, ...] = ()
     switches: Switches = TAKES_ALL
     fault_injection: bool | None = None
     certificate: CertificateFiles | None = None

@@ -18,7 +18,8 @@ class Attempt:
     ``transport`` is a short name that begins with ``dps-``; ``registration_id`` is as the device wrote it.
     ``token`` is what came where a SAS token belongs, ``None`` for nothing; ``certificates`` (DER, the device's own
     first) what it sent in a TLS handshake that proved that it has the key: they count only when no token came.
-    ``endorsement_key`` and ``storage_root_key`` are a TPM's, as TPM2B_PUBLIC, empty when they did not come.
+    ``endorsement_key`` and ``storage_root_key`` are a TPM's, as TPM2B_PUBLIC, ``csr`` a PKCS#10 request for
+    a certificate in DER; each is empty when it did not come.
     ``named`` is the registration id in the body, empty when there was none; ``payload`` the device's own JSON.
     """
 
@@ -32,6 +33,7 @@ class Attempt:
     tls_version: str = ""
     endorsement_key: bytes = b""
     storage_root_key: bytes = b""
+    csr: bytes = b""
     named: str = ""
     payload: Any = None
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.certificate_limits import CHAIN_CERTIFICATES
-from muster.core.errors import UNAUTHORIZED
+from muster.core.errors import UNAUTHORIZED, HubError
 from muster.core.limits import SAS_CLOCK_SKEW, SIGNATURE_PROBES, Profile
 from muster.core.provisioning_errors import ENROLLMENT_DISABLED
 from muster.core.provisioning_limits import GROUPS_SEARCHED
@@ -21,11 +21,14 @@ from muster.identity.refusals import Refusals
 from muster.identity.sas import SasToken
 from muster.identity.trust import ChainProof, Trust
 from muster.identity.verdict import Verdict
+from muster.issuing.policies import CredentialPolicies
+from muster.provisioning import certificate_requests
 from muster.provisioning.attempt import Attempt, Attested
 from muster.provisioning.attestation import symmetric_key, tpm, x509
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
 from muster.provisioning.attestation.tpm import EndorsementKey
 from muster.provisioning.attestation.x509 import EnrolledAnchors, Role, X509Certificates
+from muster.provisioning.certificate_requests import Grant
 from muster.provisioning.contract import ProvisioningStore
 from muster.provisioning.groups import Groups
 from muster.provisioning.ids import ALLOWED, is_id, normal
@@ -45,13 +48,15 @@ _MISMATCH = {
 class Finding(NamedTuple):
     """A verdict, and what it rests on: the enrollment that was found and what the proof gives, ``None`` for neither.
 
-    ``challenge`` is there when a TPM is to prove itself first: a key to sign with, see ``attestation.tpm``.
+    ``challenge`` is there when a TPM is to prove itself first: a key to sign with, see ``attestation.tpm``. ``grant``
+    says what became of a signing request, ``None`` where none came.
     """
 
     verdict: Verdict
     enrollment: Enrollment | None
     attested: Attested | None
     challenge: bytes = b""
+    grant: Grant | HubError | None = None
 
 
 class _Found(NamedTuple):
@@ -75,7 +80,7 @@ class Examiner:
     possession, common-name, enrollment, attestation, the certificate or its chain with its rules, validity, revocation,
     enabled; those of a TPM's keys: id-scope, registration-id, credential, enrollment, attestation, endorsement-key,
     storage-root-key, signature, enabled. Where the TPM's token is there, endorsement-key and storage-root-key go before
-    its signature. The first to fail decides what is answered.
+    its signature. With a signing request credential-policy and csr follow. The first to fail decides what is answered.
     """
 
     def __init__(
@@ -89,8 +94,10 @@ class Examiner:
         refusals: Refusals,
         profile: Profile,
         ask: Ask | None = None,
+        policies: CredentialPolicies = lambda _: None,
     ) -> None:
-        """``trust`` holds the registered authorities, ``ask`` asks a responder whether a certificate was revoked."""
+        """``trust`` holds the registered authorities, ``ask`` asks a responder whether a certificate was revoked,
+        ``policies`` say by whom certificates are issued."""
         self._scope = scope
         self._store = store
         self._groups = groups
@@ -99,6 +106,7 @@ class Examiner:
         self._refusals = refusals
         self._skew = SAS_CLOCK_SKEW.under(profile)
         self._ask = ask
+        self._policies = policies
         rate = SIGNATURE_PROBES.under(profile)
         self._searches = RateLimit(rate, rate, ambient.monotonic)
 
@@ -125,7 +133,10 @@ class Examiner:
             exam.passed("enabled", "an enabled enrollment", "enabled")
         else:
             exam.failed("enabled", "enrollment-disabled", ENROLLMENT_DISABLED, expected="enabled", seen="disabled")
-        return Finding(self._verdict(exam, attempt), enrollment, found.attested, found.challenge)
+        grant = None
+        if attempt.csr:
+            grant = certificate_requests.check(exam, self._policies, enrollment, attempt.registration_id, attempt.csr)
+        return Finding(self._verdict(exam, attempt), enrollment, found.attested, found.challenge, grant)
 
     def _verdict(self, exam: Examination, attempt: Attempt) -> Verdict:
         error = exam.error

@@ -32,6 +32,7 @@ from muster.provisioning import plan
 from muster.provisioning.allocation import candidates, custom
 from muster.provisioning.assignment import Postponed, carry_out
 from muster.provisioning.attempt import Attempt, Attested, ChallengedError
+from muster.provisioning.certificate_requests import Grant, granted
 from muster.provisioning.contract import ProvisioningStore, Webhook
 from muster.provisioning.examiner import Examiner, Finding
 from muster.provisioning.hubs import LinkedHubs
@@ -229,6 +230,8 @@ class Registrar:
         assert attested is not None
         try:
             present = await self._store.registration(self._scope, name)
+            if isinstance(finding.grant, Grant):
+                attested = granted(finding.grant, attested, self._ambient)
             first = self._first(name, attempt, attested, enrollment, present)
             if not self._asks(enrollment, first):
                 with suppress(HubError):  # what cannot be chosen is found out again, once the beginning is on disk
@@ -368,6 +371,8 @@ def _require(finding: Finding) -> Finding | None:
         raise ChallengedError(finding.challenge, verdict.tracking_id)
     if verdict.error is ENROLLMENT_DISABLED:
         return None
+    if isinstance(finding.grant, HubError) and verdict.error is finding.grant.row:
+        raise HubError(verdict.error, finding.grant.message, tracking_id=verdict.tracking_id)
     if verdict.error is not None:
         message = "Invalid certificate." if verdict.by_certificate else "Unauthorized"
         raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.provisioning_limits import REGISTRATION_BODY_BYTES
 from muster.dialect.api_version import check_api_version
 from muster.dialect.json_body import Members, parse_json
@@ -58,7 +59,10 @@ class DeviceRegistrationOperations:
 
     async def lookup(self, call: Call) -> Response:
         """The bare registration."""
-        attempt = _attempt(call, await _body(call))
+        body = await _body(call)
+        if body.csr:
+            raise HubError(ARGUMENT_INVALID, "csr is for the register call, look up without it.")
+        attempt = _attempt(call, body)
         registration = (await self._registrar.lookup(attempt)).registration
         if registration is None:
             return json_answer(disabled_body(attempt.registration_id)["registrationState"])
@@ -85,6 +89,7 @@ def _attempt(call: Call, body: DeviceRegistration) -> Attempt:
         token=token,
         endorsement_key=body.endorsement_key,
         storage_root_key=body.storage_root_key,
+        csr=body.csr,
         named=body.registration_id,
         payload=body.payload,
         **({} if request.transport is None else tls_credential(request.transport, without=token)),

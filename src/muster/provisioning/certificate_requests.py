@@ -1,0 +1,74 @@
+"""Certificates on registration: a device sends a signing request beside its proof, and the credential policy of its
+enrollment says by whom and for how long a certificate is issued (provisioning.md 8.2)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+from muster.core.ambient import Ambient
+from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.identity.examination import Examination
+from muster.identity.keys import Credentials
+from muster.identity.mistakes import shown
+from muster.identity.model import AuthenticationType
+from muster.issuing.policies import CredentialPolicies, Policy, issue
+from muster.issuing.requests import Request, read_request
+from muster.provisioning.attempt import Attested
+from muster.provisioning.model import Enrollment
+
+
+class Grant(NamedTuple):
+    """A request that is to be granted, and by which policy."""
+
+    policy: Policy
+    request: Request
+
+
+def check(
+    exam: Examination, policies: CredentialPolicies, enrollment: Enrollment | None, name: str, request: bytes
+) -> Grant | HubError:
+    """Whether the device ``name`` may have what it asks for; the refusal is what it hears."""
+    if enrollment is None or exam.error is not None:
+        exam.skipped("csr", "the device has not proven who it is")
+        return HubError(ARGUMENT_INVALID)
+    wanted = enrollment.credential_policy
+    if not wanted:
+        exam.failed(
+            "credential-policy", "credential-policy-missing", ARGUMENT_INVALID,
+            expected="credentialPolicyName in the enrollment", seen="none",
+        )  # fmt: skip
+        return HubError(ARGUMENT_INVALID, "csr cannot be granted, the enrollment names no credential policy.")
+    policy = policies(wanted)
+    if policy is None:
+        exam.failed(
+            "credential-policy", "credential-policy-unknown", ARGUMENT_INVALID,
+            expected="a credential policy of this service", seen=shown(wanted),
+        )  # fmt: skip
+        return HubError(
+            ARGUMENT_INVALID, f"csr cannot be granted, the service has no credential policy {shown(wanted)}."
+        )
+    exam.passed("credential-policy", "a credential policy of this service", "known")
+    try:
+        found = read_request(request, name)
+    except HubError as error:
+        exam.failed(
+            "csr", "csr-refused", ARGUMENT_INVALID, expected="a PKCS#10 request of the device", seen=error.message
+        )
+        return error
+    exam.passed("csr", "a PKCS#10 request of the device", "well formed, signed with its key")
+    return Grant(policy, found)
+
+
+def granted(grant: Grant, attested: Attested, ambient: Ambient) -> Attested:
+    """``attested`` with a certificate: the hub will know the device by that one, or by its authority if it trusts it.
+
+    Raises ``HubError`` 400004 as ``issuing.policies.issue``.
+    """
+    chain = issue(grant.policy, grant.request, ambient)
+    leaf, authority = (hashlib.sha256(der).hexdigest().upper() for der in chain[:2])
+    told = {"issuedCertificateChain": [base64.b64encode(der).decode() for der in chain]}
+    credentials = Credentials(AuthenticationType.SELF_SIGNED, primary_thumbprint=leaf)
+    return replace(attested, credentials=credentials, told={**attested.told, **told}, authority=authority)
