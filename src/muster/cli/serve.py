@@ -20,7 +20,7 @@ from muster.cli.hub_options import HubType, PolicyType, sources
 
 if TYPE_CHECKING:
     from muster.node.certificate_files import CertificateFiles
-    from muster.node.settings import Settings
+    from muster.node.settings import HubSettings, Settings
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -134,16 +134,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     from muster.events.model import Source  # noqa: PLC0415
     from muster.identity.hub import Switches  # noqa: PLC0415
     from muster.node.credential_policies import PolicyFiles  # noqa: PLC0415
-    from muster.node.settings import DAY_SECONDS, HubSettings, Settings  # noqa: PLC0415
-
-    def hub_of(given: dict[str, Any]) -> HubSettings:
-        if "events" in given:
-            given["events"] = frozenset(map(Source, given["events"]))
-        if "tier" in given:
-            given["tier"] = Tier(given["tier"])
-        if "switches" in given:
-            given["switches"] = Switches(**given["switches"])
-        return HubSettings(**given)
+    from muster.node.settings import DAY_SECONDS, Settings  # noqa: PLC0415
 
     if options["tier"] == "F1" and options["units"] > 1:
         raise click.UsageError("--tier F1, the free one, has a single unit; leave --units out, or use S1.")
@@ -151,7 +142,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     settings = Settings(
         data=None if ephemeral else options["data"],
         hostnames=tuple(options["hostname"]),
-        hubs=tuple(map(hub_of, options["hubs"])),
+        hubs=tuple(map(_hub_settings, options["hubs"])),
         dps_hostname=options["dps_hostname"],
         bind=tuple(options["bind"]),
         mqtt_port=options["mqtt_port"],
@@ -189,6 +180,21 @@ def _settings(options: dict[str, Any]) -> Settings:
             "Use --data, or bind 127.0.0.1 and ::1."
         )
     return settings
+
+
+def _hub_settings(given: dict[str, Any]) -> HubSettings:
+    from muster.core.throttles import Tier  # noqa: PLC0415
+    from muster.events.model import Source  # noqa: PLC0415
+    from muster.identity.hub import Switches  # noqa: PLC0415
+    from muster.node.settings import HubSettings  # noqa: PLC0415
+
+    if "events" in given:
+        given["events"] = frozenset(map(Source, given["events"]))
+    if "tier" in given:
+        given["tier"] = Tier(given["tier"])
+    if "switches" in given:
+        given["switches"] = Switches(**given["switches"])
+    return HubSettings(**given)
 
 
 def _certificate_files(certificate: Path | None, key: Path | None) -> CertificateFiles | None:

@@ -87,6 +87,11 @@ PROVISIONING = (
         "Make the authority of `default` with muster ca init, or give others to muster serve --credential-policy.",
     ),
     Cause(
+        "certificate-not-issued-here",
+        "The device renews with a certificate that the authority of its credential policy has not issued.",
+        "Renew with the certificate that was issued, or enroll again by simpleenroll with the first proof.",
+    ),
+    Cause(
         "csr-refused",
         "The device's certificate signing request cannot be granted.",
         "Make it with CN=<registration id> exactly, P-256, P-384 or RSA, signed with the device's own key, base64 DER.",

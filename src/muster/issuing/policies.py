@@ -14,6 +14,9 @@ from muster.issuing.devices import sign_for_device
 from muster.issuing.making import Credentials
 from muster.issuing.requests import Request
 
+BUILT_IN = "default"
+"""The policy of the built-in authority."""
+
 
 class Policy(NamedTuple):
     """The authority that issues, its certificate first and its issuers behind it, and for how many days."""

@@ -51,6 +51,17 @@ def read_request(der: bytes, name: str) -> Request:
     return Request(name, device_key)
 
 
+def name_in(der: bytes) -> str:
+    """The common name that a request asks for, empty where there is none or it cannot be read. Nothing is checked."""
+    if len(der) > REQUEST_BYTES.open:
+        return ""
+    try:
+        names = x509.load_der_x509_csr(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (ValueError, TypeError):
+        return ""
+    return str(names[0].value) if names else ""
+
+
 def _checked(key: object) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         return key

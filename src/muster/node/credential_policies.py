@@ -14,12 +14,10 @@ from muster.core.certificate_limits import ISSUED_DAYS_UNSAID
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.identity.certificates import CertificateError, read_upload
 from muster.issuing.making import Credentials, load_signing_key
-from muster.issuing.policies import Policy
+from muster.issuing.policies import BUILT_IN, Policy
 from muster.node.device_authority import ROOT, DeviceAuthorityFiles
 
 log = logging.getLogger("muster.provisioning")
-
-BUILT_IN = "default"
 
 
 class PolicyFiles(NamedTuple):

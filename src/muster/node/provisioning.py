@@ -16,6 +16,7 @@ from muster.dialect.enrollment_bodies import webhook_body
 from muster.heads.http.allocation import AllocationOperations
 from muster.heads.http.device_registration import DeviceRegistrationOperations
 from muster.heads.http.enrollments import EnrollmentOperations
+from muster.heads.http.est import EstOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.http.registrations import RegistrationOperations
@@ -62,9 +63,10 @@ async def open_provisioning(
     store = SqliteProvisioningStore(base.writer, base.reader)
     groups = Groups(scope, store, certificates.trust)
     await groups.load()
+    policies = PolicyBook(data, base.settings.credential_policies)
     examiner = Examiner(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
-        ask=certificates.news.ask, policies=PolicyBook(data, base.settings.credential_policies),
+        ask=certificates.news.ask, policies=policies,
     )  # fmt: skip
     entries = SqliteTimelineStore(scope, base.writer, base.reader, profile)
     base.undo.append(entries.flush)
@@ -87,6 +89,7 @@ async def open_provisioning(
         *EnrollmentOperations(enrollments, registrar, answers).table(),
         *RegistrationOperations(registrar, timeline, answers).table(),
         *DeviceRegistrationOperations(registrar, answers).table(),
+        *EstOperations(scope, registrar, policies).table(),
         *AllocationOperations(hubs, base.kept, answers).table(),
         *ServicePolicyOperations(policies, answers).table(),
     ]

@@ -19,7 +19,7 @@ class Attempt:
     ``token`` is what came where a SAS token belongs, ``None`` for nothing; ``certificates`` (DER, the device's own
     first) what it sent in a TLS handshake that proved that it has the key: they count only when no token came.
     ``endorsement_key`` and ``storage_root_key`` are a TPM's, as TPM2B_PUBLIC, ``csr`` a PKCS#10 request for
-    a certificate in DER; each is empty when it did not come.
+    a certificate in DER; each is empty when it did not come. ``renews``: the certificate that is shown was issued here.
     ``named`` is the registration id in the body, empty when there was none; ``payload`` the device's own JSON.
     """
 
@@ -34,6 +34,7 @@ class Attempt:
     endorsement_key: bytes = b""
     storage_root_key: bytes = b""
     csr: bytes = b""
+    renews: bool = False
     named: str = ""
     payload: Any = None
 

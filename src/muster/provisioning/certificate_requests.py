@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from muster.core.ambient import Ambient
-from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.core.errors import ARGUMENT_INVALID, UNAUTHORIZED, HubError
+from muster.identity.certificates import Certificate, read_certificate
 from muster.identity.examination import Examination
 from muster.identity.keys import Credentials
 from muster.identity.mistakes import shown
@@ -60,6 +65,25 @@ def check(
         return error
     exam.passed("csr", "a PKCS#10 request of the device", "well formed, signed with its key")
     return Grant(policy, found)
+
+
+def check_issuer(exam: Examination, policy: Policy | None, path: Sequence[Certificate]) -> None:
+    """Whether the policy's authority, or another one below the same root, has issued the first one of ``path``."""
+    above = [] if policy is None else authorities(policy)
+    issuer = path[min(1, len(path) - 1)]
+    if len(path) > 1 and any(issuer.sha256 == one.sha256 or issuer.signed_by(one) for one in above):
+        exam.passed("issuer", "the authority of the credential policy", "the same")
+    else:
+        exam.failed(
+            "issuer", "certificate-not-issued-here", UNAUTHORIZED,
+            expected="the authority of the credential policy", seen=issuer.subject_text,
+        )  # fmt: skip
+
+
+def authorities(policy: Policy) -> list[Certificate]:
+    """The certificates of the authority that issues and of those above it."""
+    chain = x509.load_pem_x509_certificates(policy.authority.certificate)
+    return [read_certificate(one.public_bytes(Encoding.DER)) for one in chain]
 
 
 def granted(grant: Grant, attested: Attested, ambient: Ambient) -> Attested:

@@ -279,6 +279,8 @@ class Examiner:
         chain = certificate_checks.read(exam, attempt.certificates)
         if chain:
             x509.check_common_name(exam, chain[0], attempt.registration_id)
+        if attempt.renews:
+            return await self._by_issued(exam, attempt, chain)
         individual = await self._individual(exam, attempt)
         if individual is not None:
             exam.passed("enrollment", "an enrollment of the device", "an individual enrollment")
@@ -298,6 +300,29 @@ class Examiner:
             return _NOTHING
         exam.passed("enrollment", "an enrollment of the device, or a group with certificates", "a group")
         return self._by_chain(exam, chain, self._groups.anchors) if chain else _NOTHING
+
+    async def _by_issued(self, exam: Examination, attempt: Attempt, chain: tuple[Certificate, ...]) -> _Found:
+        """By a certificate of the device's own credential policy; its enrollment is that by which it registered."""
+        enrollment = await self._individual(exam, attempt)
+        if enrollment is None and exam.error is None:
+            registered = await self._store.registration(self._scope, normal(attempt.registration_id))
+            if registered is not None:
+                enrollment = await self._store.enrollment(self._scope, registered.key)
+        if enrollment is None:
+            exam.failed(
+                "enrollment", "enrollment-unknown", UNAUTHORIZED,
+                expected="an enrollment of the device, or one by which it has registered", seen="neither",
+            )  # fmt: skip
+            return _NOTHING
+        exam.passed("enrollment", "an enrollment of the device, or one by which it has registered", "there")
+        if not chain:
+            return _Found(enrollment)
+        way = certificate_checks.check_chain(exam, self._trust, chain)
+        until = certificate_checks.check_validity(exam, chain[:1] if way is None else way.path, self._ambient.now())
+        if way is None:
+            return _Found(enrollment)
+        certificate_requests.check_issuer(exam, self._policies(enrollment.credential_policy), way.path)
+        return _Found(enrollment, proof=self._trust.proof_of(way), until=until)
 
     def _by_chain(self, exam: Examination, chain: tuple[Certificate, ...], anchors: EnrolledAnchors) -> _Found:
         way = certificate_checks.check_chain(exam, anchors, chain)

@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient, Timer
-from muster.core.errors import ARGUMENT_NULL, PRECONDITION_FAILED, SERVER_ERROR, THROTTLED, UNAVAILABLE, HubError
+from muster.core.errors import (
+    ARGUMENT_INVALID,
+    ARGUMENT_NULL,
+    PRECONDITION_FAILED,
+    SERVER_ERROR,
+    THROTTLED,
+    UNAVAILABLE,
+    HubError,
+)
 from muster.core.limits import Profile
 from muster.core.meters import Meters
 from muster.core.provisioning_errors import (
@@ -28,6 +36,7 @@ from muster.core.provisioning_errors import (
 from muster.core.provisioning_limits import ASSIGNMENT_RETRY, REGISTRATION_RETRY, REGISTRATIONS_AT_ONCE
 from muster.core.throttles import REGISTRATIONS
 from muster.identity.changes import ANY, Match
+from muster.issuing.policies import issue
 from muster.provisioning import plan
 from muster.provisioning.allocation import candidates, custom
 from muster.provisioning.assignment import Postponed, carry_out
@@ -159,6 +168,23 @@ class Registrar:
         if not finding.verdict.allowed:
             self._timeline.attempted(attempt, finding.verdict, finding.enrollment)
         _require(finding)
+
+    async def enroll(self, attempt: Attempt, policy: str = "") -> tuple[bytes, ...]:
+        """A certificate without a registration, and the chain behind it, in DER.
+
+        ``policy`` must be the enrollment's, unless it is empty. Raises ``HubError`` as ``register``, 400004 for a
+        request that cannot be granted, 403201 for a disabled enrollment.
+        """
+        finding = await self._examine(attempt, log_it=True)
+        if finding is None:
+            raise HubError(ENROLLMENT_DISABLED)
+        self._meters.take(REGISTRATIONS, normal(attempt.registration_id))
+        if not isinstance(finding.grant, Grant):
+            raise HubError(ARGUMENT_NULL, "The body is empty, send a PKCS#10 request.")
+        assert finding.enrollment is not None
+        if policy and policy != finding.enrollment.credential_policy:
+            raise HubError(ARGUMENT_INVALID, "The label is not the credential policy of the enrollment.")
+        return issue(finding.grant.policy, finding.grant.request, self._ambient)
 
     async def _examine(self, attempt: Attempt, *, log_it: bool = False) -> Finding | None:
         """The finding that lets the device in; ``None`` where its enrollment is disabled."""
