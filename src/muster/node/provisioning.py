@@ -63,10 +63,10 @@ async def open_provisioning(
     store = SqliteProvisioningStore(base.writer, base.reader)
     groups = Groups(scope, store, certificates.trust)
     await groups.load()
-    policies = PolicyBook(data, base.settings.credential_policies)
+    issuers = PolicyBook(data, base.settings.credential_policies)
     examiner = Examiner(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
-        ask=certificates.news.ask, policies=policies,
+        ask=certificates.news.ask, policies=issuers,
     )  # fmt: skip
     entries = SqliteTimelineStore(scope, base.writer, base.reader, profile)
     base.undo.append(entries.flush)
@@ -89,7 +89,7 @@ async def open_provisioning(
         *EnrollmentOperations(enrollments, registrar, answers).table(),
         *RegistrationOperations(registrar, timeline, answers).table(),
         *DeviceRegistrationOperations(registrar, answers).table(),
-        *EstOperations(scope, registrar, policies).table(),
+        *EstOperations(scope, registrar, issuers).table(),
         *AllocationOperations(hubs, base.kept, answers).table(),
         *ServicePolicyOperations(policies, answers).table(),
     ]
