@@ -4,6 +4,7 @@ hub with what it gets."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import time
@@ -21,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from test_commands import Cli
 
 from muster.testing.hub import HubProcess
+from muster.testing.mqtt import MqttClient, publish, subscribe
 from tests.addresses import loopback
 from tests.certificate_maker import Maker
 from tests.provisioning_client import Provisioning
@@ -237,3 +239,107 @@ def test_10_files_that_will_not_do_are_told_at_the_start(
         (tmp_path / f"{stem}.key").write_bytes(pair.key_pem)
     with pytest.raises(RuntimeError, match=why):
         make_hub("--credential-policy", f"own={tmp_path / certificate},{tmp_path / key}").start()
+
+
+# --- renewed at the hub
+
+
+ASK = "$iothub/credentials/POST/issueCertificate/?$rid="
+
+
+async def connected(
+    dps: Provisioning, directory: Path, device: str, chain: list[x509.Certificate], key: Key = P256
+) -> MqttClient:
+    """A device that is connected with what was issued, and has subscribed to what is issued."""
+    certificate, private = directory / "mqtt.pem", directory / "mqtt.key"
+    certificate.write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in chain[:2]))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = dps.hub.trust()
+    context.load_cert_chain(certificate, private)
+    client = await MqttClient.open(dps.hub.address, dps.hub.port("mqtt"), context)
+    user = f"{dps.hub.address}/{device}/?api-version=2025-08-01-preview"
+    assert (await client.connect(device, user))[1] == 0
+    await client.send(subscribe(1, [("$iothub/credentials/res/#", 0)]))
+    assert (await client.expect("SUBACK")).body[2:] == b"\0"
+    return client
+
+
+async def ask(client: MqttClient, rid: str, body: Any) -> list[tuple[int, Any]]:
+    """The answers to one request, to the last: status and body."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    await client.send(publish(f"{ASK}{rid}", content))
+    heard: list[tuple[int, Any]] = []
+    while not heard or heard[-1][0] == 202:
+        answer = (await client.expect("PUBLISH")).body
+        size = 2 + int.from_bytes(answer[:2])
+        status, _, query = answer[2:size].decode().removeprefix("$iothub/credentials/res/").partition("/")
+        assert query == f"?$rid={rid}"
+        heard.append((int(status), json.loads(answer[size:])))
+    await client.expect("PUBACK")
+    return heard
+
+
+def certificates_of(body: dict[str, Any]) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(base64.b64decode(one)) for one in body["certificates"]]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_11_a_device_renews_over_the_credential_topic_and_its_connection_stays(
+    make_hub: Callable[..., HubProcess], dps: Provisioning, name: str, tmp_path: Path, trusted: bool
+) -> None:
+    make = Maker(time.time())
+    root = make.root("Own root")
+    (tmp_path / "root.pem").write_bytes(root.pem)
+    (tmp_path / "root.key").write_bytes(root.key_pem)
+    options = ("--credential-policy", f"own={tmp_path / 'root.pem'},{tmp_path / 'root.key'}")
+    with contextlib.ExitStack() as stack:
+        place = dps if trusted else Provisioning(stack.enter_context(make_hub(*options)))
+        token = enroll(place, name, "default" if trusted else "own")
+        first = chain_of(place.provision(name, token, body={"registrationId": name, "csr": request(name)}))
+        client = await connected(place, tmp_path, name, first)
+        chains = [first]
+        for number in range(2):
+            asked = {"id": name, "csr": request(name), "replace": "*"}
+            (status, accepted), (done, issued) = await ask(client, f"rid-{number}", asked)
+            assert (status, done, accepted["correlationId"]) == (202, 200, issued["correlationId"])
+            chains.append(certificates_of(issued))
+        assert len({chain[0].serial_number for chain in chains}) == 3
+        await client.close()
+        for chain in chains if trusted else chains[::2]:
+            again = await connected(place, tmp_path, name, chain)
+            await again.close()
+
+
+REFUSED: dict[str, tuple[Callable[[str], Any], list[int], int]] = {
+    "no JSON": (lambda _: b"{", [400], 400006),
+    "an array": (lambda _: [], [400], 400004),
+    "no csr": (lambda name: {"id": name}, [400], 400005),
+    "no id": (lambda name: {"csr": request(name)}, [400], 400005),
+    "another id": (lambda name: {"id": "another", "csr": request(name)}, [400], 400004),
+    "an unknown member": (lambda name: {"id": name, "csr": request(name), "more": 1}, [400], 400004),
+    "no base64": (lambda name: {"id": name, "csr": "%"}, [400], 400004),
+    "no request": (lambda name: {"id": name, "csr": "bm9uZQ=="}, [202, 400], 400037),
+    "another's request": (lambda name: {"id": name, "csr": request("another")}, [202, 400], 400037),
+    "a request that is not there": (
+        lambda name: {"id": name, "csr": request(name), "replace": "rid-0"}, [412], 412001,
+    ),
+}  # fmt: skip
+
+
+async def test_12_what_cannot_be_renewed_is_told_and_the_connection_stays(
+    dps: Provisioning, name: str, tmp_path: Path
+) -> None:
+    token = enroll(dps, name)
+    first = chain_of(dps.provision(name, token, body={"registrationId": name, "csr": request(name)}))
+    client = await connected(dps, tmp_path, name, first)
+    for number, (what, (make, statuses, code)) in enumerate(REFUSED.items()):
+        heard = await ask(client, f"wrong-{number}", make(name))
+        assert ([status for status, _ in heard], heard[-1][1]["errorCode"]) == (statuses, code), what
+    dps.enroll(name, credentialPolicyName="default", provisioningStatus="disabled")
+    assert (await ask(client, "disabled", {"id": name, "csr": request(name)}))[-1][0] == 403
+    dps.enroll(name, credentialPolicyName="")
+    heard = await ask(client, "no-policy", {"id": name, "csr": request(name)})
+    assert "credential policy" in heard[-1][1]["message"]
+    await client.send(publish("$iothub/credentials/POST/issueCertificate/?$rid=x", b"{}"))
+    await client.expect_end()
+    assert dps.why(name) == "credential-topic"

@@ -39,6 +39,14 @@ ISSUED_DAYS = Limit(
     "provisioning.md 8.3, and the CA/Browser Forum's rule for others",
     "At most; a credential policy says how many.",
 )
+RENEWAL_SECONDS = Limit(
+    "request for another certificate over MQTT",
+    60,
+    60,
+    "seconds",
+    "own choice",
+    "What the first answer says; the second one follows at once.",
+)
 ISSUED_DAYS_UNSAID = Limit(
     "validity of an issued certificate, unless its policy says otherwise",
     30,

@@ -9,6 +9,22 @@ from muster.core.errors import ErrorRow
 
 _ARGUMENT, _ACCESS, _FULL = "com.microsoft:argument-error", "amqp:unauthorized-access", "amqp:resource-limit-exceeded"
 
+CSR_REJECTED = ErrorRow(
+    400037,
+    "CertificateRequestRejected",
+    _ARGUMENT,
+    5,
+    "The certificate signing request cannot be granted.",
+    "See the message; make the request anew, its common name is the device id.",
+)
+RENEWAL_ACTIVE = ErrorRow(
+    409004,
+    "CertificateRequestActive",
+    "com.microsoft:precondition-failed",
+    5,
+    "Another request of the device for a certificate is being answered.",
+    "Wait for its answer.",
+)
 CUSTOM_ALLOCATION_FAILED = ErrorRow(
     400207,
     "CustomAllocationFailed",

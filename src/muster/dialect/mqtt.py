@@ -123,6 +123,7 @@ class SubscriptionKind(StrEnum):
     METHODS = "methods"
     TWIN_RESPONSES = "twin-responses"
     DESIRED_PROPERTIES = "desired-properties"
+    CREDENTIALS = "credentials"
     INPUTS = "inputs"
     MODULE = "module"
     """All below the module, as the C# and C SDKs ask; it brings inputs and commands, nothing else."""
@@ -132,6 +133,7 @@ _HUB_FILTERS = (
     ("$iothub/methods/POST/", SubscriptionKind.METHODS),
     ("$iothub/twin/res/", SubscriptionKind.TWIN_RESPONSES),
     ("$iothub/twin/PATCH/properties/desired/", SubscriptionKind.DESIRED_PROPERTIES),
+    ("$iothub/credentials/res/", SubscriptionKind.CREDENTIALS),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
@@ -15,6 +16,9 @@ from muster.sessions.faults import Faults
 from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.twins.service import Twins
+
+Renew = Callable[[str, bytes, str], Awaitable[tuple[bytes, ...]]]
+"""``provisioning.renewals.Renewals.renew`` at this hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +35,6 @@ class DeviceServices:
     methods: Methods
     commands: Commands
     meters: Meters
+    renew: Renew
     faults: Faults | None = None
     """Only where clients may ask for such."""

@@ -31,6 +31,7 @@ from muster.core.limits import (
     MQTT_KEEP_ALIVE,
     MQTT_PACKET_BYTES,
 )
+from muster.dialect.credentials import CREDENTIAL_TOPICS
 from muster.dialect.mqtt import Login, parse_username, telemetry_properties
 from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
@@ -41,6 +42,7 @@ from muster.heads.device_services import DeviceServices
 from muster.heads.hubs import HubDirectory
 from muster.heads.mqtt_commands import CommandDelivery
 from muster.heads.mqtt_connect import judge
+from muster.heads.mqtt_credentials import CredentialRequests
 from muster.heads.mqtt_delivery import Delivery
 from muster.heads.mqtt_provisioning import Provisioning, for_provisioning
 from muster.heads.mqtt_sink import MqttSink
@@ -66,6 +68,11 @@ from muster.wire.mqtt.packets import (
 
 log = logging.getLogger("muster.mqtt")
 
+_REQUESTS = (TWIN_TOPICS, CREDENTIAL_TOPICS)
+_TWIN_REQUEST = ("twin-topic", "$iothub/twin/GET/ or PATCH/properties/reported/")
+_CREDENTIAL_REQUEST = ("credential-topic", "$iothub/credentials/POST/issueCertificate/?$rid=...")
+"""Rules that a request may break, and what is expected."""
+
 UNAUTHENTICATED_BYTES = 65_536
 """The largest CONNECT taken: ids, a user name, a token and a will; of what follows at most two reads are kept
 before it is judged."""
@@ -75,9 +82,9 @@ class MqttConnection(MqttSink):
     """The protocol object of one socket, and the sink of its session."""
 
     __slots__ = (
-        "_acks", "_annotate", "_append", "_batch", "_decoder", "_early", "_expiry", "_head", "_held", "_hubs",
-        "_interval", "_loop", "_orderly", "_partition", "_peer", "_provisioning", "_room", "_seen", "_sender", "_task",
-        "_timer", "_topic", "_transport_name", "_twins",
+        "_acks", "_annotate", "_append", "_batch", "_credentials", "_decoder", "_early", "_expiry", "_head", "_held",
+        "_hubs", "_interval", "_loop", "_orderly", "_partition", "_peer", "_provisioning", "_room", "_seen", "_sender",
+        "_task", "_timer", "_topic", "_transport_name", "_twins",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +107,7 @@ class MqttConnection(MqttSink):
         self._delivery: Delivery | None = None
         self._commands: CommandDelivery | None = None
         self._twins: TwinRequests | None = None
+        self._credentials: CredentialRequests | None = None
         self._annotate: Callable[[], bytes] | None = None
         self._topic = self._sender = self._head = b""
         self._partition = self._room = 0
@@ -284,8 +292,8 @@ class MqttConnection(MqttSink):
         """Hand the message to the log and note the PUBACK it is owed; ``False`` when it closed the connection."""
         topic, payload, qos, packet_id, _, retain = packet
         if topic != self._topic or retain:
-            if topic.startswith(TWIN_TOPICS):
-                return self._twin_request(packet)
+            if topic.startswith(_REQUESTS):
+                return self._request(packet)
             try:
                 if topic.startswith(ANSWERS):
                     assert self._session is not None
@@ -347,19 +355,25 @@ class MqttConnection(MqttSink):
             raise HubError(MESSAGE_TOO_LARGE, "The will is over 256 KiB.")
         return record(self._sender, self._head, will.payload)
 
-    # --- twins
+    # --- twins and certificates
 
-    def _twin_request(self, packet: Publish) -> bool:
+    def _request(self, packet: Publish) -> bool:
         if packet.qos == 2:
             return self._breach("qos", "QoS 0 or 1", "a PUBLISH of QoS 2")
-        if self._twins is None:
-            self._twins = TwinRequests(self._services, self._key, self, self._loop)
+        twins = packet.topic.startswith(TWIN_TOPICS)
         try:
-            self._twins.serve(packet)
+            if twins:
+                self._twins = self._twins or TwinRequests(self._services, self._key, self, self._loop)
+                self._twins.serve(packet)
+            else:
+                assert self._session is not None
+                self._credentials = self._credentials or CredentialRequests(
+                    self._services, self._session, self, self._loop
+                )
+                self._credentials.serve(packet)
         except HubError as error:
-            return self._breach(
-                "twin-topic", "$iothub/twin/GET/ or PATCH/properties/reported/", error.message, error.row
-            )
+            rule, expected = _TWIN_REQUEST if twins else _CREDENTIAL_REQUEST
+            return self._breach(rule, expected, error.message, error.row)
         return True
 
     # --- the other packets

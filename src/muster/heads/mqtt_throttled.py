@@ -14,6 +14,7 @@ from muster.core.ambient import Timer
 from muster.core.errors import HubError
 from muster.core.meters import Meters
 from muster.core.throttles import TELEMETRY
+from muster.dialect.credentials import CREDENTIAL_TOPICS
 from muster.dialect.mqtt_methods import ANSWERS
 from muster.dialect.mqtt_twins import TWIN_TOPICS
 from muster.heads.admission import why_not
@@ -23,7 +24,7 @@ from muster.heads.mqtt import MqttConnection
 from muster.heads.mqtt_provisioning import Provisioning
 from muster.wire.mqtt.packets import Packet, Publish, Subscribe, Unsubscribe
 
-_NOT_TELEMETRY = (TWIN_TOPICS, ANSWERS)
+_NOT_TELEMETRY = (TWIN_TOPICS, CREDENTIAL_TOPICS, ANSWERS)
 _WAITED_FOR = (Subscribe, Unsubscribe)
 """What comes behind them may have to wait for the disk, and has its turn only then."""
 

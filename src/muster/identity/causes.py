@@ -323,6 +323,11 @@ BREACHES = (
         "devices/<device id>/modules/<module id>/messages/events/; properties follow as name=value&name=value.",
     ),
     Cause(
+        "credential-topic",
+        "A message was published to a topic below $iothub/credentials/ that is no request for a certificate.",
+        "Publish to $iothub/credentials/POST/issueCertificate/?$rid=<id>, 4 to 36 letters, digits and dashes.",
+    ),
+    Cause(
         "twin-topic",
         "A message was published to a topic below $iothub/twin/ that is no twin request.",
         "Publish to $iothub/twin/GET/?$rid=<id> or $iothub/twin/PATCH/properties/reported/?$rid=<id>; parts of a twin "

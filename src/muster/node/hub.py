@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import apsw
 
@@ -33,6 +34,7 @@ from muster.node.foundation import Foundation, Undo
 from muster.node.material import HubKeys
 from muster.node.parts import Parts, make_parts
 from muster.node.settings import Settings
+from muster.provisioning.renewals import Renewals
 from muster.stores.sqlite.database import Writer
 
 
@@ -54,6 +56,7 @@ class Site:
     ready: Callable[[], bool]
     healthy: Callable[[], bool]
     own: Callable[[], Shown]
+    renewals: Renewals
 
 
 class OpenHub:
@@ -70,7 +73,8 @@ class OpenHub:
         self._ended = False
         self.devices = DeviceServices(
             parts.authenticator, parts.sessions, parts.subscriptions, parts.telemetry, parts.refusals, base.ambient,
-            parts.twins, parts.methods, parts.messaging.commands, parts.meters, parts.faults,
+            parts.twins, parts.methods, parts.messaging.commands, parts.meters,
+            partial(site.renewals.renew, base.hub.host), parts.faults,
         )  # fmt: skip
         events = EventHub(
             parts.telemetry, self.name, groups=base.settings.consumer_groups, redirect_port=site.ports["amqp"]

@@ -31,6 +31,7 @@ from muster.heads.registration_links import RegistrationLinks
 from muster.heads.websocket import WebSocketTransport
 from muster.identity.registry import Registry
 from muster.node.certificate import ServerCertificate
+from muster.node.credential_policies import PolicyBook
 from muster.node.deployment import Deployment, Eraser, finish_removals
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
@@ -40,13 +41,15 @@ from muster.node.hubs import open_hubs
 from muster.node.linked_hub import local_hub
 from muster.node.material import Material, load_material
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
-from muster.node.provisioning import open_provisioning
+from muster.node.provisioning import Keeping, open_provisioning
 from muster.node.roster import Roster, open_roster
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.provisioning.hubs import LinkedHubs
+from muster.provisioning.renewals import Renewals
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.provisioning import SqliteProvisioningStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 
 log = logging.getLogger("muster.node")
@@ -108,17 +111,23 @@ class Node:
         roster, eraser = await open_roster(settings, kept), Eraser(writer, directory)
         await finish_removals(roster, eraser)
         material, certificate = await self._material(directory, kept, roster)
+        linked = LinkedHubs()
+        keeping = Keeping(
+            SqliteProvisioningStore(writer, reader), PolicyBook(directory.path, settings.credential_policies)
+        )
         site = Site(
             settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own,
+            Renewals(material.id_scope, *keeping, linked, ambient),
         )  # fmt: skip
         self.hubs = hubs = await open_hubs(site, roster)
         self._undo.append(hubs.close_all)
         announce = partial(self._announce, directory, kept, roster, material, ports)
         deployment = Deployment(hubs, roster, certificate, eraser, announce)
         first = replace(hubs.first.base, undo=self._undo)
-        linked = LinkedHubs(map(local_hub, hubs.all()))
-        provisioning = await open_provisioning(first, directory.path, material, linked, hubs.first.parts)
+        for hub in hubs.all():
+            linked.link(local_hub(hub))
+        provisioning = await open_provisioning(first, keeping, material, linked, hubs.first.parts)
         hubs.when_opened(lambda hub: linked.link(local_hub(hub)))
         hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
         families = partial(provisioning_families, provisioning.timeline)

@@ -7,7 +7,6 @@ import http.client
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -41,6 +40,13 @@ from muster.stores.sqlite.provisioning import SqliteProvisioningStore
 from muster.stores.sqlite.timeline import SqliteTimelineStore
 
 
+class Keeping(NamedTuple):
+    """What hubs need of the provisioning service before there is one: its store, and who issues certificates."""
+
+    store: SqliteProvisioningStore
+    issuers: PolicyBook
+
+
 class Provisioning(NamedTuple):
     """What heads need of the provisioning service; ``operations`` are those of its REST API, for devices and for
     services, ``requests`` what devices ask over MQTT and AMQP."""
@@ -51,19 +57,18 @@ class Provisioning(NamedTuple):
 
 
 async def open_provisioning(
-    base: Foundation, data: Path, material: Material, hubs: LinkedHubs, first: Parts
+    base: Foundation, keeping: Keeping, material: Material, hubs: LinkedHubs, first: Parts
 ) -> Provisioning:
     """Begin to provision devices for ``hubs``, after what was in progress at the last stop is taken up again.
 
     Registered certificate authorities are those of the ``first`` hub, and it keeps the refusals. Raises ``HubError``
-    when a store fails, or the files of a credential policy will not do.
+    when a store fails.
     """
     certificates, refusals, meters = first.certificates, first.refusals, first.meters
+    store, issuers = keeping
     scope, ambient, profile = material.id_scope, base.ambient, base.settings.profile
-    store = SqliteProvisioningStore(base.writer, base.reader)
     groups = Groups(scope, store, certificates.trust)
     await groups.load()
-    issuers = PolicyBook(data, base.settings.credential_policies)
     examiner = Examiner(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
         ask=certificates.news.ask, policies=issuers,

@@ -86,13 +86,19 @@ def authorities(policy: Policy) -> list[Certificate]:
     return [read_certificate(one.public_bytes(Encoding.DER)) for one in chain]
 
 
+def thumbprints(chain: Sequence[bytes]) -> tuple[str, str]:
+    """SHA-256, of what was issued and of who issued it."""
+    leaf, authority = (hashlib.sha256(der).hexdigest().upper() for der in chain[:2])
+    return leaf, authority
+
+
 def granted(grant: Grant, attested: Attested, ambient: Ambient) -> Attested:
     """``attested`` with a certificate: the hub will know the device by that one, or by its authority if it trusts it.
 
     Raises ``HubError`` 400004 as ``issuing.policies.issue``.
     """
     chain = issue(grant.policy, grant.request, ambient)
-    leaf, authority = (hashlib.sha256(der).hexdigest().upper() for der in chain[:2])
+    leaf, authority = thumbprints(chain)
     told = {"issuedCertificateChain": [base64.b64encode(der).decode() for der in chain]}
     credentials = Credentials(AuthenticationType.SELF_SIGNED, primary_thumbprint=leaf)
     return replace(attested, credentials=credentials, told={**attested.told, **told}, authority=authority)
