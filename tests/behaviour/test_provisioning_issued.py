@@ -93,6 +93,8 @@ def test_1_a_device_registers_by_key_and_connects_by_the_certificate_that_it_was
     token, key = enroll(dps, name), CURVES[kind]
     state = dps.provision(name, token, body={"registrationId": name, "csr": request(name, key)})
     chain = chain_of(state)
+    looked_up = dps.call("POST", f"/{dps.scope}/registrations/{name}", {"registrationId": name}, Authorization=token)
+    assert looked_up.body == {member: held for member, held in state.items() if member != "issuedCertificateChain"}
     leaf, issuing, root = chain
     leaf.verify_directly_issued_by(issuing)
     issuing.verify_directly_issued_by(root)

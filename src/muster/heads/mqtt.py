@@ -69,9 +69,6 @@ from muster.wire.mqtt.packets import (
 log = logging.getLogger("muster.mqtt")
 
 _REQUESTS = (TWIN_TOPICS, CREDENTIAL_TOPICS)
-_TWIN_REQUEST = ("twin-topic", "$iothub/twin/GET/ or PATCH/properties/reported/")
-_CREDENTIAL_REQUEST = ("credential-topic", "$iothub/credentials/POST/issueCertificate/?$rid=...")
-"""Rules that a request may break, and what is expected."""
 
 UNAUTHENTICATED_BYTES = 65_536
 """The largest CONNECT taken: ids, a user name, a token and a will; of what follows at most two reads are kept
@@ -372,8 +369,13 @@ class MqttConnection(MqttSink):
                 )
                 self._credentials.serve(packet)
         except HubError as error:
-            rule, expected = _TWIN_REQUEST if twins else _CREDENTIAL_REQUEST
-            return self._breach(rule, expected, error.message, error.row)
+            if twins:
+                return self._breach(
+                    "twin-topic", "$iothub/twin/GET/ or PATCH/properties/reported/", error.message, error.row
+                )
+            return self._breach(
+                "credential-topic", "$iothub/credentials/POST/issueCertificate/?$rid=...", error.message, error.row
+            )
         return True
 
     # --- the other packets

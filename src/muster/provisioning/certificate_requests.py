@@ -24,6 +24,9 @@ from muster.issuing.requests import Request, read_request
 from muster.provisioning.attempt import Attested
 from muster.provisioning.model import Enrollment
 
+ISSUED = "issuedCertificateChain"
+"""What a device is told of its certificate, among ``Attested.told``."""
+
 
 class Grant(NamedTuple):
     """A request that is to be granted, and by which policy."""
@@ -99,6 +102,6 @@ def granted(grant: Grant, attested: Attested, ambient: Ambient) -> Attested:
     """
     chain = issue(grant.policy, grant.request, ambient)
     leaf, authority = thumbprints(chain)
-    told = {"issuedCertificateChain": [base64.b64encode(der).decode() for der in chain]}
+    told = {ISSUED: [base64.b64encode(der).decode() for der in chain]}
     credentials = Credentials(AuthenticationType.SELF_SIGNED, primary_thumbprint=leaf)
     return replace(attested, credentials=credentials, told={**attested.told, **told}, authority=authority)

@@ -23,6 +23,7 @@ from muster.heads.http.operations import Operation as Row
 from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.tls import describe_peer
 from muster.provisioning.attempt import Attempt
+from muster.provisioning.certificate_requests import ISSUED
 from muster.provisioning.registrar import Operation, Registrar
 
 _TRANSPORT = "dps-https"
@@ -66,7 +67,9 @@ class DeviceRegistrationOperations:
         registration = (await self._registrar.lookup(attempt)).registration
         if registration is None:
             return json_answer(disabled_body(attempt.registration_id)["registrationState"])
-        return json_answer(device_state_body(registration))
+        told = device_state_body(registration)
+        told.pop(ISSUED, None)  # the lookup never returns it (provisioning.md 8.2)
+        return json_answer(told)
 
 
 async def _body(call: Call) -> DeviceRegistration:
