@@ -52,9 +52,8 @@ async def carry_out(intent: Intent, hubs: Mapping[str, LinkedHub], stands: Stand
             raise Postponed from error
         await _undo(intent, hub, old)
         raise HubError(HUB_REFUSED, f"The hub did not take the device: {error.message}") from error
-    await _require(
-        stands, intent, hub, old
-    )  # who deleted it meanwhile may have looked at the hub before the device came
+    # Who deleted the enrollment meanwhile may have looked at the hub before the device came.
+    await _require(stands, intent, hub, old)
     if old is None:
         if intent.moves:
             log.warning("%s: %s is linked no more, the device stays there too", intent.device_id, intent.previous)
