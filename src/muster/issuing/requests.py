@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from muster.core.certificate_limits import REQUEST_BYTES
 from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.identity.certificates import UNREADABLE
 
 _CURVES = ("secp256r1", "secp384r1")
 _RSA_BITS = (2048, 4096)
@@ -36,7 +36,7 @@ def read_request(der: bytes, name: str) -> Request:
         signed = request.is_signature_valid
         key, extensions = request.public_key(), list(request.extensions)
         names = [str(one.value) for one in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         raise _refused("is no PKCS#10 request that can be read, make it with openssl req -new -outform DER") from None
     device_key = _checked(key)
     if not signed:
@@ -57,7 +57,7 @@ def name_in(der: bytes) -> str:
         return ""
     try:
         names = x509.load_der_x509_csr(der).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except (ValueError, TypeError):
+    except UNREADABLE:
         return ""
     return str(names[0].value) if names else ""
 
