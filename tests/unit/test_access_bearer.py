@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from muster.access.bearer import ALGORITHMS, MOST_CHARACTERS, BearerError, check_claims, check_signature, read, roles_of
+from muster.access.bearer import ALGORITHMS, MOST_CHARACTERS, BearerError, check_claims, check_signature, read
 
 ISSUER, HUBS, NOW = "https://issuer.test/", "https://iothubs.azure.net", 1_800_000_000.0
 CLAIMS: dict[str, Any] = {"iss": ISSUER, "aud": HUBS, "exp": NOW + 3600, "nbf": NOW, "roles": ["IoT Hub Data Reader"]}
@@ -53,12 +53,6 @@ def test_audience_with_and_without_slash_and_among_others(aud: object) -> None:
 def test_clock_skew_at_both_ends() -> None:
     judge(token(), now=NOW - 299)
     judge(token(), now=NOW + 3600 + 299)
-
-
-def test_roles() -> None:
-    assert roles_of(read(token())) == {"IoT Hub Data Reader"}
-    for said in ("IoT Hub Data Contributor", {"a": 1}, [1, None, ["x"]], None):
-        assert roles_of(read(token(roles=said))) == frozenset()
 
 
 def hs_signed_with_the_public_key() -> str:

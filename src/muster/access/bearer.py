@@ -103,12 +103,6 @@ def check_claims(token: Unproven, *, issuer: str, audiences: frozenset[str], now
         raise BearerError("not-before", "bearer-too-early", f"in {token.begins - now:.0f} s")
 
 
-def roles_of(token: Unproven) -> frozenset[str]:
-    """The names in the ``roles`` claim; what is no list of texts names none."""
-    named = token.claims.get("roles")
-    return frozenset(filter(None, map(_name, named[:64]))) if isinstance(named, list) else frozenset()
-
-
 def _name(said: object) -> str:
     return said if isinstance(said, str) and len(said) <= _MOST_NAME else ""
 
