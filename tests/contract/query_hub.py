@@ -32,14 +32,8 @@ class Connected:
 
     keys: set[IdentityKey] = field(default_factory=set)
 
-    def is_connected(self, key: IdentityKey) -> bool:
-        return key in self.keys
-
-    def connection_changed(self, key: IdentityKey) -> float:
-        return NEVER
-
-    def last_activity(self, key: IdentityKey) -> float:
-        return NOW if key in self.keys else NEVER
+    def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
+        return (True, NEVER, NOW) if key in self.keys else (False, NEVER, NEVER)
 
     def connected_count(self) -> int:
         return len(self.keys)
@@ -87,10 +81,7 @@ class QueryHub:
         for identity in found:
             twin = await self.twins.get(HUB, identity.key)
             assert twin is not None
-            presence, key = self.presence, identity.key
-            activity = Activity(
-                presence.is_connected(key), presence.connection_changed(key), presence.last_activity(key)
-            )
+            activity = Activity(*self.presence.activity(identity.key))
             bodies.append(json.loads(twin_body(identity, twin, activity)))
         return bodies
 

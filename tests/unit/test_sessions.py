@@ -114,26 +114,26 @@ def test_a_device_and_its_module_are_apart(room: Room) -> None:
 
 
 def test_presence_tells_since_when(room: Room) -> None:
-    assert room.table.connection_changed(DEVICE) == NEVER
+    assert room.table.activity(DEVICE)[1] == NEVER
     session = room.table.open(room.verdict(DEVICE), Ended())
     opened = room.ambient.now()
     room.ambient.advance(10)
-    assert room.table.connection_changed(DEVICE) == opened
+    assert room.table.activity(DEVICE)[1] == opened
     room.table.close(session)
-    assert room.table.connection_changed(DEVICE) == opened + 10
+    assert room.table.activity(DEVICE)[1] == opened + 10
     assert not room.table.is_connected(DEVICE)
 
 
 def test_the_last_activity_is_the_last_message_or_else_the_last_change(room: Room) -> None:
-    assert room.table.last_activity(DEVICE) == NEVER
+    assert room.table.activity(DEVICE)[2] == NEVER
     sink = Ended()
     session = room.table.open(room.verdict(DEVICE), sink)
     room.ambient.advance(100)
-    assert room.table.last_activity(DEVICE) == room.ambient.now() - 100, "it sent nothing yet"
+    assert room.table.activity(DEVICE)[2] == room.ambient.now() - 100, "it sent nothing yet"
     sink.quiet = 30.0
-    assert room.table.last_activity(DEVICE) == room.ambient.now() - 30
+    assert room.table.activity(DEVICE)[2] == room.ambient.now() - 30
     room.table.close(session)
-    assert room.table.last_activity(DEVICE) == room.ambient.now()
+    assert room.table.activity(DEVICE)[2] == room.ambient.now()
 
 
 @pytest.mark.parametrize("key", [DEVICE, MODULE])
@@ -148,13 +148,13 @@ async def test_nothing_of_a_deleted_identity_is_left_to_the_next_of_its_name(
     room.bus.publish(IDENTITY_CHANGED, key.device_id)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert (room.table.connection_changed(key), room.table.last_activity(key)) == (NEVER, NEVER)
+    assert room.table.activity(key)[1:] == (NEVER, NEVER)
 
 
 async def test_a_change_leaves_what_is_known_of_an_identity_that_is_away(room: Room) -> None:
     room.table.close(room.table.open(room.verdict(DEVICE), Ended()))
     await room.change(DEVICE, replace(room.shelf.held[DEVICE], version=2))
-    assert room.table.connection_changed(DEVICE) == room.ambient.now()
+    assert room.table.activity(DEVICE)[1] == room.ambient.now()
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ def parse_json(data: bytes) -> Any:
 
     Raises ``HubError`` 400006 with line and column where it is not JSON, 400005 when there is nothing.
     """
-    if not data.strip():
-        raise HubError(ARGUMENT_NULL, "The body is empty, send JSON.")
     try:
         return decode(data.removeprefix(_BOM).decode())
     except json.JSONDecodeError as error:
+        if not data.strip():
+            raise HubError(ARGUMENT_NULL, "The body is empty, send JSON.") from None
         raise HubError(
             FORMAT_ERROR, f"The body is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
         ) from None

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from muster.core.ambient import iso
 from muster.core.errors import HubError
-from muster.core.json_text import encode, quote, text_of
+from muster.core.json_text import encode, encode_finite, quote, text_of
+from muster.core.memory_limits import IDENTITIES_REMEMBERED
 from muster.dialect.etag import etag_of, twin_etag_of
 from muster.dialect.identity_bodies import time_text
 from muster.dialect.json_body import Members, compact
@@ -31,12 +32,17 @@ def read_twin(body: Members) -> TwinChange:
 
 
 _TWIN = (
-    '{"deviceId":%s,%s"etag":"%s","deviceEtag":"%s","status":%s,"statusReason":%s,"statusUpdateTime":"%s",'
-    '"connectionState":"%s","lastActivityTime":"%s","cloudToDeviceMessageCount":%d,"authenticationType":%s,'
-    '"x509Thumbprint":{"primaryThumbprint":%s,"secondaryThumbprint":%s},"modelId":%s,"version":%d,%s'
-    '"properties":{"desired":%s,"reported":%s},%s%s"parentScopes":%s}'
+    '%s"etag":"%s",%s"connectionState":"%s","lastActivityTime":"%s","cloudToDeviceMessageCount":%d,%s'
+    '"modelId":%s,"version":%d,%s"properties":{"desired":%s,"reported":%s},%s'
 )
+_NAMES = '{"deviceId":%s,%s'
+_STATUS = '"deviceEtag":"%s","status":%s,"statusReason":%s,"statusUpdateTime":"%s",'
+_CREDENTIALS = '"authenticationType":%s,"x509Thumbprint":{"primaryThumbprint":%s,"secondaryThumbprint":%s},'
 _CAPABILITIES = {flag: f'"capabilities":{{"iotEdge":{text}}},' for flag, text in ((False, "false"), (True, "true"))}
+
+_Parts = tuple[str, str, str, str]
+_parts: dict[int, tuple[Identity, _Parts]] = {}
+"""What identities put into the bodies of their twins, by ``id`` of the identity; the one that is held has it still."""
 
 
 def twin_body(identity: Identity, twin: Twin, activity: Activity) -> bytes:
@@ -44,38 +50,50 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> bytes:
 
     What the twin holds as text goes through as it is.
     """
-    held, module_id, tags, scope = (
-        identity.authentication,
-        identity.module_id,
-        text_of(twin.tags),
-        identity.device_scope,
-    )
+    known = _parts.get(id(identity))
+    names, status, credentials, rest = known[1] if known is not None and known[0] is identity else _remember(identity)
+    connected, _, last_activity, waiting = activity
+    tags, model_id = text_of(twin.tags), twin.model_id
     return (
         _TWIN
         % (
-            quote(identity.device_id),
-            "" if module_id is None else f'"moduleId":{quote(module_id)},',
+            names,
             twin_etag_of(twin.revision),
-            etag_of(identity.version),
-            quote(identity.status),
-            _text(identity.status_reason),
-            time_text(identity.status_updated),
-            "Connected" if activity.connected else "Disconnected",
-            time_text(activity.last_activity),
-            activity.commands_waiting,
-            quote(held.type),
-            _text(held.primary_thumbprint),
-            _text(held.secondary_thumbprint),
-            quote(twin.model_id or ""),
+            status,
+            "Connected" if connected else "Disconnected",
+            time_text(last_activity),
+            waiting,
+            credentials,
+            quote(model_id) if model_id else '""',
             twin.version,
             "" if tags == "{}" else f'"tags":{tags},',
             _properties_text(twin.desired),
             _properties_text(twin.reported),
-            _CAPABILITIES[identity.iot_edge] if module_id is None else "",
-            "" if scope is None else f'"deviceScope":{quote(scope)},',
-            encode(identity.parent_scopes),
+            rest,
         )
     ).encode()
+
+
+def _remember(identity: Identity) -> _Parts:
+    if len(_parts) >= IDENTITIES_REMEMBERED.open:
+        _parts.clear()
+    held, module_id, scope = identity.authentication, identity.module_id, identity.device_scope
+    parts = (
+        _NAMES % (quote(identity.device_id), "" if module_id is None else f'"moduleId":{quote(module_id)},'),
+        _STATUS
+        % (
+            etag_of(identity.version),
+            quote(identity.status),
+            _text(identity.status_reason),
+            time_text(identity.status_updated),
+        ),
+        _CREDENTIALS % (quote(held.type), _text(held.primary_thumbprint), _text(held.secondary_thumbprint)),
+        (_CAPABILITIES[identity.iot_edge] if module_id is None else "")
+        + ("" if scope is None else f'"deviceScope":{quote(scope)},')
+        + f'"parentScopes":{encode(identity.parent_scopes)}}}',
+    )
+    _parts[id(identity)] = identity, parts
+    return parts
 
 
 def _text(text: str | None) -> str:
@@ -101,7 +119,7 @@ def device_twin(twin: Twin) -> bytes:
 
 def desired_patch(patch: Content, version: int) -> bytes:
     """A change of the desired properties, as a connected device is told."""
-    return compact({**patch, "$version": version})
+    return encode_finite({**patch, "$version": version}).encode()
 
 
 def device_error(error: HubError, tracking_id: str, now: float) -> bytes:

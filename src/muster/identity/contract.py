@@ -78,16 +78,9 @@ class Presence(Protocol):
     What is asked of one identity may be asked from any thread, as queries do while they go through the rows.
     """
 
-    def is_connected(self, key: IdentityKey) -> bool:
-        """Whether a live session of this identity exists."""
-        ...
-
-    def connection_changed(self, key: IdentityKey) -> float:
-        """When it last connected or disconnected (seconds since 1970), ``NEVER`` when not since the hub's start."""
-        ...
-
-    def last_activity(self, key: IdentityKey) -> float:
-        """When it last connected, disconnected or sent something; ``NEVER`` as above."""
+    def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
+        """Whether a live session of this identity exists; when it last connected or disconnected (seconds since 1970),
+        ``NEVER`` when not since the hub's start; when it last did that or sent something, ``NEVER`` likewise."""
         ...
 
     def connected_count(self) -> int:

@@ -97,13 +97,7 @@ class Registry:
 
     def activity(self, key: IdentityKey) -> Activity:
         """The identity's connection state."""
-        presence = self._presence
-        return Activity(
-            presence.is_connected(key),
-            presence.connection_changed(key),
-            presence.last_activity(key),
-            self._depth(str(key)),
-        )
+        return Activity(*self._presence.activity(key), self._depth(str(key)))
 
     # --- changing
 

@@ -42,14 +42,8 @@ class OfflineHub:
 class _Nobody:
     """``identity.contract.Presence`` of a hub that does not run: nobody is connected."""
 
-    def is_connected(self, _: IdentityKey) -> bool:
-        return False
-
-    def connection_changed(self, _: IdentityKey) -> float:
-        return NEVER
-
-    def last_activity(self, _: IdentityKey) -> float:
-        return NEVER
+    def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
+        return False, NEVER, NEVER
 
     def connected_count(self) -> int:
         return 0

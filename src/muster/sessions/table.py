@@ -252,14 +252,15 @@ class SessionTable:
     def is_connected(self, key: IdentityKey) -> bool:
         return key in self._sessions
 
-    def connection_changed(self, key: IdentityKey) -> float:
-        change = self._changes.get(key)
-        return NEVER if change is None else change.at
-
-    def last_activity(self, key: IdentityKey) -> float:
-        session, call = self._sessions.get(key), self._calls.get(key)
-        last = max(self.connection_changed(key), NEVER if call is None else call.at)
-        return last if session is None else max(last, self._ambient.now() - session.sink.quiet_seconds())
+    def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
+        session, change, call = self._sessions.get(key), self._changes.get(key), self._calls.get(key)
+        changed = last = NEVER if change is None else change.at
+        if call is not None and call.at > last:
+            last = call.at
+        if session is None:
+            return False, changed, last
+        heard = self._ambient.now() - session.sink.quiet_seconds()
+        return True, changed, heard if heard > last else last
 
     def connected_count(self) -> int:
         return self._devices

@@ -16,6 +16,8 @@ TAGS, DESIRED, REPORTED = "tags", "properties.desired", "properties.reported"
 
 NUMBER_SIZE, BOOLEAN_SIZE = 8, 4
 
+_PLAIN_NAME = 256
+"""A name of letters, digits and underscores up to this length needs no further look."""
 _FOREIGN = re.compile(r"[\x00-\x20\x7f-\x9f.$]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -75,7 +77,8 @@ for an error, so that long names above many members cost nothing."""
 
 def _check_members(path: str | _Path, members: Mapping[str, Any], depth: int, *, in_array: bool) -> None:
     for name, value in members.items():
-        _check_key(path, name)
+        if len(name) > _PLAIN_NAME or not name.isidentifier() or not name.isascii():
+            _check_key(path, name)
         _check_value((path, name), value, depth + 1, in_array=in_array)
 
 

@@ -191,7 +191,7 @@ class Twins:
 
 def _checked(tags: Any, desired: Any) -> tuple[Content, Content]:
     new_tags = {} if tags is None else rules.check_content(rules.TAGS, tags)
-    if isinstance(desired, dict):
+    if isinstance(desired, dict) and ("$metadata" in desired or "$version" in desired):
         desired = {name: value for name, value in desired.items() if name not in {"$metadata", "$version"}}
     return new_tags, {} if desired is None else rules.check_content(rules.DESIRED, desired)
 

@@ -119,11 +119,18 @@ class Body:
         if self._error is not None:
             raise self._error
 
+    def at_hand(self, most: int = HTTP_BODY_BYTES.open) -> bytes | None:
+        """The whole body if it came with its request, as a rule; ``None``: ``read`` it."""
+        if not self._ended or len(self._chunks) > 1 or self.waiting > most:
+            return None
+        self.waiting = 0
+        return self._chunks.pop() if self._chunks else b""
+
     async def read(self, most: int = HTTP_BODY_BYTES.open) -> bytes:
         """The whole body. Raises as ``chunks``, and ``HubError`` 413000 above ``most`` bytes."""
-        if self._ended and len(self._chunks) <= 1 and self.waiting <= most:
-            self.waiting = 0
-            return self._chunks.pop() if self._chunks else b""
+        whole = self.at_hand(most)
+        if whole is not None:
+            return whole
         body = bytearray()
         async for piece in self.chunks():
             body += piece

@@ -86,7 +86,8 @@ class Call:
         request = self.request
         if request.said.json:
             raise HubError(UNSUPPORTED_MEDIA, request.said.json)
-        return parse_json(await request.body.read())
+        whole = request.body.at_hand()
+        return parse_json(await request.body.read() if whole is None else whole)
 
     async def json_object(self) -> Members:
         """The body, which must be an object. Raises as ``json``, and 400004."""

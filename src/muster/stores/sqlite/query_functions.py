@@ -42,10 +42,7 @@ class Activities:
         """The state of an identity; the empty module id means the device."""
         key = IdentityKey(device_id, module_id or None)
         if key != self._key:
-            presence = self._presence
-            self._activity = Activity(
-                presence.is_connected(key), presence.connection_changed(key), presence.last_activity(key)
-            )
+            self._activity = Activity(*self._presence.activity(key))
             self._key = key
         return self._activity
 
