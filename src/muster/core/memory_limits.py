@@ -20,6 +20,14 @@ IDENTITIES_REMEMBERED = Limit(
     "own choice",
     "Kept in memory as they were read, with their modules and how many messages wait, until they change.",
 )
+PATHS_REMEMBERED = Limit(
+    "paths of REST remembered",
+    1024,
+    1024,
+    "paths",
+    "own choice",
+    "Of a path that is asked for again the operation is known, and the parts.",
+)
 TWINS_REMEMBERED = Limit(
     "twins remembered",
     1024,

@@ -68,7 +68,7 @@ class AuthorityOperations:
         """Register or replace: 201 or 200. Raises as ``Authorities.put``."""
         name = self._name(call)
         content, verified = read_upload_body(await call.json_object())
-        match = read_if_match(call.request.headers.get("If-Match"))
+        match = read_if_match(call.request.said.if_match)
         made, new = await self._authorities.put(name, content, match, verified=verified)
         return _answer(call, made, status=201 if new else 200)
 
@@ -76,19 +76,19 @@ class AuthorityOperations:
         """Remove: 204, also when it is not there (the resource manager's rule). Raises ``HubError`` 412001."""
         name = self._name(call)
         if any(one.name.lower() == name.lower() for one in self._authorities.all()):
-            await self._authorities.delete(name, read_if_match(call.request.headers.get("If-Match")))
+            await self._authorities.delete(name, read_if_match(call.request.said.if_match))
         return Response(status=204)
 
     async def generate_code(self, call: Call) -> Response:
         """Make the code to be signed, and tell it. Raises as ``Authorities.generate_code``."""
-        match = read_if_match(call.request.headers.get("If-Match"))
+        match = read_if_match(call.request.said.if_match)
         return _answer(call, await self._authorities.generate_code(self._name(call), match), with_code=True, above=1)
 
     async def verify(self, call: Call) -> Response:
         """Take the certificate that proves possession. Raises as ``Authorities.verify``."""
         name = self._name(call)
         proof = read_verification_body(await call.json_object())
-        match = read_if_match(call.request.headers.get("If-Match"))
+        match = read_if_match(call.request.said.if_match)
         return _answer(call, await self._authorities.verify(name, proof, match), above=1)
 
     # --- what Azure does not have

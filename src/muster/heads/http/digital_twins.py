@@ -51,7 +51,7 @@ class DigitalTwinOperations:
     async def patch(self, call: Call) -> Response:
         """Apply a JSON Patch to what is desired: 202 without a body. The device does the rest when it hears of it."""
         key = _key(call)
-        revision = read_twin_if_match(call.request.headers.get("If-Match"))
+        revision = read_twin_if_match(call.request.said.if_match)
         twin = await self._twins.patch_digital(key, read_operations(await call.json()), revision)
         location = f"/{quote(call.path, safe='/')}"
         return Response(status=202, headers={"ETag": f'"{twin_etag_of(twin.revision)}"', "Location": location})

@@ -166,6 +166,7 @@ class Said(NamedTuple):
     """The body's, 0 where it is not told beforehand."""
     json: str
     """Why the body is not taken for JSON."""
+    if_match: str | None
 
 
 def _said(headers: Headers) -> Said:
@@ -178,6 +179,7 @@ def _said(headers: Headers) -> Said:
         headers.get("Content-Type", "").partition(";")[0].strip().lower(),
         int(headers.get("Content-Length", "0").strip()[-18:]),  # llhttp knows that it is a number
         _not_json(headers),
+        headers.get("If-Match"),
     )
     headers.said = said
     return said

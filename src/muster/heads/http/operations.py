@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
+from muster.core.memory_limits import PATHS_REMEMBERED
 from muster.core.throttles import Throttle
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
@@ -79,7 +80,7 @@ class Call:
 
     def if_match(self) -> Match | None:
         """The precondition that the request carries."""
-        return read_if_match(self.request.headers.get("If-Match"))
+        return read_if_match(self.request.said.if_match)
 
     async def json(self) -> Any:
         """The body. Raises ``HubError`` 415000 when it is not said to be plain JSON in UTF-8, and as ``parse_json``."""
@@ -139,6 +140,11 @@ class _Wanted(NamedTuple):
     allowed: set[str]
 
 
+Found = tuple[Operation, Mapping[str, str], str]
+"""An operation, the parameters of its path, and the decoded path without its leading slash."""
+_LONGEST_REMEMBERED = 256
+
+
 class OperationTable:
     """Finds operations by method and path; where a fixed part and a parameter both fit, the fixed part goes first."""
 
@@ -153,13 +159,25 @@ class OperationTable:
             if operation.right is Right.DEVICE_CONNECT and "{device_id}" not in operation.path:
                 raise ValueError(f"{operation.method} {operation.path} asks for a device and names none")
             node.operations[operation.method] = operation
+        self._found: dict[tuple[str, str], Found] = {}
+        """What was asked for before, by method and path."""
 
-    def find(self, method: str, raw_path: str) -> tuple[Operation, dict[str, str], str]:
-        """The operation, its path parameters, and the decoded path without its leading slash.
+    def find(self, method: str, raw_path: str) -> Found:
+        """The operation of a path.
 
         ``raw_path`` is percent-encoded; a trailing slash does not count. Raises ``HubError`` 404000 for an
         unknown path, 405000 (``MethodNotAllowed``) for an unknown method, 400004 for a path that is no UTF-8.
         """
+        found = self._found.get((method, raw_path))
+        if found is None:
+            found = self._search(method, raw_path)
+            if len(self._found) >= PATHS_REMEMBERED.open:
+                self._found.clear()
+            if len(raw_path) <= _LONGEST_REMEMBERED:
+                self._found[method, raw_path] = found
+        return found
+
+    def _search(self, method: str, raw_path: str) -> Found:
         parts = decode_path(raw_path)
         node = self._root
         parameters: dict[str, str] = {}

@@ -60,4 +60,4 @@ def _key(call: Call) -> IdentityKey:
 
 
 def _revision(call: Call) -> int | None:
-    return read_twin_if_match(call.request.headers.get("If-Match"))
+    return read_twin_if_match(call.request.said.if_match)

@@ -285,8 +285,7 @@ class Writer:
                 ((work, done),) = batch
                 outcomes: list[_Outcome] = [(done, work(connection), None)]
             else:
-                step = self._step_apart if apart else self._step
-                outcomes = [step(item) for item in batch]
+                outcomes = [self._step_apart(item) for item in batch] if apart else self._steps(batch)
             connection.execute("COMMIT")
             return outcomes
         except _SpoiltError:
@@ -297,17 +296,21 @@ class Writer:
             told = self._told(error)
             return [(done, None, told) for _, done in batch]
 
-    def _step(self, item: _Item) -> _Outcome:
-        connection, (work, done) = self._connection, item
+    def _steps(self, batch: list[_Item]) -> list[_Outcome]:
+        connection = self._connection
+        outcomes: list[_Outcome] = []
         before = connection.total_changes()
-        try:
-            return done, work(connection), None
-        except BaseException as error:
-            if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
-                raise
-            if isinstance(error, apsw.Error) or connection.total_changes() != before:
-                raise _SpoiltError from error
-            return done, None, self._told(error)
+        for work, done in batch:
+            try:
+                outcomes.append((done, work(connection), None))
+            except BaseException as error:
+                if not connection.in_transaction:  # SQLite gave the whole transaction up: nothing of it stays
+                    raise
+                if isinstance(error, apsw.Error) or connection.total_changes() != before:
+                    raise _SpoiltError from error
+                outcomes.append((done, None, self._told(error)))
+            before = connection.total_changes()
+        return outcomes
 
     def _step_apart(self, item: _Item) -> _Outcome:
         connection, (work, done) = self._connection, item
