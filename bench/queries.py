@@ -52,17 +52,9 @@ MORE_INDEXES = tuple(f"properties.reported.m{number}" for number in range(16))
 class Nobody:
     """A ``Presence``: nobody is connected."""
 
-    def is_connected(self, _: IdentityKey) -> bool:
+    def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
         """See ``Presence``."""
-        return False
-
-    def connection_changed(self, _: IdentityKey) -> float:
-        """See ``Presence``."""
-        return NEVER
-
-    def last_activity(self, _: IdentityKey) -> float:
-        """See ``Presence``."""
-        return NEVER
+        return False, NEVER, NEVER
 
     def connected_count(self) -> int:
         """See ``Presence``."""
