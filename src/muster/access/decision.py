@@ -38,13 +38,15 @@ class Decision(NamedTuple):
 
     ``everywhere``: it holds for every device of the hub and for the hub as a whole, until roles change, so it may be
     remembered. ``ground`` says in few words by what it is allowed (``role IoT Hub Data Reader of the token``), empty
-    when refused. ``roles`` would do, when refused; a role's name each.
+    when refused. ``roles`` would do, when refused; a role's name each. ``elsewhere`` says where else the caller has
+    such a role, when refused: at which hub, for which devices; empty for nowhere.
     """
 
     allowed: bool
     everywhere: bool = True
     ground: str = ""
     roles: tuple[str, ...] = ()
+    elsewhere: str = ""
 
 
 class Decide(Protocol):

@@ -291,5 +291,20 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (hub, device_id, module_id)
     ) WITHOUT ROWID, STRICT
     """,
+    """
+    CREATE TABLE roles (
+        name TEXT PRIMARY KEY,
+        patterns TEXT NOT NULL
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE grants (
+        role TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        principal TEXT NOT NULL,
+        issuer TEXT NOT NULL,
+        hub TEXT NOT NULL,
+        devices TEXT NOT NULL,
+        PRIMARY KEY (role, kind, principal, issuer, hub, devices)
+    ) WITHOUT ROWID, STRICT
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

@@ -66,6 +66,13 @@ def parse_path(text: str) -> Path:
     return _Parser(text).only_path()
 
 
+def parse_condition(text: str) -> Expression:
+    """What ``text`` says of a device, as behind WHERE. Raises ``HubError`` 400004."""
+    if len(text) > QUERY_CHARACTERS.open:
+        raise HubError(ARGUMENT_INVALID, f"A condition has up to {QUERY_CHARACTERS.open} characters.")
+    return _Parser(text).only_condition()
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
@@ -106,6 +113,12 @@ class _Parser:
         if self._here.kind is not Kind.END:
             self._unexpected("'.' or the end of the path")
         return path
+
+    def only_condition(self) -> Expression:
+        condition = self._expression(0)
+        if self._here.kind is not Kind.END:
+            self._unexpected("an operator or the end of the condition")
+        return condition
 
     def _find_source(self) -> None:
         """Read the FROM clause ahead: the paths before it are read by what it names."""

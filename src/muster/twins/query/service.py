@@ -7,17 +7,20 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.query_limits import QUERY_PAGE, QUERY_PAGE_DEFAULT
 from muster.twins.query.contract import Position, QueryStore
-from muster.twins.query.parser import parse_query
-from muster.twins.query.syntax import ItemType, Source
+from muster.twins.query.parser import parse_condition, parse_query
+from muster.twins.query.syntax import Binary, Item, ItemType, Literal, Logical, Path, Query, Source
 
 _DIGEST_CHARACTERS = 16
 _LONG = 1000
 """Texts from so many characters on are read in a thread: the longest take some tens of milliseconds."""
+_DEVICE_ID = Path(0, "deviceId")
+_condition = lru_cache(256)(parse_condition)
 
 
 class Answer(NamedTuple):
@@ -57,6 +60,26 @@ class Queries:
             left -= len(page.rows)
         more = page.next is not None and left != 0
         return Answer(query.item_type, page.rows, self._continuation(text, page.next, left) if more else None)
+
+    async def matches(self, device_id: str, conditions: Sequence[str]) -> bool:
+        """Whether the device is there and one of ``conditions`` (texts as behind WHERE) is true of it now.
+
+        A change that was answered before the call is seen. Raises ``HubError``: 400004 as ``parse_condition``, and as
+        ``QueryStore.page``.
+        """
+        if not conditions:
+            return False
+        asked = tuple(map(_condition, conditions))
+        one = asked[0] if len(asked) == 1 else Logical(0, "OR", asked, 1 + max(each.depth for each in asked))
+        itself = Binary(0, "=", _DEVICE_ID, Literal(0, device_id), 2)
+        both = Logical(0, "AND", (itself, one), 1 + max(itself.depth, one.depth))
+        query = Query(Source.DEVICES, (Item("deviceId", _DEVICE_ID),), both)
+        after: Position | None = None
+        while True:
+            page = await self._store.page(self._hub, query, after, 1)
+            if page.rows or page.next is None:
+                return bool(page.rows)
+            after = page.next
 
     def _digest(self, text: str) -> str:
         return hashlib.sha256(f"{self._hub}\0{text}".encode()).hexdigest()[:_DIGEST_CHARACTERS]
