@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from muster.core import errors, limits, provisioning_errors, storage_errors, throttles
+from muster.core import access_errors, errors, limits, provisioning_errors, storage_errors, throttles
 from muster.identity import causes
+from muster.identity.access_causes import ACCESS
 from muster.identity.cause import Cause
 from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
 from muster.identity.provisioning_causes import PROVISIONING
@@ -33,6 +34,12 @@ The wire says no more than the cloud service does. The verdict that `muster why`
 BREACHES_INTRODUCTION = """## Why a connection was ended
 
 Rules of the protocols that a client can break before it logs in or later, kept and explained in the same way.
+"""
+
+ACCESS_INTRODUCTION = """## Why a bearer token was refused
+
+What the verdict on a service's token of an OpenID Connect issuer names (`src/muster/identity/access_causes.py`); see
+[access.md](access.md).
 """
 
 PROVISIONING_INTRODUCTION = """## Why a device was not provisioned
@@ -76,12 +83,13 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def errors_page() -> str:
     """docs/errors.md: every row of the catalogue, by code, and the named causes of refused credentials."""
     head = ("code", "name", "AMQP condition", "MQTT", "cause", "remedy")
-    rows = sorted([*errors.ALL, *provisioning_errors.ALL], key=lambda row: (row.code, row.name))
+    rows = sorted([*errors.ALL, *access_errors.ALL, *provisioning_errors.ALL], key=lambda row: (row.code, row.name))
     cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
     mistakes, breaches = causes_table(causes.ALL + CERTIFICATE), causes_table(causes.BREACHES + HANDSHAKE)
     storage = [(str(r.status), r.name, r.cause, r.remedy) for r in storage_errors.ALL]
     return (
         f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}\n"
+        f"{ACCESS_INTRODUCTION}\n{causes_table(ACCESS)}\n"
         f"{BREACHES_INTRODUCTION}\n{breaches}\n"
         f"{PROVISIONING_INTRODUCTION}\n{causes_table(PROVISIONING)}\n"
         f"{STORAGE_INTRODUCTION}\n{markdown_table(('status', 'name', 'cause', 'remedy'), storage)}"

@@ -11,7 +11,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from muster.access.bearer import ALGORITHMS, MOST_CHARACTERS, BearerError, check_claims, check_signature, read
+from muster.access.bearer import (
+    ALGORITHMS,
+    MOST_CHARACTERS,
+    BearerError,
+    check_audience,
+    check_beginning,
+    check_expiry,
+    check_signature,
+    read,
+)
 
 ISSUER, HUBS, NOW = "https://issuer.test/", "https://iothubs.azure.net", 1_800_000_000.0
 CLAIMS: dict[str, Any] = {"iss": ISSUER, "aud": HUBS, "exp": NOW + 3600, "nbf": NOW, "roles": ["IoT Hub Data Reader"]}
@@ -37,7 +46,9 @@ def token(algorithm: str = "RS256", key: Any = None, **claims: Any) -> str:
 def judge(text: str, key: dict[str, Any] | None = None, now: float = NOW) -> None:
     said = read(text)
     check_signature(said, key or jwk("RS256"))
-    check_claims(said, issuer=ISSUER, audiences=frozenset({HUBS}), now=now)
+    check_audience(said, frozenset({HUBS}))
+    check_expiry(said, now)
+    check_beginning(said, now)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -90,7 +101,6 @@ def tampered() -> str:
         (token(key=OTHER), None, NOW, "signature", "bearer-signature"),
         (tampered(), None, NOW, "signature", "bearer-signature"),
         (token(), {"kty": "RSA", "n": "!", "e": "AQAB"}, NOW, "signature", "bearer-signature"),
-        (token(iss="https://evil.test/"), None, NOW, "issuer", "bearer-issuer"),
         (token(aud="https://eventhubs.azure.net"), None, NOW, "audience", "bearer-audience"),
         (token(aud=None), None, NOW, "audience", "bearer-audience"),
         (token(), None, NOW + 3600 + 300, "expiry", "bearer-expired"),

@@ -9,11 +9,11 @@ import pytest
 
 from muster.core.bus import LocalBus
 from muster.core.certificate_limits import RESPONDER_QUESTIONS
+from muster.core.fetching import Fetched, Request
 from muster.core.limits import Profile
 from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import Authority, AuthorityChange, KeptList, RevocationRules
 from muster.identity.certificates import read_certificate
-from muster.identity.responders import Fetched, Request
 from muster.identity.revocation_news import RevocationNews
 from muster.identity.trust import ChainProof, Trust
 from muster.testing.clock import VirtualAmbient

@@ -36,6 +36,15 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
     return sources(values)
 
 
+def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    from muster.access.issuers import IssuerUrlError, check_url  # noqa: PLC0415
+
+    try:
+        return tuple(map(check_url, values))
+    except IssuerUrlError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default="muster-data", show_default=True,
               help="Directory that keeps everything.")  # fmt: skip
@@ -98,6 +107,13 @@ def _sources(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--disable-local-auth", is_flag=True, help="Take no tokens of shared access policies.")
 @click.option("--disable-device-sas", is_flag=True, help="Take no SAS tokens of devices: certificates only.")
 @click.option("--disable-module-sas", is_flag=True, help="Take no SAS tokens of modules: certificates only.")
+@click.option("--oidc-issuer", multiple=True, callback=_issuers, metavar="URL",
+              help="Take bearer tokens of services that this OpenID Connect issuer made; roles by name in their claim "
+                   "roles. Repeatable.")  # fmt: skip
+@click.option("--oidc-audience", multiple=True, metavar="NAME",
+              help="An audience that such tokens may have, besides Azure's own. Repeatable.")  # fmt: skip
+@click.option("--oidc-ca", type=click.Path(path_type=Path, dir_okay=False),
+              help="Certificates (PEM) to trust at the issuers, besides the system's.")  # fmt: skip
 @click.option("--certificate", type=click.Path(path_type=Path, dir_okay=False),
               help="Show clients the certificate in this file (PEM, its issuers behind it) instead of one by the hub's "
                    "own CA; taken anew when it changes, and at once on SIGHUP.")  # fmt: skip
@@ -171,6 +187,9 @@ def _settings(options: dict[str, Any]) -> Settings:
         indexes=tuple(options["index"]),
         ready_file=options["ready_file"],
         credential_policies=tuple(PolicyFiles(*one) for one in options["credential_policies"]),
+        oidc_issuers=options["oidc_issuer"],
+        oidc_audiences=options["oidc_audience"],
+        oidc_ca=options["oidc_ca"],
         certificate=_certificate_files(options["certificate"], options["key"]),
         switches=Switches(options["disable_local_auth"], options["disable_device_sas"], options["disable_module_sas"]),
     )

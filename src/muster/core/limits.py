@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from muster.core import (
+    access_limits,
     amqp_limits,
     certificate_limits,
     fault_limits,
@@ -377,6 +378,7 @@ SIGNATURE_PROBES = Limit(
 
 ALL: tuple[Limit, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Limit)),
+    *access_limits.ALL,
     *amqp_limits.ALL,
     *certificate_limits.ALL,
     *fault_limits.ALL,

@@ -32,6 +32,7 @@ from muster.identity.attempt_checks import (
     check_user,
     skip_token_checks,
 )
+from muster.identity.bearer_gate import BearerGate
 from muster.identity.certificate_checks import Believed, Unsettled
 from muster.identity.certificates import Certificate
 from muster.identity.contract import IdentityStore
@@ -128,8 +129,11 @@ class Authenticator:
         *,
         trust: Trust | None = None,
         ask: Ask | None = None,
+        bearer: BearerGate | None = None,
     ) -> None:
-        """``trust`` is what client certificates are judged by, ``ask`` asks a responder about one of them."""
+        """``trust`` is what client certificates are judged by, ``ask`` asks a responder about one of them; ``bearer``
+        judges services' bearer tokens, ``None`` where none count."""
+        self.bearer = bearer
         self._trust = trust or Trust(hub.name, None, LocalBus(), ambient)
         self._ask = ask
         self._hub = hub

@@ -7,6 +7,7 @@ what to do. Neither holds anything of the credential. ``docs/errors.md`` is gene
 
 from __future__ import annotations
 
+from muster.identity.access_causes import ACCESS
 from muster.identity.cause import Cause
 from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
 from muster.identity.provisioning_causes import PROVISIONING
@@ -36,8 +37,9 @@ CREDENTIAL = (
     ),
     Cause(
         "bearer-token",
-        "An Entra (Bearer) token was sent; this endpoint takes shared access signatures only.",
-        "Use a connection string with a shared access policy or device key.",
+        "A bearer token was sent where none counts: devices have none, and the hub trusts no issuer of services'.",
+        "Devices: use their connection string. Services: name the issuer to the hub, --oidc-issuer or "
+        "MUSTER_OIDC_ISSUER, or use a shared access policy.",
     ),
     Cause(
         "token-scheme-missing",
@@ -411,4 +413,6 @@ BREACHES = (
 
 ALL: tuple[Cause, ...] = CREDENTIAL + PLACE + REGISTRY + SCOPE + POLICY + SIGNATURE + TIME + CONNECTION
 """What may be wrong with a token, and with the connection that it came on."""
-BY_NAME: dict[str, Cause] = {cause.name: cause for cause in ALL + CERTIFICATE + BREACHES + HANDSHAKE + PROVISIONING}
+BY_NAME: dict[str, Cause] = {
+    cause.name: cause for cause in ALL + ACCESS + CERTIFICATE + BREACHES + HANDSHAKE + PROVISIONING
+}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
 from muster.core.certificate_limits import RESPONDER_ANSWER_COUNTS, REVOCATION_WAIT
+from muster.core.fetching import Fetch, Request
 from muster.identity.certificates import Certificate, CertificateError
 from muster.identity.revocation import read_answer, request_for
 from muster.identity.trust import ChainProof, Trust
@@ -21,34 +21,6 @@ _PAUSE = 10.0
 
 Link = tuple[int, Certificate]
 """A certificate as its serial and its issuer."""
-
-
-class Request(NamedTuple):
-    """What is fetched: by POST of ``body``, else by GET. ``etag`` and ``modified`` are those of what is known."""
-
-    url: str
-    body: bytes | None = None
-    media_type: str = ""
-    etag: str = ""
-    modified: str = ""
-
-
-class Fetched(NamedTuple):
-    """What was there, ``None`` for what is known already; ``etag`` and ``modified`` are to be sent with the next
-    request. ``conditional``: whether the server can be asked for changes only."""
-
-    content: bytes | None
-    etag: str = ""
-    modified: str = ""
-    conditional: bool = True
-
-
-class Fetch(Protocol):
-    """Gets what is behind a URL, off the loop."""
-
-    async def __call__(self, request: Request, most: int, seconds: float) -> Fetched:
-        """At most ``most`` bytes within ``seconds``. Raises ``OSError``."""
-        ...
 
 
 class Responders:

@@ -20,9 +20,10 @@ from muster.core.certificate_limits import (
     REVOCATION_WAIT,
 )
 from muster.core.errors import HubError
+from muster.core.fetching import Fetch, Request
 from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import Authority, RevocationRules
-from muster.identity.responders import Fetch, Link, Request, Responders
+from muster.identity.responders import Link, Responders
 from muster.identity.trust import ChainProof, Trust
 
 log = logging.getLogger("muster.revocation")

@@ -13,6 +13,7 @@ from muster.core.values import value
 from muster.identity.model import Identity
 
 if TYPE_CHECKING:
+    from muster.access.decision import Caller
     from muster.identity.trust import ChainProof
 
 
@@ -60,8 +61,8 @@ class Verdict:
     (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
     ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7). ``proof`` is the chain
     of a certificate that an authority has issued: what was allowed ends when it is lost;
-    ``by_certificate`` whether one was judged at all, ``thumbprint`` that of the
-    identity which was its.
+    ``by_certificate`` whether one was judged at all, ``thumbprint`` that of the identity which was its. ``caller`` is
+    who a bearer token speaks for.
     """
 
     tracking_id: str
@@ -80,6 +81,7 @@ class Verdict:
     proof: ChainProof | None = None
     by_certificate: bool = False
     thumbprint: str = ""
+    caller: Caller | None = None
 
     @property
     def allowed(self) -> bool:

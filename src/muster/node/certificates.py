@@ -13,6 +13,7 @@ from muster.heads.http.operations import Operation
 from muster.identity.authenticator import Authenticator
 from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import AuthorityStore
+from muster.identity.bearer_gate import BearerGate
 from muster.identity.contract import IdentityStore
 from muster.identity.doctor import Shown
 from muster.identity.hub import Hub
@@ -35,9 +36,11 @@ class Certificates:
     refusals: Refusals
     ambient: Ambient
 
-    def authenticator(self, identities: IdentityStore) -> Authenticator:
+    def authenticator(self, identities: IdentityStore, bearer: BearerGate | None) -> Authenticator:
         """Who judges by tokens and by certificates."""
-        return Authenticator(self.hub, identities, self.ambient, self.refusals, trust=self.trust, ask=self.news.ask)
+        return Authenticator(
+            self.hub, identities, self.ambient, self.refusals, trust=self.trust, ask=self.news.ask, bearer=bearer
+        )
 
     def operations(
         self,

@@ -1,4 +1,4 @@
-"""Getting what is behind a URL: for revocation lists and responders, in threads of its own.
+"""Getting what is behind a URL: revocation lists, responders' answers, issuers' keys, in threads of its own.
 
 Only what has changed is asked for (ETag, If-Modified-Since). What hangs holds up others that fetch, no other work.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import ssl
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from muster.identity.responders import Fetched, Request
+from muster.core.fetching import Fetch, Fetched, Request
 
 _threads = ThreadPoolExecutor(16, thread_name_prefix="fetch")
 _MOST_VALIDATOR = 256
@@ -22,15 +26,37 @@ _SETTLED_SECONDS = 2
 
 
 async def fetch(request: Request, most: int, seconds: float) -> Fetched:
-    """See ``identity.responders.Fetch``. Follows no redirects; HTTPS is verified by the system's roots."""
+    """See ``core.fetching.Fetch``. Follows no redirects; HTTPS is verified by the system's roots."""
     return await asyncio.get_running_loop().run_in_executor(_threads, _fetch, request, most, seconds)
 
 
-def _fetch(request: Request, most: int, seconds: float) -> Fetched:
+def fetch_trusting(authorities: Path | None) -> Fetch:
+    """``fetch`` that trusts the certificates in a file (PEM) besides the system's roots.
+
+    Raises ``OSError`` that names the file when there is none in it.
+    """
+    if authorities is None:
+        return fetch
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(authorities)
+    except (ssl.SSLError, OSError) as error:
+        raise OSError(f"{authorities} holds no certificates that can be read (PEM): {error}") from error
+
+    async def fetch_with(request: Request, most: int, seconds: float) -> Fetched:
+        work = partial(_fetch, request, most, seconds, context)
+        return await asyncio.get_running_loop().run_in_executor(_threads, work)
+
+    return fetch_with
+
+
+def _fetch(request: Request, most: int, seconds: float, context: ssl.SSLContext | None = None) -> Fetched:
     try:
         parts = urlsplit(request.url)
-        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
-        connection = kind(parts.hostname or "", parts.port, timeout=seconds)
+        kinds: dict[str, Callable[..., http.client.HTTPConnection]] = {
+            "http": http.client.HTTPConnection, "https": partial(http.client.HTTPSConnection, context=context),
+        }  # fmt: skip
+        connection = kinds[parts.scheme](parts.hostname or "", parts.port, timeout=seconds)
         deadline = time.monotonic() + seconds
         path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from muster.access.issuers import Issuers
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import Hub
@@ -21,7 +22,7 @@ Undo = list[Callable[[], Awaitable[None] | None]]
 @dataclass(frozen=True, slots=True)
 class Foundation:
     """Under one hub. Whoever begins something puts what ends it into ``undo``. ``writer`` and ``reader`` are those of
-    all hubs; ``settings``, ``files`` and ``kept`` are the hub's own."""
+    all hubs, as are ``issuers``, whose bearer tokens count; ``settings``, ``files`` and ``kept`` are the hub's own."""
 
     settings: Settings
     files: HubFiles
@@ -31,6 +32,7 @@ class Foundation:
     kept: HubSettingsStore
     ambient: Ambient
     undo: Undo
+    issuers: Issuers
 
     @property
     def durable(self) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 
 import apsw
 
+from muster.access.issuers import Issuers
 from muster.core.ambient import Ambient
 from muster.core.errors import ErrorRow
 from muster.core.settings_store import HubSettingsStore
@@ -57,6 +58,7 @@ class Site:
     healthy: Callable[[], bool]
     own: Callable[[], Shown]
     renewals: Renewals
+    issuers: Issuers
 
 
 class OpenHub:
@@ -141,7 +143,7 @@ async def open_hub(
     """
     hub = settings.hub(keys.name, keys.policies, site.ambient)
     files = site.directory.hub_files("" if first else keys.name)
-    base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [])
+    base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [], site.issuers)
     try:
         return OpenHub(base, await make_parts(base), site)
     except BaseException:

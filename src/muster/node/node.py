@@ -14,6 +14,7 @@ from typing import Any
 
 import apsw
 
+from muster.access.issuers import Issuer, Issuers
 from muster.core.ambient import SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
@@ -35,6 +36,7 @@ from muster.node.credential_policies import PolicyBook
 from muster.node.deployment import Deployment, Eraser, finish_removals
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, facts_of, keep_reach
+from muster.node.fetch import fetch_trusting
 from muster.node.foundation import Undo
 from muster.node.hub import Site
 from muster.node.hubs import open_hubs
@@ -118,7 +120,7 @@ class Node:
         site = Site(
             settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own,
-            Renewals(material.id_scope, *keeping, linked, ambient),
+            Renewals(material.id_scope, *keeping, linked, ambient), self._issuers(),
         )  # fmt: skip
         self.hubs = hubs = await open_hubs(site, roster)
         self._undo.append(hubs.close_all)
@@ -148,6 +150,16 @@ class Node:
         self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]
         await announce()
         self._ready = True
+
+    def _issuers(self) -> Issuers:
+        """Those whose bearer tokens count; their keys are fetched from now on."""
+        settings = self.settings
+        fetch = fetch_trusting(settings.oidc_ca)
+        found = (Issuer(url, fetch, self.ambient) for url in settings.oidc_issuers)
+        issuers = Issuers(found, settings.oidc_audiences)
+        self._undo.append(issuers.stop)
+        issuers.start()
+        return issuers
 
     @property
     def registry(self) -> Registry:

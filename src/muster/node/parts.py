@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import NamedTuple
 
+from muster.access.decision import by_claim
 from muster.core.bus import LocalBus
 from muster.core.meters import Meters
 from muster.core.outbox import Outbox
@@ -15,6 +16,7 @@ from muster.events.model import Source
 from muster.events.recorder import EventRecorder, next_epoch
 from muster.events.relay import EventRelay
 from muster.identity.authenticator import Authenticator
+from muster.identity.bearer_gate import BearerGate
 from muster.identity.contract import IdentityStore
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
@@ -51,6 +53,7 @@ class Parts(NamedTuple):
     subscriptions: Subscriptions
     registry: Registry
     authenticator: Authenticator
+    bearer: BearerGate
     twins: Twins
     methods: Methods
     messaging: Messaging
@@ -77,6 +80,7 @@ async def make_parts(base: Foundation) -> Parts:
         base.hub, SqliteAuthorityStore(writer, reader), sessions=sessions, refusals=refusals, bus=bus, ambient=ambient
     )
     base.undo.append(certificates.news.stop)
+    bearer = BearerGate(base.issuers, by_claim, ambient, refusals, name)
     queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
     registry = Registry(name, identities, sessions, bus, ambient, depth=queues.depth)
     methods = Methods(registry, sessions, ambient, meters)
@@ -90,7 +94,8 @@ async def make_parts(base: Foundation) -> Parts:
         sessions=sessions,
         subscriptions=Subscriptions(name, SqliteSubscriptionStore(writer, reader)),
         registry=registry,
-        authenticator=certificates.authenticator(identities),
+        authenticator=certificates.authenticator(identities, bearer if base.issuers else None),
+        bearer=bearer,
         twins=Twins(name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder),
         methods=methods,
         messaging=messaging,

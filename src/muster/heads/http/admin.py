@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 
+from muster.access.roles import DataAction, StreamAction
 from muster.core import limits, throttles
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import Profile
@@ -37,10 +38,11 @@ class AdminOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
+        devices, counts, events = (DataAction.DEVICES_READ,), (DataAction.STATISTICS_READ,), (StreamAction.RECEIVE,)
         return [
-            Operation("GET", "/$muster/why", Right.REGISTRY_READ, self.why),
-            Operation("GET", "/$muster/limits", Right.REGISTRY_READ, self.limits),
-            Operation("GET", "/$muster/monitor", Right.SERVICE_CONNECT, self.monitor),
+            Operation("GET", "/$muster/why", Right.REGISTRY_READ, self.why, actions=devices),
+            Operation("GET", "/$muster/limits", Right.REGISTRY_READ, self.limits, actions=counts),
+            Operation("GET", "/$muster/monitor", Right.SERVICE_CONNECT, self.monitor, actions=events),
         ]
 
     async def why(self, call: Call) -> Response:

@@ -27,6 +27,7 @@ from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
+from muster.identity.bearer_gate import is_bearer
 from muster.identity.mistakes import shown
 from muster.identity.registry import Registry
 from muster.identity.verdict import Right
@@ -81,7 +82,8 @@ class _Dispatcher:
             operation = call.find(self._operations, _method(request))
         except HubError as error:
             return self._answer(call, error)
-        request.direct = operation.direct and request.said.module is None  # to judge a module may need a task
+        said = request.said  # to judge a module, or a bearer token, may need a task
+        request.direct = operation.direct and said.module is None and not is_bearer(said.authorization)
         return self._answer(call)
 
     async def _answer(self, call: Call, fault: HubError | None = None) -> Response | StreamResponse:
@@ -132,15 +134,14 @@ class _Dispatcher:
             self._meters.charge(len(answer.body))
 
     def _authorize(self, call: Call, operation: Operation, right: Right) -> Awaitable[None] | None:
-        """Judge the caller; what is to be awaited for that, if it is a device or module."""
+        """Judge the caller; what is to be awaited for that, if it is no service whose token is a policy's."""
         module = call.request.said.module if operation.by_modules else None
         if module is not None:  # Node names no api-version then
             return authorize_device(call, self._gate, read_calling_module(module), call.identity)
         check_api_version(call.query("api-version"))
         if right is Right.DEVICE_CONNECT:
             return authorize_device(call, self._gate, call.identity)
-        authorize(call, right, self._gate)
-        return None
+        return authorize(call, right, self._gate, operation.actions)
 
 
 def _signature(request: Request, request_id: str) -> str:

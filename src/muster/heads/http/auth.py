@@ -5,14 +5,19 @@ Where that right is ``DEVICE_CONNECT`` the device or module of the path itself i
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
+from muster.access.roles import Action
+from muster.core.access_errors import FORBIDDEN
 from muster.core.errors import UNAUTHORIZED, HubError
 from muster.heads.client_certificates import tls_credential
 from muster.heads.http.messages import Request
 from muster.heads.http.operations import Call
 from muster.heads.tls import describe_peer
 from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
+from muster.identity.bearer_gate import BearerAttempt, BearerGate, is_bearer
+from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right, Verdict
 
@@ -21,6 +26,9 @@ _TRANSPORT = "https"
 
 class ServiceGate(Protocol):
     """The part of ``identity.authenticator.Authenticator`` that judges services."""
+
+    bearer: BearerGate | None
+    """Judges bearer tokens; ``None`` where none count."""
 
     def proven(self, token: str, required: Right) -> str | None:
         """Who calls, if that token was allowed before and would be again."""
@@ -39,17 +47,24 @@ class Gate(ServiceGate, Protocol):
         ...
 
 
-def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
-    """Let the call through, or refuse it with the verdict's error.
+def authorize(call: Call, right: Right, gate: ServiceGate, actions: tuple[Action, ...] = ()) -> Awaitable[None] | None:
+    """Let the call through, or refuse it with the verdict's error; what is to be awaited for that, if anything.
 
-    The message says no more than the service does; the verdict, kept under the same tracking id, says the rest.
+    A policy's token must have ``right``, the caller of a bearer token a role for each of ``actions``. The message says
+    no more than the service does; the verdict, kept under the same tracking id, says the rest.
     """
     request = call.request
     token = request.said.authorization
     known = gate.proven(token, right)
     if known is not None:
         call.caller = known
-        return
+        return None
+    if gate.bearer is not None and is_bearer(token):
+        known = gate.bearer.proven(token, actions)
+        if known is None:
+            return _authorize_bearer(call, gate.bearer, actions)
+        call.caller = known
+        return None
     verdict = gate.service(
         ServiceAttempt(
             transport=_TRANSPORT,
@@ -58,6 +73,21 @@ def authorize(call: Call, right: Right, gate: ServiceGate) -> None:
             token=token,
             required=right,
             resource=call.path,
+        )
+    )
+    _settle(call, verdict)
+    return None
+
+
+async def _authorize_bearer(call: Call, gate: BearerGate, actions: tuple[Action, ...]) -> None:
+    request = call.request
+    verdict = await gate.judge(
+        BearerAttempt(
+            transport=_TRANSPORT,
+            peer=_peer(request),
+            token=request.said.authorization,
+            actions=actions,
+            device_id=call.parameters.get("device_id"),
         )
     )
     _settle(call, verdict)
@@ -92,5 +122,8 @@ def _peer(request: Request) -> str:
 def _settle(call: Call, verdict: Verdict) -> None:
     if verdict.error is not None:
         message = "Unauthorized" if verdict.error.status == UNAUTHORIZED.status else ""
+        if verdict.error is FORBIDDEN:
+            asked = f"{call.request.method} on /{shown(call.path)}"
+            message = f"Principal {verdict.principal} is not authorized for {asked} due to no assigned permissions."
         raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
     call.verdict, call.caller = verdict, verdict.principal

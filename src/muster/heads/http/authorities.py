@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from muster.access.roles import ManagementAction
 from muster.core.errors import NOT_FOUND, HubError
 from muster.dialect.certificate_bodies import (
     arm_error_body,
@@ -42,16 +43,18 @@ class AuthorityOperations:
     def table(self) -> Sequence[Operation]:
         """The rows for the operation table."""
         right, refuse = BUILT_IN[OWNER], _refuse
+        read, write = (ManagementAction.READ,), (ManagementAction.WRITE,)
+        code = f"{_ONE}/generateVerificationCode"
         return [
-            Operation("GET", _ALL, right, self.list, refuse=refuse),
-            Operation("GET", _ONE, right, self.get, refuse=refuse),
-            Operation("PUT", _ONE, right, self.put, refuse=refuse),
-            Operation("DELETE", _ONE, right, self.delete, refuse=refuse),
-            Operation("POST", f"{_ONE}/generateVerificationCode", right, self.generate_code, refuse=refuse),
-            Operation("POST", f"{_ONE}/verify", right, self.verify, refuse=refuse),
-            Operation("GET", "/$muster/authorities", right, self.overview),
-            Operation("PUT", "/$muster/authorities/{name}/rules", right, self.set_rules),
-            Operation("PUT", "/$muster/authorities/{name}/list", right, self.put_list),
+            Operation("GET", _ALL, right, self.list, refuse=refuse, actions=read),
+            Operation("GET", _ONE, right, self.get, refuse=refuse, actions=read),
+            Operation("PUT", _ONE, right, self.put, refuse=refuse, actions=write),
+            Operation("DELETE", _ONE, right, self.delete, refuse=refuse, actions=write),
+            Operation("POST", code, right, self.generate_code, refuse=refuse, actions=write),
+            Operation("POST", f"{_ONE}/verify", right, self.verify, refuse=refuse, actions=write),
+            Operation("GET", "/$muster/authorities", right, self.overview, actions=read),
+            Operation("PUT", "/$muster/authorities/{name}/rules", right, self.set_rules, actions=write),
+            Operation("PUT", "/$muster/authorities/{name}/list", right, self.put_list, actions=write),
         ]
 
     async def list(self, call: Call) -> Response:

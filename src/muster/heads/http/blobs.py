@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
+from muster.access.roles import DataAction
 from muster.core.ambient import Ambient, iso, shown_id
 from muster.core.errors import BAD_REQUEST, REQUEST_TIMEOUT, SERVER_ERROR, UNAVAILABLE, HubError
 from muster.core.storage_errors import (
@@ -33,6 +34,9 @@ from muster.messages.blobs import Blobs, Body
 _WRITE_BYTES = 131_072
 """A body is handed to the disk in pieces of about this size."""
 _READ, _WRITE, _DELETE = "rwd"
+_READING = (DataAction.UPLOAD_NOTIFICATIONS,)
+_CHANGING = (DataAction.UPLOAD_NOTIFICATIONS, DataAction.DEVICES_WRITE)
+"""What the caller of a bearer token must be allowed: who is told of files reads them, who may do everything deletes."""
 _STORAGE_NAMES = {
     SERVER_ERROR: "InternalError",
     UNAVAILABLE: SERVER_BUSY.name,
@@ -82,7 +86,7 @@ class BlobOperations:
 
     async def get(self, call: Call) -> Response | StreamResponse:
         """Get Blob (200, or 206 for a range), or Get Blob Properties when the method is HEAD; 304 as asked for."""
-        self._allow(call, _READ)
+        await self._allow(call, _READ)
         _check_whole(call)
         request, blob = call.request, self._blobs.get(call.parameters["blob"])
         headers = blob_headers.read_headers(blob)
@@ -109,7 +113,7 @@ class BlobOperations:
 
     async def delete(self, call: Call) -> Response:
         """Delete Blob; 202."""
-        self._allow(call, _DELETE)
+        await self._allow(call, _DELETE)
         _check_whole(call)
         await self._blobs.delete(call.parameters["blob"], blob_headers.write_condition(call.request.headers))
         return _answer(call, 202, {})
@@ -125,10 +129,13 @@ class BlobOperations:
 
     # --- who may
 
-    def _allow(self, call: Call, permission: str) -> None:
+    async def _allow(self, call: Call, permission: str) -> None:
         """Let a service with its token through, and who shows a signature for this file."""
         if "Authorization" in call.request.headers and "sig" not in call.request.query:
-            authorize(call, Right.SERVICE_CONNECT, self._gate)
+            actions = _READING if permission == _READ else _CHANGING
+            judged = authorize(call, Right.SERVICE_CONNECT, self._gate, actions)
+            if judged is not None:
+                await judged
         else:
             self._signed(call, permission)
 

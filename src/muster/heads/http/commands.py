@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.core.ambient import iso
 from muster.dialect.command_messages import FEEDBACK_TYPE
 from muster.dialect.device_http import read_lock_token
@@ -27,12 +28,16 @@ class CommandOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         right, feedback = Right.SERVICE_CONNECT, "/messages/servicebound/feedback"
+        read, purge = DataAction.C2D_FEEDBACK, DataAction.C2D_PURGE
         return [
-            Operation("DELETE", "/devices/{device_id}/commands", right, self.purge),
-            Operation("DELETE", "/devices/{device_id}/modules/{module_id}/commands", right, self.purge),
-            Operation("GET", feedback, right, self.receive),
-            Operation("DELETE", f"{feedback}/{{lock_token}}", right, self.complete),
-            Operation("POST", f"{feedback}/{{lock_token}}/abandon", right, self.abandon),
+            Operation(method, path, right, handler, actions=(action,))
+            for method, path, action, handler in (
+                ("DELETE", "/devices/{device_id}/commands", purge, self.purge),
+                ("DELETE", "/devices/{device_id}/modules/{module_id}/commands", purge, self.purge),
+                ("GET", feedback, read, self.receive),
+                ("DELETE", f"{feedback}/{{lock_token}}", read, self.complete),
+                ("POST", f"{feedback}/{{lock_token}}/abandon", read, self.abandon),
+            )
         ]
 
     async def purge(self, call: Call) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.core.errors import BULK_FAILURE, KEYS_NOT_REGENERATED, HubError
 from muster.core.limits import REGISTRY_PAGE
 from muster.core.throttles import REGISTRY
@@ -34,14 +35,14 @@ class DeviceOperations:
         """The rows for the operation table."""
         read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
         return [
-            Operation(method, path, right, handler, throttle=REGISTRY)
-            for method, path, right, handler in (
-                ("GET", "/devices", read, self.list),
-                ("POST", "/devices", write, self.bulk),
-                ("POST", "/devices/keys/regenerate", write, self.regenerate),
-                ("GET", "/devices/{device_id}", read, self.get),
-                ("PUT", "/devices/{device_id}", write, self.put),
-                ("DELETE", "/devices/{device_id}", write, self.delete),
+            Operation(method, path, right, handler, throttle=REGISTRY, actions=tuple(actions))
+            for method, path, right, handler, *actions in (
+                ("GET", "/devices", read, self.list, DataAction.DEVICES_READ),
+                ("POST", "/devices", write, self.bulk, DataAction.DEVICES_WRITE, DataAction.DEVICES_DELETE),
+                ("POST", "/devices/keys/regenerate", write, self.regenerate, DataAction.DEVICES_WRITE),
+                ("GET", "/devices/{device_id}", read, self.get, DataAction.DEVICES_READ),
+                ("PUT", "/devices/{device_id}", write, self.put, DataAction.DEVICES_WRITE),
+                ("DELETE", "/devices/{device_id}", write, self.delete, DataAction.DEVICES_DELETE),
             )
         ]
 

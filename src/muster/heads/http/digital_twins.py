@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from muster.access.roles import DataAction
 from muster.core.method_limits import METHOD_LEAST_RESPONSE, METHOD_MOST_TIMEOUT
 from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.digital_twin_bodies import read_operations
@@ -31,15 +32,17 @@ class DigitalTwinOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table. A command whose caller goes is given up."""
-        right, rows = Right.SERVICE_CONNECT, []
+        right, rows, invoke = Right.SERVICE_CONNECT, [], (DataAction.METHODS_INVOKE,)
         for path in ("/digitaltwins/{device_id}", "/digitaltwins/{device_id}/modules/{module_id}"):
             rows += [
-                Operation("GET", path, right, self.get, throttle=TWIN_READS),
-                Operation("PATCH", path, right, self.patch, throttle=TWIN_UPDATES),
+                Operation("GET", path, right, self.get, throttle=TWIN_READS, actions=(DataAction.TWINS_READ,)),
+                Operation("PATCH", path, right, self.patch, throttle=TWIN_UPDATES, actions=(DataAction.TWINS_WRITE,)),
             ]
             for place in ("", "/components/{component}"):
                 command = f"{path}{place}/commands/{{command}}"
-                rows.append(Operation("POST", command, right, self.command, True, self._spelling.refuse))
+                rows.append(
+                    Operation("POST", command, right, self.command, True, self._spelling.refuse, actions=invoke)
+                )
         return rows
 
     async def get(self, call: Call) -> Response:

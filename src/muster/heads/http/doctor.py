@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from muster.access.roles import ManagementAction
 from muster.core.ambient import Ambient
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
@@ -45,7 +46,7 @@ class DoctorOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
-        return [Operation("GET", "/$muster/doctor", BUILT_IN[OWNER], self.look)]
+        return [Operation("GET", "/$muster/doctor", BUILT_IN[OWNER], self.look, actions=(ManagementAction.READ,))]
 
     async def look(self, _: Call) -> Response:
         """``{"now", "devices", "complete", "findings": [...]}``: the loudest first, of 20,000 devices at most."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from muster.access.roles import ManagementAction
 from muster.dialect.hub_bodies import read_hub
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
@@ -37,10 +38,11 @@ class HubOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         right = BUILT_IN[OWNER]
+        read, write = (ManagementAction.READ,), (ManagementAction.WRITE,)
         return [
-            Operation("GET", "/$muster/hubs", right, self.list),
-            Operation("PUT", "/$muster/hubs/{hub}", right, self.add),
-            Operation("DELETE", "/$muster/hubs/{hub}", right, self.remove),
+            Operation("GET", "/$muster/hubs", right, self.list, actions=read),
+            Operation("PUT", "/$muster/hubs/{hub}", right, self.add, actions=write),
+            Operation("DELETE", "/$muster/hubs/{hub}", right, self.remove, actions=write),
         ]
 
     async def list(self, _: Call) -> Response:

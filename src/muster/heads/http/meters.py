@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from muster.access.roles import DataAction
 from muster.core.ambient import iso
 from muster.core.meters import Meters, QuotaReading, Reading
 from muster.core.throttles import Plan
@@ -29,9 +30,10 @@ class MeterOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
+        actions = (DataAction.STATISTICS_READ,)
         return [
-            Operation("GET", "/$muster/meters", Right.REGISTRY_READ, self.meters),
-            Operation("GET", "/metrics", Right.REGISTRY_READ, self.metrics),
+            Operation("GET", "/$muster/meters", Right.REGISTRY_READ, self.meters, actions=actions),
+            Operation("GET", "/metrics", Right.REGISTRY_READ, self.metrics, actions=actions),
         ]
 
     async def meters(self, _: Call) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.core.ambient import Ambient
 from muster.core.errors import HubError
 from muster.dialect.method_bodies import answer_body, error_body, history_body, read_call
@@ -26,10 +27,13 @@ class MethodOperations:
         """The rows for the operation table. A call whose caller goes is given up."""
         right, path = Right.SERVICE_CONNECT, "/twins/{device_id}/methods"
         module = "/twins/{device_id}/modules/{module_id}/methods"
+        seen, actions = (DataAction.DEVICES_READ,), (DataAction.METHODS_INVOKE,)
         return [
-            Operation("POST", path, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True, direct=True),
-            Operation("POST", module, right, self.invoke, waits=True, refuse=self.refuse, by_modules=True, direct=True),
-            Operation("GET", "/$muster/methods", Right.REGISTRY_READ, self.history),
+            *(
+                Operation("POST", place, right, self.invoke, True, self.refuse, True, by_modules=True, actions=actions)
+                for place in (path, module)
+            ),
+            Operation("GET", "/$muster/methods", Right.REGISTRY_READ, self.history, actions=seen),
         ]
 
     async def invoke(self, call: Call) -> Response:

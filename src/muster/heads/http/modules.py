@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.core.errors import MODULE_UNDER_MODULE, HubError
 from muster.core.throttles import REGISTRY
 from muster.dialect.etag import etag_of
@@ -26,13 +27,13 @@ class ModuleOperations:
         read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
         module = "/devices/{device_id}/modules/{module_id}"
         return [
-            Operation(method, path, right, handler, throttle=REGISTRY)
-            for method, path, right, handler in (
-                ("GET", "/devices/{device_id}/modules", read, self.list),
-                ("GET", module, read, self.get),
-                ("PUT", module, write, self.put),
-                ("DELETE", module, write, self.delete),
-                ("PUT", f"{module}/modules/{{inner_id}}", write, self.put_below),
+            Operation(method, path, right, handler, throttle=REGISTRY, actions=(action,))
+            for method, path, right, action, handler in (
+                ("GET", "/devices/{device_id}/modules", read, DataAction.DEVICES_READ, self.list),
+                ("GET", module, read, DataAction.DEVICES_READ, self.get),
+                ("PUT", module, write, DataAction.DEVICES_WRITE, self.put),
+                ("DELETE", module, write, DataAction.DEVICES_DELETE, self.delete),
+                ("PUT", f"{module}/modules/{{inner_id}}", write, DataAction.DEVICES_WRITE, self.put_below),
             )
         ]
 

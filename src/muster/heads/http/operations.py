@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from muster.access.roles import Action
 from muster.core.ambient import Ambient, tracking_id
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
 from muster.core.memory_limits import PATHS_REMEMBERED
@@ -104,7 +105,8 @@ class Operation:
     part like ``{blob...}`` takes the rest of the path, slashes included, one part at least.
 
     ``right`` is what the caller must have; ``DEVICE_CONNECT`` asks for the device or module that the path names, and
-    ``None`` opens the operation to everybody, without an api-version.
+    ``None`` opens the operation to everybody, without an api-version. ``actions`` are what the caller of a bearer token
+    must be allowed instead, all of them; without any such tokens do not count.
     ``waits`` is set where the operation only waits for somebody: it is cancelled when the caller goes, others are
     done whole. ``direct``: it awaits futures of the loop and nothing that needs a task, as ``asyncio.timeout`` does, so
     it gets none, which saves two rounds of the loop. ``refuse`` makes its refusals where they have not the usual shape.
@@ -121,6 +123,7 @@ class Operation:
     direct: bool = False
     throttle: Throttle | None = None
     by_modules: bool = False
+    actions: tuple[Action, ...] = ()
 
 
 @dataclass(slots=True)

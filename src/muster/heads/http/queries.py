@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.query_limits import QUERY_PAGE
 from muster.core.throttles import QUERIES
@@ -22,7 +23,8 @@ class QueryOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table. A query whose caller goes is given up."""
-        return [Operation("POST", "/devices/query", Right.SERVICE_CONNECT, self.query, waits=True, throttle=QUERIES)]
+        right, actions = Right.SERVICE_CONNECT, (DataAction.TWINS_READ,)
+        return [Operation("POST", "/devices/query", right, self.query, waits=True, throttle=QUERIES, actions=actions)]
 
     async def query(self, call: Call) -> Response:
         """An array of rows; what asks for the next page stands in ``x-ms-continuation``, absent on the last one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.dialect.identity_bodies import device_statistics, service_statistics
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
@@ -18,9 +19,10 @@ class StatisticsOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
+        actions = (DataAction.STATISTICS_READ,)
         return [
-            Operation("GET", "/statistics/devices", Right.REGISTRY_READ, self.devices),
-            Operation("GET", "/statistics/service", Right.SERVICE_CONNECT, self.service),
+            Operation("GET", "/statistics/devices", Right.REGISTRY_READ, self.devices, actions=actions),
+            Operation("GET", "/statistics/service", Right.SERVICE_CONNECT, self.service, actions=actions),
         ]
 
     async def devices(self, _: Call) -> Response:

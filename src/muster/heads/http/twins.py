@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import DataAction
 from muster.core.throttles import TWIN_READS, TWIN_UPDATES
 from muster.dialect.etag import read_twin_if_match, twin_etag_of
 from muster.dialect.twin_bodies import read_twin, twin_body
@@ -25,12 +26,12 @@ class TwinOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         return [
-            Operation(method, path, Right.SERVICE_CONNECT, handler, direct=True, throttle=throttle)
+            Operation(method, path, Right.SERVICE_CONNECT, handler, direct=True, throttle=throttle, actions=(action,))
             for path in ("/twins/{device_id}", "/twins/{device_id}/modules/{module_id}")
-            for method, handler, throttle in (
-                ("GET", self.get, TWIN_READS),
-                ("PATCH", self.patch, TWIN_UPDATES),
-                ("PUT", self.replace, TWIN_UPDATES),
+            for method, handler, throttle, action in (
+                ("GET", self.get, TWIN_READS, DataAction.TWINS_READ),
+                ("PATCH", self.patch, TWIN_UPDATES, DataAction.TWINS_WRITE),
+                ("PUT", self.replace, TWIN_UPDATES, DataAction.TWINS_WRITE),
             )
         ]
 
