@@ -160,7 +160,8 @@ class BearerGate:
 
     def _check_claims(self, exam: Examination, token: Unproven, actions: tuple[Action, ...]) -> None:
         now = self._ambient.now()
-        audiences = self._issuers.audiences.union(*(AUDIENCES[type(action)] for action in actions))
+        kinds = {type(action) for action in actions} or set(AUDIENCES)
+        audiences = self._issuers.audiences.union(*(AUDIENCES[kind] for kind in kinds))
         earliest, latest = iso(now - SKEW_SECONDS), iso(now + SKEW_SECONDS)
         checks: tuple[tuple[str, str, Callable[[], None]], ...] = (
             ("audience", " or ".join(sorted(audiences)), lambda: check_audience(token, audiences)),
