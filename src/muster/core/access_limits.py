@@ -6,11 +6,11 @@ from muster.core.limit import Limit
 
 BEARER_CHARACTERS = Limit(
     "bearer token",
-    16_384,
-    16_384,
+    12_288,
+    12_288,
     "characters",
     "own choice",
-    "A longer one is refused unread; tokens with many groups have a few thousand.",
+    "A longer one is refused unread; those with 200 groups have 10,000. The head of a request has room for no more.",
 )
 BEARERS_REMEMBERED = Limit(
     "bearer tokens remembered",

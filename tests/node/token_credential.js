@@ -1,0 +1,43 @@
+// azure-iothub with @azure/identity's client secret credential against the issuer of issuer.mjs.
+// usage: node token_credential.js registry|c2d DEVICE; the environment has HOST, AUTHORITY, TENANT, CLIENT and SECRET.
+// Prints one JSON line for each step: {did: name} or {refused: name, message, status}
+'use strict';
+const { ClientSecretCredential } = require('@azure/identity');
+const { Registry, Client } = require('azure-iothub');
+
+const { HOST, AUTHORITY, TENANT, CLIENT, SECRET } = process.env;
+const [what, device] = process.argv.slice(2);
+const credential = new ClientSecretCredential(TENANT, CLIENT, SECRET, {
+  authorityHost: AUTHORITY,
+  disableInstanceDiscovery: true,
+});
+
+async function step(did, work) {
+  try {
+    await work();
+    console.log(JSON.stringify({ did }));
+  } catch (error) {
+    const status = error.response && error.response.statusCode;
+    console.log(JSON.stringify({ refused: did, name: error.name, status, message: String(error.message).slice(0, 300) }));
+  }
+}
+
+async function registry() {
+  const there = Registry.fromTokenCredential(HOST, credential);
+  await step('get', () => there.get(device));
+  await step('getTwin', () => there.getTwin(device));
+  await step('query', () => there.createQuery('SELECT * FROM devices').nextAsTwin());
+  await step('updateTwin', () => there.updateTwin(device, { tags: { from: 'node' } }, '*'));
+  await step('create', () => there.create({ deviceId: `${device}-new` }));
+}
+
+async function c2d() {
+  const there = Client.fromTokenCredential(HOST, credential);
+  await step('open', () => there.open());
+  await step('send', () => there.send(device, 'hello from node'));
+  await step('feedback', () => there.getFeedbackReceiver());
+  await step('files', () => there.getFileNotificationReceiver());
+  await step('close', () => there.close());
+}
+
+({ registry, c2d })[what]().finally(() => process.exit());
