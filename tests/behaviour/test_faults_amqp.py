@@ -128,6 +128,10 @@ async def test_5_a_link_to_cbs_is_detached_and_the_device_goes_on(hub: DeviceHub
     assert detach.error.condition == "amqp:link:detach-forced"
     assert detach.handle == (1 if sender else 0), "the client attaches the receiver first"
     await accepted(device, link)
+    status, _ = await aside(device.put, await hub.token("d", 7200))
+    assert status == 200, "a token is put by new links"
+    hub.ambient.advance(3700)
+    await accepted(device, link)
 
 
 @pytest.mark.parametrize(

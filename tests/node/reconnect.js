@@ -1,13 +1,14 @@
 // A device that does what it is told while its connection is made to fail, and says what became of it, a JSON line each.
 // usage: node reconnect.js mqtt|mqtt-ws|amqp|amqp-ws|http, with CONNECTION in the environment; with READ_AGAIN there too it
-// reads its twin whenever it has connected. Lines on standard input:
+// reads its twin whenever it has connected; with TOKEN_SECONDS its tokens live so long, and are put anew at half of that.
+// Lines on standard input:
 // {"send": text, "properties": {...}}: telemetry; answers {"sent": text}, or {"failed": text, "name": ...}.
 // {"report": patch}: reported properties; answers {"reported": patch}.
 // It says {"command": text} for each message that it has completed, {"desired": patch} for each change, and answers the
 // method "echo". Ends with its standard input.
 'use strict';
 const readline = require('readline');
-const { Client, Message } = require('azure-iot-device');
+const { Client, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -25,7 +26,9 @@ async function send(device, body, properties = {}) {
 
 async function main() {
   const name = process.argv[2];
-  const device = Client.fromConnectionString(process.env.CONNECTION, transport(name));
+  const seconds = Number(process.env.TOKEN_SECONDS || 3600);
+  const device = Client.fromAuthenticationProvider(
+    SharedAccessKeyAuthenticationProvider.fromConnectionString(process.env.CONNECTION, seconds, seconds / 2), transport(name));
   device.on('error', (error) => say({ error: error.name, message: error.message }));
   device.on('disconnect', (error) => say({ disconnect: String(error && error.message) }));
   await device.open();

@@ -202,6 +202,22 @@ def test_a_node_device_recovers_from_every_fault(faulty: HubProcess, transport: 
     assert scene.sent <= arrived(faulty, name, scene.sent)
 
 
+def test_a_node_device_that_lost_a_link_to_cbs_still_renews_its_token(faulty: HubProcess) -> None:
+    """Its tokens live for seconds: what is sent after that goes by another one."""
+    seconds, name = 12, "renewed"
+    connection = faulty.device_connection_string(name, faulty.add_device(name))
+    with Process(faulty, "reconnect.js", "amqp", CONNECTION=connection, TOKEN_SECONDS=str(seconds)) as device:
+        device.hear(lambda line: line.get("open") is True)
+        scene = Scene(faulty, name, device)
+        for link in ("Req", "Resp"):
+            scene.send(f"fault-{link}", fault(f"KillAmqpCBSLink{link}"))
+            scene.send(f"after-{link}")
+            time.sleep(seconds + 1)
+            scene.send(f"renewed-{link}")
+        assert scene.struck() == 2
+        assert [line for line in device.heard if "error" in line or "failed" in line] == []
+
+
 @pytest.mark.parametrize("transport", ["amqp", "amqp-ws"])
 def test_a_node_device_on_amqp_is_told_of_refusals_and_goes_on(faulty: HubProcess, transport: str) -> None:
     """Throttled it waits and sends again by itself; the others it leaves to its application."""
