@@ -14,6 +14,7 @@ from muster.identity import causes
 from muster.identity.access_causes import ACCESS
 from muster.identity.cause import Cause
 from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
+from muster.identity.network_causes import NETWORK
 from muster.identity.provisioning_causes import PROVISIONING
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -40,6 +41,11 @@ ACCESS_INTRODUCTION = """## Why a bearer token was refused
 
 What the verdict on a service's token of an OpenID Connect issuer names (`src/muster/identity/access_causes.py`); see
 [access.md](access.md).
+"""
+
+NETWORK_INTRODUCTION = """## Why an address was refused
+
+What the check `network` names (`src/muster/identity/network_causes.py`); see [network.md](network.md).
 """
 
 PROVISIONING_INTRODUCTION = """## Why a device was not provisioned
@@ -91,6 +97,7 @@ def errors_page() -> str:
         f"{ERRORS_INTRODUCTION}\n{markdown_table(head, cells)}\n{CAUSES_INTRODUCTION}\n{mistakes}\n"
         f"{ACCESS_INTRODUCTION}\n{causes_table(ACCESS)}\n"
         f"{BREACHES_INTRODUCTION}\n{breaches}\n"
+        f"{NETWORK_INTRODUCTION}\n{causes_table(NETWORK)}\n"
         f"{PROVISIONING_INTRODUCTION}\n{causes_table(PROVISIONING)}\n"
         f"{STORAGE_INTRODUCTION}\n{markdown_table(('status', 'name', 'cause', 'remedy'), storage)}"
     )

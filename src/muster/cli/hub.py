@@ -11,7 +11,8 @@ from urllib.parse import quote
 import click
 
 from muster.cli.network import HubClient
-from muster.cli.target import deployment_option, login_options, offline, running
+from muster.cli.network_rules import network_commands
+from muster.cli.target import data_option, deployment_option, login_options, offline, running
 from muster.core.errors import INVALID_OPERATION, NOT_FOUND, HubError
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def remove(*, name: str, yes: bool, data: Path, login: str | None, ca: Path | No
     if not yes:
         click.confirm(f"Remove {name} with all its devices, telemetry and files?", abort=True)
     target.call("DELETE", _path(name))
+
+
+hub.add_command(network_commands(data_option, running, hub=True))
 
 
 def line_of(one: Mapping[str, Any]) -> str:

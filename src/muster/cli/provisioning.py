@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import click
 
 from muster.cli.enrollments import commands_of
+from muster.cli.network_rules import network_commands
 from muster.cli.provisioning_policies import policy
 from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
@@ -24,6 +25,7 @@ def provisioning() -> None:
 
 
 provisioning.add_command(policy)
+provisioning.add_command(network_commands(deployment_option, provisioning_client, hub=False))
 for _kind in EnrollmentKind:
     provisioning.add_command(commands_of(_kind))
 

@@ -34,7 +34,7 @@ from muster.core.errors import (
 )
 from muster.core.limits import CONNECT_WAIT
 from muster.dialect.amqp import address_host, address_path, to_error
-from muster.heads import amqp_sasl
+from muster.heads import amqp_network, amqp_sasl
 from muster.heads.amqp_heartbeat import Heartbeat
 from muster.heads.amqp_links import LinkHandler, Role
 from muster.heads.cbs import Cbs
@@ -46,6 +46,7 @@ from muster.heads.tls import describe_peer
 from muster.identity.authenticator import Authenticator
 from muster.identity.breaches import breach
 from muster.identity.mistakes import shown
+from muster.identity.network_access import NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.sessions.faults import Faults
 from muster.wire.amqp.connection import Connection, State
@@ -90,6 +91,8 @@ class AmqpHub:
     roles: Sequence[Role]
     faults: Faults | None = None
     """Only where clients may ask for such."""
+    network: NetworkAccess | None = None
+    """From where clients may come; without, from everywhere."""
 
 
 class AmqpHead:
@@ -125,8 +128,8 @@ class AmqpConnection:
     """The protocol object of one connection."""
 
     __slots__ = (
-        "_beat", "_deadline", "_engine", "_handlers", "_settled", "_tasks", "closing", "device_grants", "grants",
-        "head", "held", "host", "hub", "nodes", "peer", "transport", "transport_name", "writable",
+        "_beat", "_deadline", "_engine", "_handlers", "_tasks", "closing", "device_grants", "grants",
+        "head", "held", "host", "hub", "nodes", "peer", "settled", "transport", "transport_name", "writable",
     )  # fmt: skip
 
     def __init__(self, head: AmqpHead) -> None:
@@ -150,7 +153,8 @@ class AmqpConnection:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._deadline: asyncio.TimerHandle | None = None
         self._beat = Heartbeat(self, head.loop)
-        self._settled = False
+        self.settled = False
+        """Whether ``hub`` has been chosen."""
 
     # --- called by the transport
 
@@ -283,8 +287,8 @@ class AmqpConnection:
         The names in ``hosts`` count first, then those of open and of the TLS handshake; ``entity`` is the first segment
         of a path, perhaps an Event Hub's name.
         """
-        if not self._settled:
-            self._settled = True  # also while a verdict is awaited, and for hubs that are added later
+        if not self.settled:
+            self.settled = True  # also while a verdict is awaited, and for hubs that are added later
             hubs = self.head.hubs
             if not hubs.alone:
                 self.hub = hubs.find(*hosts, self.host, server_name(self.transport), entity=entity)
@@ -352,6 +356,7 @@ class AmqpConnection:
                     self._handlers[link] = handler
                     return
             self.choose_hub(address_host(address), entity=path[0] if path else "")
+            amqp_network.check(self, path)
             for role in self.hub.roles:
                 handler = role.attach(self, link, path)
                 if handler is not None:

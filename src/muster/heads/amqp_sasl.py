@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from muster.heads import amqp_login
+from muster.heads import amqp_login, amqp_network
+from muster.identity.mistakes import shown
 from muster.identity.sas import resource_hosts
 from muster.identity.verdict import Verdict
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -39,6 +40,9 @@ def _plain(connection: AmqpConnection, event: SaslStarted) -> None:
         connection.sasl_outcome(True)
         return
     connection.choose_hub(*resource_hosts(said.password))
+    if not amqp_network.admits(connection, shown(said.user)):
+        connection.sasl_outcome(False)
+        return
     verdict = amqp_login.plain(connection, said)
     if isinstance(verdict, Verdict):
         connection.sasl_outcome(verdict.allowed)

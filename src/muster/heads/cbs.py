@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from muster.core.errors import UNAUTHORIZED, HubError
 from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
-from muster.heads import amqp_login
+from muster.heads import amqp_login, amqp_network
 from muster.heads.amqp_links import LinkHandler
 from muster.heads.requests import Later, RequestNode, node_of
 from muster.identity.sas import resource_hosts
@@ -36,6 +36,7 @@ def _put_token(connection: AmqpConnection, request: Message) -> Message | Later:
         asked = parse_put_token(request, connection.head.hubs.knows)
         entity = asked.audience[0] if asked.audience else ""
         connection.choose_hub(*resource_hosts(asked.token), asked.host, entity=entity)
+        amqp_network.check(connection, asked.audience)
         verdict = amqp_login.put_token(connection, asked)
     except HubError as problem:
         return _refusal(request, problem)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from muster.core.ambient import Ambient
 from muster.core.meters import Meters
 from muster.identity.authenticator import Authenticator
+from muster.identity.network_access import NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.messages.commands import Commands
 from muster.messages.methods import Methods
@@ -38,3 +39,5 @@ class DeviceServices:
     renew: Renew
     faults: Faults | None = None
     """Only where clients may ask for such."""
+    network: NetworkAccess | None = None
+    """From where devices may come; without, from everywhere."""

@@ -47,6 +47,10 @@ class Grants:
         """Whether something that is still good covers ``scope``."""
         return any(scope[:length] in self._held for length in range(len(scope) + 1))
 
+    def only_below(self, first: str) -> bool:
+        """Whether there are grants, and all of them for paths that begin with ``first``."""
+        return bool(self._held) and all(scope[:1] == (first.lower(),) for scope in self._held)
+
     def holds(self, scope: Scope) -> bool:
         """Whether there is a grant for just this scope."""
         return scope in self._held

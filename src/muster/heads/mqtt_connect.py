@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from muster.core.errors import DEVICE_UNAUTHORIZED
 from muster.dialect.mqtt import Login
 from muster.heads.admission import admitted
 from muster.heads.client_certificates import tls_credential
@@ -18,8 +19,11 @@ async def judge(services: DeviceServices, packet: Connect, login: Login, transpo
     """The verdict on a CONNECT that came over ``transport``, a transport of kind ``name``.
 
     The twin is told of the model that it announces. Above the rate of new connections the verdict comes late.
-    Raises ``HubError`` when the stores fail.
+    From where it comes counts before anything else, and once more at the end. Raises ``HubError`` when the stores fail.
     """
+    refused = _by_network(services, transport, name, login)
+    if refused is not None:
+        return refused
     attempt = DeviceAttempt(
         transport=name,
         peer=describe_peer(transport),
@@ -33,4 +37,12 @@ async def judge(services: DeviceServices, packet: Connect, login: Login, transpo
     verdict = await admitted(services, attempt)
     if verdict.error is None and await services.twins.announce(login.key, login.model_id):
         verdict = await services.authenticator.device(attempt)  # meanwhile it may have lost its ground
-    return verdict
+    return verdict if verdict.error is not None else _by_network(services, transport, name, login) or verdict
+
+
+def _by_network(services: DeviceServices, transport: Any, name: str, login: Login) -> Verdict | None:
+    network = services.network
+    if network is None or not network.watches:
+        return None
+    peer = describe_peer(transport)
+    return network.refusal(name, peer, principal=str(login.key), error=DEVICE_UNAUTHORIZED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from muster.identity.access_causes import ACCESS
 from muster.identity.cause import Cause
 from muster.identity.certificate_causes import CERTIFICATE, HANDSHAKE
+from muster.identity.network_causes import NETWORK
 from muster.identity.provisioning_causes import PROVISIONING
 
 _WRITE_IT_SO = "Send SharedAccessSignature sr=...&sig=...&se=..., as `muster token` prints it."
@@ -414,5 +415,5 @@ BREACHES = (
 ALL: tuple[Cause, ...] = CREDENTIAL + PLACE + REGISTRY + SCOPE + POLICY + SIGNATURE + TIME + CONNECTION
 """What may be wrong with a token, and with the connection that it came on."""
 BY_NAME: dict[str, Cause] = {
-    cause.name: cause for cause in ALL + ACCESS + CERTIFICATE + BREACHES + HANDSHAKE + PROVISIONING
+    cause.name: cause for cause in ALL + ACCESS + CERTIFICATE + BREACHES + HANDSHAKE + PROVISIONING + NETWORK
 }

@@ -24,6 +24,7 @@ from muster.heads.http.device_messages import DeviceMessageOperations
 from muster.heads.http.digital_twins import DigitalTwinOperations
 from muster.heads.http.meters import Lines, MeterOperations
 from muster.heads.http.methods import MethodOperations
+from muster.heads.http.network import NetworkOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
 from muster.heads.http.twins import TwinOperations
@@ -76,13 +77,13 @@ class OpenHub:
         self.devices = DeviceServices(
             parts.authenticator, parts.sessions, parts.subscriptions, parts.telemetry, parts.refusals, base.ambient,
             parts.twins, parts.methods, parts.messaging.commands, parts.meters,
-            partial(site.renewals.renew, base.hub.host), parts.faults,
+            partial(site.renewals.renew, base.hub.host), parts.faults, parts.network,
         )  # fmt: skip
         events = EventHub(
             parts.telemetry, self.name, groups=base.settings.consumer_groups, redirect_port=site.ports["amqp"]
         )
         roles: list[Role] = [device_links(self.devices), events, *parts.messaging.roles]
-        self.amqp = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults)
+        self.amqp = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults, parts.network)
 
     @property
     def name(self) -> str:
@@ -97,7 +98,9 @@ class OpenHub:
         """Its REST data plane, with ``more`` operations and ``metrics``. Once, for file uploads begin with it."""
         base, parts, site = self.base, self.parts, self._site
         methods = MethodOperations(parts.methods, base.ambient)
-        admin = AdminOperations(parts.refusals, parts.telemetry, base.settings.profile, self.ready)
+        admin = AdminOperations(
+            parts.refusals, parts.telemetry, base.settings.profile, self.ready, network=parts.network
+        )
         messages = DeviceMessageOperations(self.devices, base.settings.profile)
         files = await file_operations(
             base, parts.authenticator, parts.messaging.file_notifications, site.ports["https"]
@@ -108,7 +111,9 @@ class OpenHub:
             ambient=base.ambient,
             ready=lambda: site.ready() and site.healthy(),
             meters=parts.meters,
+            network=parts.network,
             more=[
+                *NetworkOperations(parts.network).table(),
                 *MeterOperations(parts.meters, metrics).table(),
                 *admin.table(),
                 *TwinOperations(parts.registry, parts.twins).table(),

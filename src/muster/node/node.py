@@ -42,6 +42,7 @@ from muster.node.hub import Site
 from muster.node.hubs import open_hubs
 from muster.node.linked_hub import local_hub
 from muster.node.material import Material, load_material
+from muster.node.network import end_refused_when_changed
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.provisioning import Keeping, open_provisioning
 from muster.node.roster import Roster, open_roster
@@ -145,6 +146,7 @@ class Node:
         self._listen(certificate, sockets, heads, HandshakeRefusals(hubs.refusals, ambient, certificate.covers))
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
+        end_refused_when_changed(hubs, make_amqp)
         hubs.when_closing(lambda hub: make_amqp.end_all(UNAVAILABLE, hub.amqp))
         hubs.when_closing(lambda hub: http.settle(hub.rest, DRAIN_SECONDS))
         self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]

@@ -17,6 +17,7 @@ from muster.core.errors import INVALID_OPERATION, HubError
 from muster.core.settings_store import HubSettingsStore, SettingsOf
 from muster.identity.hub import Hub, make_hub
 from muster.identity.model import NEVER, IdentityKey
+from muster.identity.network_access import HUB_SETTING, NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.node.directory import DataDirectory
@@ -35,6 +36,7 @@ class OfflineHub:
 
     registry: Registry
     refusals: Refusals
+    network: NetworkAccess
     host: str
     facts: dict[str, Any]
 
@@ -78,7 +80,11 @@ async def open_offline(directory: DataDirectory, name: str = "") -> AsyncIterato
         material = await load_material(settings, ambient, hosts, development=False)
         registry = Registry(hub.name, SqliteIdentityStore(writer, reader), _Nobody(), LocalBus(), ambient)
         refusals = Refusals(ambient, store=SqliteRefusalStore(writer, reader, hub.name))
-        yield OfflineHub(registry, refusals, hub.host, facts_of(hubs, material, directory, reach))
+        network = NetworkAccess(
+            settings if hub is hubs[0] else SettingsOf(settings, hub.name), HUB_SETTING, refusals, ambient
+        )
+        await network.load()
+        yield OfflineHub(registry, refusals, network, hub.host, facts_of(hubs, material, directory, reach))
 
 
 async def _hubs(settings: HubSettingsStore, ambient: Ambient, reach: Reach) -> list[Hub]:

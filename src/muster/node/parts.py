@@ -18,6 +18,7 @@ from muster.events.relay import EventRelay
 from muster.identity.authenticator import Authenticator
 from muster.identity.bearer_gate import BearerGate
 from muster.identity.contract import IdentityStore
+from muster.identity.network_access import HUB_SETTING, NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.messages.methods import Methods
@@ -27,6 +28,7 @@ from muster.node.foundation import Foundation
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.metering import open_meters
 from muster.sessions.faults import Faults
+from muster.sessions.network_grounds import NetworkGrounds
 from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
@@ -59,6 +61,7 @@ class Parts(NamedTuple):
     messaging: Messaging
     queries: Queries
     meters: Meters
+    network: NetworkAccess
     faults: Faults | None
 
 
@@ -74,6 +77,9 @@ async def make_parts(base: Foundation) -> Parts:
     bus = LocalBus()
     refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader, name))
     sessions = SessionTable(name, identities, bus, ambient)
+    network = NetworkAccess(base.kept, HUB_SETTING, refusals, ambient)
+    await network.load()
+    NetworkGrounds(sessions, network)
     if recorder is not None and Source.CONNECTION in recorder.sources:
         recorder.watch(sessions, outbox, await next_epoch(base.kept, ambient))
     certificates = await open_certificates(
@@ -101,6 +107,7 @@ async def make_parts(base: Foundation) -> Parts:
         messaging=messaging,
         queries=await _queries(base, sessions),
         meters=meters,
+        network=network,
         faults=Faults(ambient) if settings.takes_faults else None,
     )
 

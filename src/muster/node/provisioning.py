@@ -16,6 +16,7 @@ from muster.heads.http.allocation import AllocationOperations
 from muster.heads.http.device_registration import DeviceRegistrationOperations
 from muster.heads.http.enrollments import EnrollmentOperations
 from muster.heads.http.est import EstOperations
+from muster.heads.http.network import NetworkOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.http.registrations import RegistrationOperations
@@ -23,6 +24,7 @@ from muster.heads.http.service_policies import ServicePolicyOperations
 from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
+from muster.identity.network_access import PROVISIONING_SETTING, NetworkAccess
 from muster.node.credential_policies import PolicyBook
 from muster.node.foundation import Foundation
 from muster.node.material import Material
@@ -54,6 +56,7 @@ class Provisioning(NamedTuple):
     requests: RegistrationRequests
     timeline: Timeline
     operations: Sequence[Operation]
+    network: NetworkAccess
 
 
 async def open_provisioning(
@@ -67,11 +70,13 @@ async def open_provisioning(
     certificates, refusals, meters = first.certificates, first.refusals, first.meters
     store, issuers = keeping
     scope, ambient, profile = material.id_scope, base.ambient, base.settings.profile
+    network = NetworkAccess(base.kept, PROVISIONING_SETTING, refusals, ambient)
+    await network.load()
     groups = Groups(scope, store, certificates.trust)
     await groups.load()
     examiner = Examiner(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
-        ask=certificates.news.ask, policies=issuers,
+        ask=certificates.news.ask, policies=issuers, network=network,
     )  # fmt: skip
     entries = SqliteTimelineStore(scope, base.writer, base.reader, profile)
     base.undo.append(entries.flush)
@@ -88,7 +93,7 @@ async def open_provisioning(
     service = replace(make_hub(base.settings.all_hostnames, (), profile, name=scope), policies=policies)
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
     policies.changed = gate.policies_changed
-    answers = ProvisioningAnswers(gate, ambient, profile, meters)
+    answers = ProvisioningAnswers(gate, ambient, profile, meters=meters, network=network)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
     operations = [
         *EnrollmentOperations(enrollments, registrar, answers).table(),
@@ -97,8 +102,9 @@ async def open_provisioning(
         *EstOperations(scope, registrar, issuers).table(),
         *AllocationOperations(hubs, base.kept, answers).table(),
         *ServicePolicyOperations(policies, answers).table(),
+        *NetworkOperations(network, answers.operation).table(),
     ]
-    return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations)
+    return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations, network)
 
 
 def make_webhook() -> Webhook:

@@ -17,6 +17,8 @@ from muster.identity.certificate_checks import Unsettled
 from muster.identity.certificates import Certificate
 from muster.identity.examination import Credential, Examination, check_expiry, check_token, read_credential
 from muster.identity.mistakes import shown
+from muster.identity.network import Target
+from muster.identity.network_access import NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.sas import SasToken
 from muster.identity.trust import ChainProof, Trust
@@ -80,7 +82,8 @@ class Examiner:
     possession, common-name, enrollment, attestation, the certificate or its chain with its rules, validity, revocation,
     enabled; those of a TPM's keys: id-scope, registration-id, credential, enrollment, attestation, endorsement-key,
     storage-root-key, signature, enabled. Where the TPM's token is there, endorsement-key and storage-root-key go before
-    its signature. With a signing request credential-policy and csr follow. The first to fail decides what is answered.
+    its signature. With a signing request credential-policy and csr follow; where there are rules about addresses
+    network goes first. The first to fail decides what is answered.
     """
 
     def __init__(
@@ -95,9 +98,11 @@ class Examiner:
         profile: Profile,
         ask: Ask | None = None,
         policies: CredentialPolicies = lambda _: None,
+        network: NetworkAccess | None = None,
     ) -> None:
         """``trust`` holds the registered authorities, ``ask`` asks a responder whether a certificate was revoked,
-        ``policies`` say by whom certificates are issued."""
+        ``policies`` say by whom certificates are issued, ``network`` from where devices may come."""
+        self._network = network
         self._scope = scope
         self._store = store
         self._groups = groups
@@ -114,6 +119,10 @@ class Examiner:
         """Judge an attempt. Raises ``HubError`` 500001 when the store fails."""
         for questions in range(CHAIN_CERTIFICATES.open, -1, -1):
             exam = Examination()
+            if self._network is not None:
+                self._network.check(exam, attempt.peer, target=Target.DEVICE)
+                if exam.error is not None:  # what it shows is not looked at
+                    return Finding(self._verdict(exam, attempt), None, None)
             found = await self._examine(exam, attempt)
             try:
                 if found.proof is not None:

@@ -14,7 +14,9 @@ from muster.dialect.json_body import compact
 from muster.dialect.record import describe
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response, StreamResponse
+from muster.heads.http.network import check_network
 from muster.heads.http.operations import Call, Operation
+from muster.identity.network_access import NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.verdict import Right
 from muster.messages.telemetry import Telemetry
@@ -29,8 +31,18 @@ _BEATS = 15  # idle seconds until an empty line tells whether the caller is stil
 class AdminOperations:
     """Operations of the command line on a running hub. What they answer is not part of Azure's interface."""
 
-    def __init__(self, refusals: Refusals, telemetry: Telemetry, profile: Profile, ready: Callable[[], bool]) -> None:
-        """``ready`` ceases to hold when the node stops; what does not end by itself ends then."""
+    def __init__(
+        self,
+        refusals: Refusals,
+        telemetry: Telemetry,
+        profile: Profile,
+        ready: Callable[[], bool],
+        *,
+        network: NetworkAccess | None = None,
+    ) -> None:
+        """``ready`` ceases to hold when the node stops, and ``network`` may refuse who was let in: what does not end by
+        itself ends then."""
+        self._network = network
         self._refusals = refusals
         self._ready = ready
         self._telemetry = telemetry
@@ -96,6 +108,8 @@ class AdminOperations:
             idle = 0 if lines else idle + 1
             if not self._ready():
                 break
+            if self._network is not None:
+                check_network(call, self._network)
             if lines or idle % _BEATS == 0:
                 await answer.write(lines or b"\n")
         return answer

@@ -25,10 +25,12 @@ from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
 from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.heads.http.modules import ModuleOperations
+from muster.heads.http.network import check_network
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
 from muster.identity.bearer_gate import is_bearer
 from muster.identity.mistakes import shown
+from muster.identity.network_access import NetworkAccess
 from muster.identity.registry import Registry
 from muster.identity.verdict import Right
 
@@ -45,6 +47,7 @@ def build_app(
     ready: Callable[[], bool],
     more: Iterable[Operation] = (),
     meters: Meters | None = None,
+    network: NetworkAccess | None = None,
 ) -> App:
     """The application for port 443.
 
@@ -54,6 +57,7 @@ def build_app(
         ready: whether every listener of the node serves, for ``/health/ready``.
         more: operations besides those of the registry and of health.
         meters: count, and throttle, operations that have a rate; without, nobody looks at the counts.
+        network: from where it may be called; without, from everywhere.
     """
     operations = OperationTable(
         [
@@ -64,15 +68,18 @@ def build_app(
             *more,
         ]
     )
-    return _Dispatcher(operations, gate, ambient, Meters(ambient) if meters is None else meters).answer
+    return _Dispatcher(operations, gate, ambient, Meters(ambient) if meters is None else meters, network).answer
 
 
 class _Dispatcher:
-    def __init__(self, operations: OperationTable, gate: Gate, ambient: Ambient, meters: Meters) -> None:
+    def __init__(
+        self, operations: OperationTable, gate: Gate, ambient: Ambient, meters: Meters, network: NetworkAccess | None
+    ) -> None:
         self._operations = operations
         self._gate = gate
         self._ambient = ambient
         self._meters = meters
+        self._network = network
 
     def answer(self, request: Request) -> Coroutine[Any, Any, Response | StreamResponse]:
         """Every request comes here."""
@@ -114,6 +121,8 @@ class _Dispatcher:
     async def _perform(self, call: Call) -> Response | StreamResponse:
         operation = call.operation
         assert operation is not None, "it was found"
+        if self._network is not None and self._network.watches and not operation.anywhere:
+            check_network(call, self._network)
         if operation.right is not None:
             judged = self._authorize(call, operation, operation.right)
             if judged is not None:

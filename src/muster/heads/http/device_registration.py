@@ -44,7 +44,7 @@ class DeviceRegistrationOperations:
             ("GET", f"{one}/operations/{{operation_id}}", self.status),
             ("POST", one, self.lookup),
         ]
-        return [Row(method, path, None, handler, refuse=refuse) for method, path, handler in handlers]
+        return [Row(method, path, None, handler, refuse=refuse, anywhere=True) for method, path, handler in handlers]
 
     async def register(self, call: Call) -> Response:
         """202 with the operation to ask for: C# and Rust want that, also where the device is assigned already."""

@@ -42,7 +42,7 @@ class EstOperations:
         calls = (("GET", "cacerts", self.authorities), ("POST", "simpleenroll", self.enroll),
                  ("POST", "simplereenroll", self.renew))  # fmt: skip
         return [
-            Operation(method, f"{_PATH}{label}/{name}", None, handler, refuse=_refuse)
+            Operation(method, f"{_PATH}{label}/{name}", None, handler, refuse=_refuse, anywhere=True)
             for method, name, handler in calls
             for label in ("", "/{label}")
         ]

@@ -111,7 +111,8 @@ class Operation:
     done whole. ``direct``: it awaits futures of the loop and nothing that needs a task, as ``asyncio.timeout`` does, so
     it gets none, which saves two rounds of the loop. ``refuse`` makes its refusals where they have not the usual shape.
     ``throttle`` is the rate that it is counted by, where nobody further inside does that. ``by_modules`` lets modules
-    call it too, who name themselves in a header; what the path names is the target.
+    call it too, who name themselves in a header; what the path names is the target. ``anywhere``: the hub's network
+    rules are not about it.
     """
 
     method: str
@@ -124,6 +125,7 @@ class Operation:
     throttle: Throttle | None = None
     by_modules: bool = False
     actions: tuple[Action, ...] = ()
+    anywhere: bool = False
 
 
 @dataclass(slots=True)

@@ -19,7 +19,10 @@ from muster.dialect.registration_bodies import error_body
 from muster.heads.http.answers import json_answer
 from muster.heads.http.auth import ServiceGate, authorize
 from muster.heads.http.messages import Response
+from muster.heads.http.network import check_network
 from muster.heads.http.operations import Call, MethodNotAllowed, Operation
+from muster.identity.network import Target
+from muster.identity.network_access import NetworkAccess
 from muster.identity.verdict import Right
 from muster.provisioning.ids import check_id
 
@@ -33,10 +36,19 @@ Page = Callable[[str, int], Awaitable[Sequence[tuple[str, dict[str, Any]]]]]
 class ProvisioningAnswers:
     """What all operations of the provisioning service share."""
 
-    def __init__(self, gate: ServiceGate, ambient: Ambient, profile: Profile, meters: Meters | None = None) -> None:
-        """``gate`` judges callers by the provisioning service's policies."""
+    def __init__(
+        self,
+        gate: ServiceGate,
+        ambient: Ambient,
+        profile: Profile,
+        *,
+        meters: Meters | None = None,
+        network: NetworkAccess | None = None,
+    ) -> None:
+        """``gate`` judges callers by the provisioning service's policies, ``network`` where they come from."""
         self._meters = Meters(ambient) if meters is None else meters
         self._gate = gate
+        self._network = network
         self._ambient = ambient
         self._most = ENROLLMENT_PAGE.under(profile)
 
@@ -45,11 +57,13 @@ class ProvisioningAnswers:
 
         async def judged(call: Call) -> Response:
             check_api_version(call.query("api-version"))
+            if self._network is not None:
+                check_network(call, self._network, Target.SERVICE)
             authorize(call, right, self._gate)
             self._meters.take(PROVISIONING)
             return await handler(call)
 
-        return Operation(method, path, None, judged, refuse=self.refuse)
+        return Operation(method, path, None, judged, refuse=self.refuse, anywhere=True)
 
     def refuse(self, error: HubError, tracking_id: str) -> Response:
         """A refusal."""
