@@ -13,7 +13,7 @@ from cryptography import x509
 from muster.core.settings_store import SettingsOf
 from muster.identity.policies import BUILT_IN, development_key, development_policies
 from muster.node.facts import Reach, keep_reach, last_reach
-from muster.node.material import Material, load_first_keys, load_keys, load_material
+from muster.node.material import Material, load_first_keys, load_keys, load_material, load_provisioning_policies
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
@@ -43,8 +43,7 @@ async def test_keys_name_and_authority_stay_and_the_server_certificate_follows_t
     again = await load_material(store, VirtualAmbient(seed=1), ["my.hub.example"], development=False)
     assert again == first
     renamed = await load_material(store, VirtualAmbient(seed=2), ["other.example"], development=False)
-    assert (renamed.provisioning, renamed.id_scope) == (first.provisioning, first.id_scope)
-    assert renamed.authority == first.authority
+    assert (renamed.id_scope, renamed.authority) == (first.id_scope, first.authority)
     assert keys.name == "my"
     assert await load_first_keys(store, VirtualAmbient(seed=2), "other.example", development=False) == keys, (
         "identities are kept under its name"
@@ -59,7 +58,8 @@ async def test_two_hubs_share_no_key_and_no_key_shows(store: SqliteHubSettingsSt
     first = await load_first_keys(store, ambient, "localhost", development=False)
     second = await load_keys(SettingsOf(store, "second"), ambient, "second")
     assert await load_keys(SettingsOf(store, "second"), ambient, "second") == second
-    policies = (*first.policies, *second.policies, made.provisioning)
+    service = await load_provisioning_policies(store, ambient, development=False)
+    policies = (*first.policies.values(), *second.policies.values(), service.owner)
     keys = [key for policy in policies for key in (policy.primary_key, policy.secondary_key)]
     assert len(set(keys)) == 2 * (2 * len(BUILT_IN) + 1)
     assert not [key for key in keys if key in repr([made, first, second])]
@@ -69,7 +69,7 @@ async def test_two_hubs_share_no_key_and_no_key_shows(store: SqliteHubSettingsSt
 
 async def test_an_ephemeral_hub_has_the_keys_that_everyone_knows(store: SqliteHubSettingsStore) -> None:
     made = await load_first_keys(store, VirtualAmbient(), "localhost", development=True)
-    keys = {policy.name: policy.primary_key for policy in made.policies}
+    keys = {policy.name: policy.primary_key for policy in made.policies.values()}
     assert keys == {name: development_key(f"{name}/primary") for name in BUILT_IN}
     other = {policy.primary_key for policy in development_policies("second")}
     assert len(other) == len(BUILT_IN)

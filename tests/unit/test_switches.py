@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, switches: Switches) -> None:
         ambient = VirtualAmbient(NOW)
         self.local = make_local_policy(ambient)
-        hub = make_hub([HOST], [*development_policies(), self.local], switches=switches)
+        hub = make_hub([HOST], development_policies(), taken=lambda: switches, local=self.local)
         self.authenticator = Authenticator(hub, Shelf(), ambient, Refusals(ambient))  # type: ignore[arg-type]
 
     async def device(self, key: IdentityKey, policy: str | None = None) -> Verdict:

@@ -12,11 +12,17 @@ import click
 
 from muster.cli.network import HubClient
 from muster.cli.network_rules import network_commands
+from muster.cli.policies import Surface, policy_group
 from muster.cli.target import data_option, deployment_option, login_options, offline, running
 from muster.core.errors import INVALID_OPERATION, NOT_FOUND, HubError
+from muster.identity.policies import RIGHTS_AT_HUBS
 
 if TYPE_CHECKING:
     from muster.node.offline import OfflineHub
+
+_ON_OFF = click.Choice(["on", "off"])
+_SWITCHES = {"local_auth": "disableLocalAuth", "device_sas": "disableDeviceSAS", "module_sas": "disableModuleSAS"}
+"""What the resource manager calls what the options switch off."""
 
 
 @click.group()
@@ -86,6 +92,25 @@ def add(
     click.echo(f"{name} serves {', '.join(hosts)}; its connection strings: muster env --hub {name}")
 
 
+@hub.command("set")
+@click.argument("name")
+@click.option("--local-auth", type=_ON_OFF, help="Whether it takes tokens of shared access policies.")
+@click.option("--device-sas", type=_ON_OFF, help="Whether it takes SAS tokens of devices.")
+@click.option("--module-sas", type=_ON_OFF, help="Whether it takes SAS tokens of modules.")
+@deployment_option
+@login_options
+def set_hub(*, name: str, data: Path, login: str | None, ca: Path | None, **kinds: str | None) -> None:
+    """Say by what the hub NAME lets callers in: at once, and at every start from now on.
+
+    What came by a kind that is switched off ends. Without policies services come with bearer tokens, devices go on as
+    they do, and so do commands on the data directory.
+    """
+    wanted = {_SWITCHES[kind]: value == "off" for kind, value in kinds.items() if value is not None}
+    if not wanted:
+        raise click.UsageError("Nothing to change, give --local-auth, --device-sas or --module-sas.")
+    _running(data, login, ca).call("PATCH", _path(name), wanted)
+
+
 @hub.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -133,3 +158,12 @@ def _running(data: Path, login: str | None, ca: Path | None) -> HubClient:
 
 def _path(name: str) -> str:
     return f"/$muster/hubs/{quote(name, safe='')}"
+
+
+hub.add_command(
+    policy_group(
+        Surface("/$muster/policies", _running, data_option, RIGHTS_AT_HUBS),
+        "Shared access policies of a hub (--hub NAME): iothubowner, which may do all, four others that each hub begins "
+        "with, and your own.",
+    )
+)

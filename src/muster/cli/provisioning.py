@@ -12,9 +12,10 @@ import click
 
 from muster.cli.enrollments import commands_of
 from muster.cli.network_rules import network_commands
-from muster.cli.provisioning_policies import policy
+from muster.cli.policies import Surface, policy_group
 from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
+from muster.identity.policies import RIGHTS_AT_PROVISIONING
 from muster.provisioning.attestation.tpm import CHALLENGED
 from muster.provisioning.model import AllocationKind, EnrollmentKind
 
@@ -24,8 +25,13 @@ def provisioning() -> None:
     """Enroll devices, and see what became of those that registered."""
 
 
-provisioning.add_command(policy)
 provisioning.add_command(network_commands(deployment_option, provisioning_client, hub=False))
+provisioning.add_command(
+    policy_group(
+        Surface("/$muster/provisioning/policies", provisioning_client, deployment_option, RIGHTS_AT_PROVISIONING),
+        "Shared access policies of the provisioning service; provisioningserviceowner may do all.",
+    )
+)
 for _kind in EnrollmentKind:
     provisioning.add_command(commands_of(_kind))
 

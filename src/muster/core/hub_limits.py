@@ -20,4 +20,12 @@ HUB_NAME_CHARACTERS = Limit(
     "cloud (IoT Hub naming rules)",
     "Of those besides the first, whose name follows its host; it is the name of their Event Hubs too.",
 )
+POLICIES = Limit(
+    "shared access policies of a hub, or of the provisioning service",
+    100,
+    100,
+    "policies",
+    "own choice",
+    "With those that it begins with; each stands in memory.",
+)
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

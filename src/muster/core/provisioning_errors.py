@@ -67,11 +67,11 @@ TOO_MANY_ENROLLMENTS = ErrorRow(
 )
 TOO_MANY_POLICIES = ErrorRow(
     403203,
-    "ServicePolicyQuotaExceeded",
+    "PolicyQuotaExceeded",
     _FULL,
     5,
-    "The provisioning service has all the shared access policies it may have.",
-    "Remove one that is not used: muster provisioning policy remove",
+    "The hub, or the provisioning service, has all the shared access policies it may have.",
+    "Delete one that is not used: muster hub policy delete, or muster provisioning policy delete",
 )
 ENROLLMENT_NOT_FOUND = ErrorRow(
     404201,

@@ -63,14 +63,6 @@ REGISTRATIONS_AT_ONCE = Limit(
     "own choice",
     "More are answered 429001; SDKs come back by themselves.",
 )
-SERVICE_POLICIES = Limit(
-    "shared access policies of the provisioning service",
-    100,
-    100,
-    "policies",
-    "own choice",
-    "Besides its owner; each stands in memory.",
-)
 DEVICE_POLLS = Limit(
     "questions of a device what became of its registration",
     5,

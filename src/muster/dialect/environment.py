@@ -7,7 +7,8 @@ from pathlib import Path
 
 from muster.dialect.connection_string import ConnectionString
 from muster.identity.hub import Hub
-from muster.identity.policies import LOCAL, OWNER, SERVICE, SharedAccessPolicy
+from muster.identity.policies import OWNER, SERVICE, SharedAccessPolicy
+from muster.identity.verdict import Right
 
 MQTT_PORT, AMQP_PORT, HTTPS_PORT = 8883, 5671, 443
 """The ports that clients know by heart."""
@@ -44,7 +45,7 @@ def environment(
     names = {
         "HUB_HOST": hub.host,
         "HUB_CONNECTION_STRING": _service(own, hub.policies[OWNER]),
-        "SERVICE_CONNECTION_STRING": _service(own, hub.policies[SERVICE]),
+        "SERVICE_CONNECTION_STRING": _service(own, _for_services(hub)),
         "EVENTHUB_CONNECTION_STRING": _event_hub(hub, ports["amqp"]),
         "DPS_HOST": dps_host,
         "DPS_ID_SCOPE": id_scope,
@@ -63,9 +64,15 @@ def environment(
     return names
 
 
-def local_connection_string(hub: Hub, https_port: int) -> str:
-    """For commands on the hub's own data directory where ``disableLocalAuth`` keeps all other policies out."""
-    return _service(_with_port(hub.host, https_port, HTTPS_PORT), hub.policies[LOCAL])
+def local_connection_string(host: str, local: SharedAccessPolicy, https_port: int) -> str:
+    """For commands on the data directory of the hub ``host``, whose policy is ``local``."""
+    return _service(_with_port(host, https_port, HTTPS_PORT), local)
+
+
+def _for_services(hub: Hub) -> SharedAccessPolicy:
+    """``service``; where it was removed, or may not connect any more, the policy that may and has the fewest rights."""
+    able = [one for one in hub.policies.values() if Right.SERVICE_CONNECT in one.rights]
+    return min(able, key=lambda one: (one.name != SERVICE, one.rights.value.bit_count()))
 
 
 def _service(host: str, policy: SharedAccessPolicy) -> str:
@@ -74,7 +81,7 @@ def _service(host: str, policy: SharedAccessPolicy) -> str:
 
 def _event_hub(hub: Hub, port: int, *, emulator: bool = False) -> str:
     """The entity is named as the hub is; ``UseDevelopmentEmulator`` makes clients speak without TLS."""
-    policy = hub.policies[SERVICE]
+    policy = _for_services(hub)
     host = _with_port(hub.host, port, 0 if emulator else AMQP_PORT)
     return ConnectionString(
         endpoint=f"sb://{host}/", policy=policy.name, key=policy.primary_key, entity_path=hub.name, emulator=emulator

@@ -8,8 +8,11 @@ from typing import Any
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import PARTITIONS
 from muster.dialect.json_body import Members
+from muster.identity.hub import Switches
 
 _DAY_SECONDS = 86_400
+_SWITCHES = dict(zip(("disableLocalAuth", "disableDeviceSAS", "disableModuleSAS"), Switches._fields, strict=True))
+"""What the resource manager calls them (service.md 6.6)."""
 
 
 def read_hub(body: Members) -> Mapping[str, Any]:
@@ -33,3 +36,13 @@ def read_hub(body: Members) -> Mapping[str, Any]:
     if body.raw("consumerGroups") is not None:
         found["consumer_groups"] = body.texts("consumerGroups")
     return found
+
+
+def read_switches(body: Members) -> dict[str, bool]:
+    """The switches that are said, by the names of ``identity.hub.Switches``. Raises ``HubError`` 400004."""
+    return {field: body.flag(member) for member, field in _SWITCHES.items() if body.raw(member) is not None}
+
+
+def switches_body(switches: Switches) -> dict[str, bool]:
+    """The switches as they are told."""
+    return dict(zip(_SWITCHES, switches, strict=True))

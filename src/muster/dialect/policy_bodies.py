@@ -1,4 +1,4 @@
-"""JSON of the provisioning service's shared access policies, spelled as Azure's resource manager has them
+"""JSON of shared access policies, spelled as Azure's resource manager has them
 (``SharedAccessSignatureAuthorizationRule``)."""
 
 from __future__ import annotations
@@ -7,11 +7,12 @@ from typing import Any
 
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.dialect.json_body import Members
-from muster.identity.policies import PROVISIONING_RIGHTS, SharedAccessPolicy, rights_from, rights_text
-from muster.provisioning.policies import PolicyDraft
+from muster.identity.kept_policies import PolicyDraft, Rotation
+from muster.identity.policies import SharedAccessPolicy, rights_from, rights_text
+from muster.identity.verdict import Right
 
 
-def read_policy(body: Members) -> PolicyDraft:
+def read_policy(body: Members, grantable: Right) -> PolicyDraft:
     """``rights`` (``EnrollmentRead, EnrollmentWrite``), and keys where they are not to be made or kept.
 
     Raises ``HubError`` 400004, 400005.
@@ -20,10 +21,17 @@ def read_policy(body: Members) -> PolicyDraft:
     try:
         rights = rights_from(text)
     except ValueError as error:
-        raise HubError(
-            ARGUMENT_INVALID, f"rights has {error}, give some of {rights_text(PROVISIONING_RIGHTS)}."
-        ) from None
+        raise HubError(ARGUMENT_INVALID, f"rights has {error}, give some of {rights_text(grantable)}.") from None
     return PolicyDraft(rights, body.text("primaryKey") or None, body.text("secondaryKey") or None)
+
+
+def read_rotation(body: Members) -> Rotation:
+    """``key``: ``primary`` or ``secondary``, to be made anew, or ``swap``. Raises ``HubError`` 400004, 400005."""
+    text = body.needed_text("key")
+    try:
+        return Rotation(text.lower())
+    except ValueError:
+        raise HubError(ARGUMENT_INVALID, f"key must be {', '.join(Rotation)}; one of them.") from None
 
 
 def policy_body(policy: SharedAccessPolicy, *, with_keys: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from muster.core.ambient import Ambient
@@ -48,6 +49,7 @@ from muster.identity.breaches import breach
 from muster.identity.mistakes import shown
 from muster.identity.network_access import NetworkAccess
 from muster.identity.refusals import Refusals
+from muster.identity.verdict import Right
 from muster.sessions.faults import Faults
 from muster.wire.amqp.connection import Connection, State
 from muster.wire.amqp.events import (
@@ -123,6 +125,12 @@ class AmqpHead:
             if hub is None or connection.hub is hub:
                 connection.end(HubError(row))
 
+    def access_changed(self, hub: AmqpHub) -> None:
+        """What tokens count by at ``hub`` has changed: end what those have let in that count no more."""
+        for connection in tuple(self.connections):
+            if connection.hub is hub and not connection.closing:
+                connection.access_changed()
+
 
 class AmqpConnection:
     """The protocol object of one connection."""
@@ -136,7 +144,7 @@ class AmqpConnection:
         self.head = head
         self.hub = head.hubs.first
         """Whose connection it is, see ``choose_hub``."""
-        self.grants = Grants(head.ambient, self._check_links)
+        self.grants = Grants(head.ambient, partial(self._check_links, "The token for this link has expired."))
         self.device_grants = DeviceGrants(head.ambient)
         self.host = ""
         self.nodes: dict[str, Any] = {}
@@ -399,11 +407,21 @@ class AmqpConnection:
         self.flush()
         self.transport.close()
 
-    def _check_links(self) -> None:
-        """A token ran out: what no other covers ends (service.md 3.2)."""
+    def access_changed(self) -> None:
+        """See ``AmqpHead.access_changed``."""
+        hub = self.hub.authenticator.hub
+        lost = self.grants.withdraw(hub, Right.SERVICE_CONNECT)
+        if lost:
+            cause, seen = next(iter(lost.values()))
+            self.keep(cause, "a token that still counts", seen)
+            self._check_links("The token for this link counts no more.")
+        self.device_grants.withdraw(hub)
+
+    def _check_links(self, why: str) -> None:
+        """A token ran out, or was withdrawn: what no other covers ends (service.md 3.2)."""
         for link, handler in tuple(self._handlers.items()):
             if handler.scope is not None and not self.grants.covers(handler.scope):
-                self.detach(link, HubError(UNAUTHORIZED, "The token for this link has expired."))
+                self.detach(link, HubError(UNAUTHORIZED, why))
 
     def _too_slow(self) -> None:
         self.keep("connect-wait", f"AMQP open within {CONNECT_WAIT.open} s", "nothing")

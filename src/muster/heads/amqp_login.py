@@ -81,7 +81,7 @@ def _required(connection: AmqpConnection, token: str, audience: tuple[str, ...])
         name = parse(token).policy
     except SasError:
         name = None
-    policy = connection.hub.authenticator.hub.policies.get(name or "")
+    policy = connection.hub.authenticator.hub.policy(name or "")
     rights = Right.SERVICE_CONNECT if policy is None else policy.rights
     for_devices = Right.DEVICE_CONNECT in rights and Right.SERVICE_CONNECT not in rights
     wanted = audience[:1] == ("devices",) or (not audience and for_devices)

@@ -7,22 +7,24 @@ from collections.abc import Callable
 from muster.core.ambient import Ambient
 from muster.dialect.device_amqp import identity_path
 from muster.heads.grants import Grants, Scope, scope_of
+from muster.identity.hub import Hub
 from muster.identity.model import IdentityKey
-from muster.identity.verdict import Verdict
+from muster.identity.verdict import Right, Verdict
 
 _NAMED = 3
 """How many tokens a refusal names: a gateway has a thousand."""
 
 
 class DeviceGrants:
-    """Tokens by scope. ``when_expired`` is called with the scope of one that ran out and was not renewed meanwhile."""
+    """Tokens by scope. ``when_lost`` is called with the scope of one that does not count any more, and was not renewed
+    meanwhile; why (a name in ``identity.causes``), what is expected, and what is seen."""
 
-    __slots__ = ("_grants", "_tokens", "when_expired")
+    __slots__ = ("_grants", "_tokens", "when_lost")
 
     def __init__(self, ambient: Ambient) -> None:
         self._grants = Grants(ambient, self._ran_out)
         self._tokens: dict[Scope, str] = {}
-        self.when_expired: Callable[[Scope], None] | None = None
+        self.when_lost: Callable[[Scope, str, str, str], None] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._tokens)
@@ -67,6 +69,14 @@ class DeviceGrants:
         own = identity_path(key)
         return not self._tokens.keys() - {own, scope_of(own)}
 
+    def withdraw(self, hub: Hub) -> None:
+        """Forget the tokens that do not let devices into ``hub`` any more."""
+        lost = self._grants.withdraw(hub, Right.DEVICE_CONNECT)
+        for scope in lost:
+            del self._tokens[scope]
+        for scope, (cause, seen) in lost.items():
+            self._tell(scope, cause, "a token that still counts", seen)
+
     def clear(self) -> None:
         """The connection is gone."""
         self._grants.clear()
@@ -77,5 +87,8 @@ class DeviceGrants:
         for scope in gone:
             del self._tokens[scope]
         for scope in gone:
-            if self.when_expired is not None:
-                self.when_expired(scope)
+            self._tell(scope, "token-expiry", "a token renewed in time", "the token has expired")
+
+    def _tell(self, scope: Scope, cause: str, expected: str, seen: str) -> None:
+        if self.when_lost is not None:
+            self.when_lost(scope, cause, expected, seen)

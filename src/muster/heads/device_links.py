@@ -81,7 +81,7 @@ class Devices:
         self.sessions: dict[IdentityKey, DeviceSession] = {}
         self.acknowledgements = Acknowledgements(connection, services.ambient)
         self._holding = False
-        connection.device_grants.when_expired = self._expired
+        connection.device_grants.when_lost = self._lost
 
     def attach(self, key: IdentityKey, part: Part, link: Link) -> DeviceLink:
         """Begin to let in a link of ``key``. Raises ``HubError`` when it names a model that is too long."""
@@ -114,10 +114,10 @@ class Devices:
             session.replenish()
         self.connection.flush()
 
-    def _expired(self, scope: Scope) -> None:
+    def _lost(self, scope: Scope, cause: str, expected: str, seen: str) -> None:
         for session in tuple(self.sessions.values()):
             if session.scope == scope:
-                session.lost("token-expiry", "a token renewed in time", "the token has expired")
+                session.lost(cause, expected, seen)
 
 
 class DeviceSession:
@@ -257,6 +257,7 @@ class DeviceSession:
     def _begin(self, verdict: Verdict, scope: Scope | None) -> None:
         self.scope = scope
         self.session = self.services.sessions.open(verdict, self)
+        self.session.ground = None  # the token may be renewed: the connection's grants look after it
         self.connection.proven()
         if verdict.by_certificate and verdict.expires_at is not None:
             ended = partial(self.lost, "certificate-end", "a certificate renewed in time", "it has expired")

@@ -8,7 +8,8 @@ from math import inf
 from muster.core.ambient import Ambient, Timer
 from muster.core.amqp_limits import AMQP_TOKENS
 from muster.core.errors import TOO_MANY_TOKENS, HubError
-from muster.identity.verdict import Verdict
+from muster.identity.hub import Hub
+from muster.identity.verdict import Right, Verdict
 
 Scope = tuple[str, ...]
 """A path below the host, in lower case. A grant for it covers all that begins with it; the empty one covers all."""
@@ -62,6 +63,17 @@ class Grants:
     def described(self) -> str:
         """What there is, for a verdict."""
         return ", ".join(sorted("/".join(scope) or "the hub" for scope in self._held)) or "no token"
+
+    def withdraw(self, hub: Hub, right: Right) -> dict[Scope, tuple[str, str]]:
+        """Forget what does not count any more for ``right`` at ``hub``: by its scope the cause, and what is seen."""
+        lost = {
+            scope: found
+            for scope, verdict in self._held.items()
+            if verdict.ground is not None and (found := verdict.ground.lost(hub, right))[0]
+        }
+        for scope in lost:
+            del self._held[scope]
+        return lost
 
     def clear(self) -> None:
         """The connection is gone."""

@@ -9,8 +9,8 @@ from muster.identity.examination import Credential, Examination, hosts_text
 from muster.identity.hub import Hub, hub_name
 from muster.identity.mistakes import shown
 from muster.identity.model import AuthenticationType, Identity, IdentityKey
-from muster.identity.policies import LOCAL
 from muster.identity.sas import SasToken
+from muster.identity.token_ground import switched_off
 
 if TYPE_CHECKING:
     from muster.identity.authenticator import DeviceAttempt
@@ -140,16 +140,10 @@ def check_switches(
     exam: Examination, hub: Hub, token: SasToken, error: ErrorRow, key: IdentityKey | None = None
 ) -> None:
     """Whether the hub still takes tokens of this kind; nothing is recorded where it takes all."""
-    switches = hub.switches
-    if not any(switches):
+    if not any(hub.switches):
         return
-    if token.policy is not None:
-        off, cause = switches.disable_local_auth and token.policy != LOCAL, "local-auth-disabled"
-    elif key is None or key.module_id is None:
-        off, cause = switches.disable_device_sas, "device-sas-disabled"
-    else:
-        off, cause = switches.disable_module_sas, "module-sas-disabled"
-    if off:
+    cause = switched_off(hub, token.policy or "", module=key is not None and key.module_id is not None)
+    if cause:
         exam.failed("switches", cause, error, expected="another kind of credential", seen="a SAS token")
     else:
         exam.passed("switches", "a kind of credential that is not switched off", "a SAS token")

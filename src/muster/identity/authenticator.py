@@ -45,6 +45,7 @@ from muster.identity.policy_checks import check_policy, holder, policy_holders
 from muster.identity.proven import ProvenTokens
 from muster.identity.refusals import Refusals
 from muster.identity.sas import SasToken
+from muster.identity.token_ground import OWN
 from muster.identity.trust import ChainProof, Trust
 from muster.identity.verdict import Right, Verdict
 
@@ -361,7 +362,7 @@ class Authenticator:
                 checks=checks, identity=identity, policy="" if policy is None else policy.name,
                 rights=Right.DEVICE_CONNECT if policy is None else policy.rights,
                 expires_at=token.expiry + self._skew if token is not None else believed and believed.until,
-                auth_method=auth_method, proof=believed and believed.proof,
+                auth_method=auth_method, proof=believed and believed.proof, ground=exam.ground,
                 by_certificate=believed is not None, thumbprint="" if believed is None else believed.thumbprint,
             )  # fmt: skip
         verdict = Verdict(
@@ -419,6 +420,7 @@ class Authenticator:
         match = sas.matching_key(token, keys.primary_key, keys.secondary_key)
         if match is not None:
             exam.passed("signature", "by a key of the identity", f"{match.slot} key")
+            exam.ground = OWN[key.module_id is not None]
             return
         if not any(key is not None and sas.decode_key(key) for key in (keys.primary_key, keys.secondary_key)):
             cause, seen = "key-not-base64", "keys that are not base64"

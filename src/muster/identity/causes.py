@@ -172,6 +172,11 @@ SCOPE = (
         "Write sr as <host>/devices/<device id> for a device, or as <host> for a policy.",
     ),
     Cause(
+        "policy-token-for-device",
+        "A policy's token for one device came with a call about its twin or methods; Azure does not take it.",
+        "Write sr as <host> alone; or use the profile open, where such a token is good for all calls about its device.",
+    ),
+    Cause(
         "scope-encoded-too-often",
         "The token's sr was percent-encoded once too often.",
         "Percent-encode sr once (its slashes become %2F), and sign that text.",
@@ -367,6 +372,12 @@ BREACHES = (
         "token-expiry",
         "The token of an open connection ran out.",
         "Reconnect with a new token before the old one ends; the SDKs do.",
+    ),
+    Cause(
+        "policy-withdrawn",
+        "The shared access policy that let the client in was deleted, or lost the key or the right that it came by.",
+        "Give it the new connection string (muster hub policy show <name>); it connects again by itself where that is "
+        "read anew.",
     ),
     Cause(
         "certificate-end",

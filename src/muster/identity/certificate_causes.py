@@ -146,17 +146,20 @@ CERTIFICATE = (
     Cause(
         "local-auth-disabled",
         "Tokens of shared access policies are switched off at this hub (disableLocalAuth).",
-        "Connect as a device; for services start the hub without --disable-local-auth.",
+        "Let services come with bearer tokens, devices with their own keys; or switch policies on again: muster hub "
+        "set <hub> --local-auth on, and muster serve without --disable-local-auth.",
     ),
     Cause(
         "device-sas-disabled",
         "Tokens of devices are switched off at this hub (disableDeviceSAS).",
-        "Give the device a certificate, or start the hub without --disable-device-sas.",
+        "Give the device a certificate, or switch them on again: muster hub set <hub> --device-sas on, and muster "
+        "serve without --disable-device-sas.",
     ),
     Cause(
         "module-sas-disabled",
         "Tokens of modules are switched off at this hub (disableModuleSAS).",
-        "Give the module a certificate, or start the hub without --disable-module-sas.",
+        "Give the module a certificate, or switch them on again: muster hub set <hub> --module-sas on, and muster "
+        "serve without --disable-module-sas.",
     ),
 )
 

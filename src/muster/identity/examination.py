@@ -11,6 +11,7 @@ from muster.identity import mistakes, sas
 from muster.identity.causes import BY_NAME
 from muster.identity.hub import Hub
 from muster.identity.sas import SasError, SasToken
+from muster.identity.token_ground import TokenGround
 from muster.identity.verdict import Check, Outcome
 
 _YEAR = 365.25 * 86400
@@ -53,12 +54,14 @@ def _skipped(name: str, why: str) -> Check:
 class Examination:
     """Checks in the order in which they are made; the first that fails decides ``cause`` and ``error``."""
 
-    __slots__ = ("cause", "checks", "error")
+    __slots__ = ("cause", "checks", "error", "ground")
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.cause = ""
         self.error: ErrorRow | None = None
+        self.ground: TokenGround | None = None
+        """By what the token counts, once a key is found that has signed it."""
 
     def passed(self, name: str, expected: str = "", seen: str = "") -> None:
         """Record a check that passed, with texts from a small fixed set (they are kept for good)."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from muster.core.limits import Profile
-from muster.identity.policies import SharedAccessPolicy
+from muster.identity.policies import LOCAL, SharedAccessPolicy
 from muster.identity.sas import host_name
 
 
@@ -31,7 +31,8 @@ class Hub:
     ``name`` is what Azure calls the hub's name: the first host name up to its first dot, or the whole of an
     address. ``hosts`` are all the names it answers to, normalised by ``host_name``: clients write whichever
     they like, with or without a port, and with a gateway the other one (clients.md 1.6). ``host`` is the
-    first of them.
+    first of them. ``policies`` and what ``taken`` tells, the switches in force, may change while the hub runs.
+    ``local`` is the policy of this machine's own commands.
     """
 
     name: str
@@ -39,7 +40,17 @@ class Hub:
     hosts: frozenset[str]
     policies: Mapping[str, SharedAccessPolicy]
     profile: Profile
-    switches: Switches = TAKES_ALL
+    taken: Callable[[], Switches]
+    local: SharedAccessPolicy | None = None
+
+    @property
+    def switches(self) -> Switches:
+        """The switches in force."""
+        return self.taken()
+
+    def policy(self, name: str) -> SharedAccessPolicy | None:
+        """The policy that a token names."""
+        return self.local if name == LOCAL else self.policies.get(name)
 
     def knows(self, host: str) -> bool:
         """Whether ``host`` (any case, perhaps with a port) is this hub."""
@@ -48,30 +59,33 @@ class Hub:
 
 def make_hub(
     hosts: Iterable[str],
-    policies: Iterable[SharedAccessPolicy],
+    policies: Iterable[SharedAccessPolicy] | Mapping[str, SharedAccessPolicy],
     profile: Profile = Profile.OPEN,
     *,
     name: str | None = None,
-    switches: Switches = TAKES_ALL,
+    taken: Callable[[], Switches] = lambda: TAKES_ALL,
+    local: SharedAccessPolicy | None = None,
 ) -> Hub:
     """A hub that answers to ``hosts``, the first of which is its own.
 
     Args:
         hosts: at least one host name or address; ``localhost``, ``hub.localhost`` and the loopback addresses
             are always added.
-        policies: its shared access policies.
+        policies: its shared access policies; a mapping is asked anew each time.
         profile: which limits are in force.
         name: the hub's name where it must not follow the host.
-        switches: which kinds of token it takes no more.
+        taken: says which kinds of token it takes no more.
+        local: see ``Hub``.
     """
     names = [host_name(host) for host in hosts]
     return Hub(
         name=name if name is not None else hub_name(names[0]),
         host=names[0],
         hosts=frozenset([*names, *ALWAYS]),
-        policies={policy.name: policy for policy in policies},
+        policies=policies if isinstance(policies, Mapping) else {policy.name: policy for policy in policies},
         profile=profile,
-        switches=switches,
+        taken=taken,
+        local=local,
     )
 
 

@@ -14,7 +14,7 @@ KEY_BYTES = 32
 OWNER, SERVICE = "iothubowner", "service"
 LOCAL = "muster-local"
 """The policy of commands on the hub's own data directory where ``disableLocalAuth`` keeps all others out: made anew
-at each start, its key stands in ``run.json`` only."""
+at each start, its key stands in ``run.json`` only, and only then."""
 PROVISIONING_OWNER = "provisioningserviceowner"
 """The built-in policy of a provisioning service; it has no rights at a hub (provisioning.md section 7)."""
 PROVISIONING_RIGHTS = (
@@ -51,6 +51,8 @@ _RIGHT_NAMES = {
 
 RIGHTS_AT_PROVISIONING = tuple(name for right, name in _RIGHT_NAMES.items() if right in PROVISIONING_RIGHTS)
 """The names of the rights that there are at a provisioning service."""
+RIGHTS_AT_HUBS = tuple(name for right, name in _RIGHT_NAMES.items() if right in BUILT_IN[OWNER])
+"""And at a hub."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from muster.identity.mistakes import KeyHolder, missigned, misused_key, shown
 from muster.identity.model import Identity
 from muster.identity.policies import SharedAccessPolicy, rights_text
 from muster.identity.sas import KeyReading, SasToken
+from muster.identity.token_ground import of_policy
 from muster.identity.verdict import Right
 
 
@@ -53,7 +54,7 @@ def check_policy(
     """
     assert token.policy is not None
     own = () if identity is None else (holder("policy-name-on-device-key", identity),)
-    policy = hub.policies.get(token.policy)
+    policy = hub.policy(token.policy)
     if policy is None:
         cause = "policy-name-on-device-key" if misused_key(token, own) else "policy-unknown"
         exam.failed("policy", cause, error, expected=", ".join(hub.policies), seen=shown(token.policy))
@@ -86,6 +87,7 @@ def _check_signature(
     if match is not None:
         reading = "" if match.reading is KeyReading.DECODED else ", used as text"
         exam.passed("signature", "by a key of the policy", f"{match.slot} key{reading}")
+        exam.ground = of_policy(policy, policy.primary_key if match.slot == "primary" else policy.secondary_key)
         return
     others = [other for other in hub.policies.values() if other is not policy]
     cause, seen = (

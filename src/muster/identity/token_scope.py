@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from muster.core.errors import DEVICE_UNAUTHORIZED, UNAUTHORIZED
+from muster.core.limits import Profile
 from muster.identity import sas
 from muster.identity.examination import Examination
 from muster.identity.hub import Hub
 from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 from muster.identity.sas import Resource, SasToken
+
+_ABOUT_DEVICES = (("twins",), ("digitaltwins",))
+_OF_ALL_DEVICES = (("devices", "query"), ("devices", "keys", "regenerate"))
+"""Operations below ``devices`` whose next segment is nobody's id."""
 
 
 def check_device(exam: Examination, hub: Hub, key: IdentityKey, token: SasToken) -> None:
@@ -29,19 +34,34 @@ def check_device(exam: Examination, hub: Hub, key: IdentityKey, token: SasToken)
 
 
 def check_service(exam: Examination, hub: Hub, resource: str, token: SasToken) -> None:
-    """A service's token: for the hub, or for something that ``resource`` (a path below the host) is part of."""
-    wanted = tuple(segment for segment in resource.lower().split("/") if segment)
+    """A service's token: for the hub, or for something that ``resource`` (a path below the host) is part of.
+
+    In the ``open`` profile a token for ``devices/<id>`` also covers that device's twin, methods and digital twin, whose
+    paths do not begin so; Azure compares paths alone.
+    """
+    wanted = _resource(resource)
     found = _covering(hub, token, wanted)
+    about = _covering(hub, token, ("devices", *wanted[1:])) if wanted[:1] in _ABOUT_DEVICES and wanted[1:] else None
+    if found is None and hub.profile is Profile.OPEN:
+        found = about
     if found is not None and token.policy is not None:
         exam.passed("scope", "covers the resource", "covers it")
         return
     if token.policy is None:
         devices = any(reading.path[:1] == ("devices",) for reading in token.readings)
         cause = "device-token-on-service" if devices else "policy-name-missing"
+    elif about is not None:
+        cause = "policy-token-for-device"
     else:
         cause = "scope-encoded-too-often" if _covers_decoded(hub, token, wanted) else "scope-too-narrow"
     expected = f"sr={hub.host} and skn" if token.policy is None else f"sr={hub.host}"
     exam.failed("scope", cause, UNAUTHORIZED, expected=expected, seen=f"sr={shown(token.resource)}")
+
+
+def _resource(path: str) -> tuple[str, ...]:
+    """What ``path`` is part of. An operation on all devices is not one on the device that is called like it."""
+    segments = tuple(segment for segment in path.lower().split("/") if segment)
+    return segments[:1] if segments in _OF_ALL_DEVICES else segments
 
 
 def whole_hub(hub: Hub, token: SasToken) -> bool:

@@ -14,6 +14,7 @@ from muster.identity.model import Identity
 
 if TYPE_CHECKING:
     from muster.access.decision import Caller
+    from muster.identity.token_ground import TokenGround
     from muster.identity.trust import ChainProof
 
 
@@ -60,7 +61,8 @@ class Verdict:
     ``error`` is the catalogue's row that decides the wire answer, ``None`` when allowed. ``expires_at``
     (seconds since 1970, clock skew included) ends what was allowed; ``None`` for no end.
     ``auth_method`` is the JSON text of ``iothub-connection-auth-method`` (device.md section 7). ``proof`` is the chain
-    of a certificate that an authority has issued: what was allowed ends when it is lost;
+    of a certificate that an authority has issued, ``ground`` what a SAS token counts by: what was allowed ends when it
+    is lost;
     ``by_certificate`` whether one was judged at all, ``thumbprint`` that of the identity which was its. ``caller`` is
     who a bearer token speaks for.
     """
@@ -79,6 +81,7 @@ class Verdict:
     expires_at: float | None = None
     auth_method: str = ""
     proof: ChainProof | None = None
+    ground: TokenGround | None = None
     by_certificate: bool = False
     thumbprint: str = ""
     caller: Caller | None = None

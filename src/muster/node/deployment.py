@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from muster.core.errors import NOT_FOUND, HubError
+from muster.dialect.hub_bodies import switches_body
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
 from muster.node.hubs import Hubs
@@ -47,6 +49,7 @@ class Deployment:
                     "hostNames": list(hub.own_hosts),
                     "first": hub is self._hubs.first,
                     "declared": hub is self._hubs.first or self._roster.declares(hub.name),
+                    **switches_body(hub.switches.now()),
                     "partitions": hub.parts.telemetry.partitions,
                     "devices": counts.enabled + counts.disabled,
                     "connectedDevices": hub.parts.sessions.connected_count(),
@@ -73,6 +76,16 @@ class Deployment:
                 await self._roster.withdraw(name)
                 raise
             await self._announce()
+
+    async def switch(self, name: str, wanted: Mapping[str, bool]) -> None:
+        """Say which kinds of SAS token the hub ``name`` takes no more, by the names of ``identity.hub.Switches``.
+
+        Raises ``HubError`` 404000 for no hub, and as ``KeptSwitches.set``.
+        """
+        hub = self._hubs.get(name)
+        if hub is None:
+            raise HubError(NOT_FOUND, f"There is no hub {name[:80]}, see: muster hub list")
+        await hub.switches.set(wanted)
 
     async def remove(self, name: str) -> None:
         """End the hub ``name`` and all that it has. It stays among those that leave: what somebody was still writing

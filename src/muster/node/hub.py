@@ -27,9 +27,12 @@ from muster.heads.http.methods import MethodOperations
 from muster.heads.http.network import NetworkOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
+from muster.heads.http.service_policies import PolicyOperations
 from muster.heads.http.twins import TwinOperations
 from muster.identity.doctor import Shown
 from muster.identity.hub import Hub
+from muster.identity.kept_policies import KeptPolicies, Listener
+from muster.identity.kept_switches import KeptSwitches, open_switches
 from muster.node.directory import DataDirectory
 from muster.node.files import file_operations
 from muster.node.foundation import Foundation, Undo
@@ -37,6 +40,7 @@ from muster.node.material import HubKeys
 from muster.node.parts import Parts, make_parts
 from muster.node.settings import Settings
 from muster.provisioning.renewals import Renewals
+from muster.sessions.grounds import TokenGrounds
 from muster.stores.sqlite.database import Writer
 
 
@@ -65,9 +69,15 @@ class Site:
 class OpenHub:
     """A hub that runs. ``end`` and then ``close`` it."""
 
-    def __init__(self, base: Foundation, parts: Parts, site: Site) -> None:
+    def __init__(
+        self, base: Foundation, parts: Parts, site: Site, policies: KeptPolicies, switches: KeptSwitches
+    ) -> None:
         self.base = base
         self.facts: Hub = base.hub
+        self.policies, self.switches = policies, switches
+        """What tokens count by; both may be changed."""
+        self.when_access_changes(parts.authenticator.policies_changed)
+        self.when_access_changes(TokenGrounds(parts.sessions, base.hub, parts.refusals, base.ambient).changed)
         self.own_hosts = base.settings.hostnames
         self.parts = parts
         self.rest: App | None = None
@@ -89,6 +99,11 @@ class OpenHub:
     def name(self) -> str:
         """See ``identity.hub.Hub``."""
         return self.facts.name
+
+    def when_access_changes(self, listener: Listener) -> None:
+        """From now on call ``listener`` after each change of what tokens count by."""
+        self.policies.when_changed(listener)
+        self.switches.when_changed(listener)
 
     def ready(self) -> bool:
         """Whether it serves."""
@@ -121,6 +136,7 @@ class OpenHub:
                 *methods.table(),
                 *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),
                 *parts.messaging.operations,
+                *PolicyOperations(self.policies).table(),
                 *messages.table(),
                 *files,
                 *parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, site.own),
@@ -146,11 +162,12 @@ async def open_hub(
 
     Raises ``HubError`` or ``OSError``; what was begun is undone.
     """
-    hub = settings.hub(keys.name, keys.policies, site.ambient)
+    switches = await open_switches(settings.switches, kept)
+    hub = settings.hub(keys.name, keys.policies, site.ambient, switches.now)
     files = site.directory.hub_files("" if first else keys.name)
     base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [], site.issuers)
     try:
-        return OpenHub(base, await make_parts(base), site)
+        return OpenHub(base, await make_parts(base), site, keys.policies, switches)
     except BaseException:
         await _undo(base.undo)
         raise

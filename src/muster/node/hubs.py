@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from muster.core.errors import NOT_FOUND, UNAVAILABLE, HubError
 from muster.core.settings_store import HubSettingsStore, SettingsOf
@@ -80,8 +81,8 @@ class Hubs:
             self.check(wanted)
             site = self._site
             kept = SettingsOf(site.kept, wanted.name)
-            made = development_policies(wanted.name) if site.settings.data is None else None
-            keys = await load_keys(kept, site.ambient, wanted.name, made)
+            make = partial(development_policies, wanted.name) if site.settings.data is None else None
+            keys = await load_keys(kept, site.ambient, wanted.name, make)
             hub = await open_hub(site, site.settings.of(wanted), keys, kept)
             try:
                 if self._serving:

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import hub_name
+from muster.identity.kept_policies import HUB, PROVISIONING, KeptPolicies, open_policies
 from muster.identity.policies import (
-    BUILT_IN,
-    PROVISIONING_OWNER,
-    PROVISIONING_RIGHTS,
     SharedAccessPolicy,
     development_policies,
     development_provisioning_policy,
     make_policies,
     make_provisioning_policy,
 )
-from muster.identity.verdict import Right
 from muster.issuing.authority import Credentials, issue_server_certificate, make_authority, still_serves
 
 DEVELOPMENT_ID_SCOPE = "0ne000DE4E10"
-_NAME, _POLICIES, _PROVISIONING, _ID_SCOPE = "hub-name", "policies", "provisioning-policies", "id-scope"
-_AUTHORITY, _SERVER = "authority", "server-certificate"
-_ALL = (_PROVISIONING, _ID_SCOPE, _AUTHORITY, _SERVER)
+_NAME, _ID_SCOPE, _AUTHORITY, _SERVER = "hub-name", "id-scope", "authority", "server-certificate"
+_ALL = (_ID_SCOPE, _AUTHORITY, _SERVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +39,13 @@ class HubKeys:
     """
 
     name: str
-    policies: tuple[SharedAccessPolicy, ...]
+    policies: KeptPolicies
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Keys and certificates that all hubs of a node share."""
+    """What all hubs of a node share: certificates, and the id scope."""
 
-    provisioning: SharedAccessPolicy
     id_scope: str
     authority: Credentials
     server: Credentials
@@ -65,10 +61,6 @@ async def load_material(
     """
     kept = {name: await store.get_setting(name) for name in _ALL}
     fresh: dict[str, bytes] = {}
-    provisioning = _policies_from(kept[_PROVISIONING])
-    if not provisioning:
-        provisioning = (development_provisioning_policy() if development else make_provisioning_policy(ambient),)
-        fresh[_PROVISIONING] = _policies_text(provisioning)
     scope = kept[_ID_SCOPE]
     if scope is None:
         scope = (DEVELOPMENT_ID_SCOPE if development else f"0ne{ambient.random_bytes(4).hex().upper()}").encode()
@@ -83,7 +75,7 @@ async def load_material(
         fresh[_SERVER] = _credentials_text(server)
     if fresh:
         await store.put_settings(fresh)
-    return Material(provisioning[0], scope.decode(), authority, server)
+    return Material(scope.decode(), authority, server)
 
 
 async def load_first_keys(store: HubSettingsStore, ambient: Ambient, host: str, *, development: bool) -> HubKeys:
@@ -93,32 +85,26 @@ async def load_first_keys(store: HubSettingsStore, ambient: Ambient, host: str, 
     if name is None:
         name = hub_name(host).encode()
         await store.put_settings({_NAME: name})
-    return await load_keys(store, ambient, name.decode(), development_policies() if development else None)
+    return await load_keys(store, ambient, name.decode(), development_policies if development else None)
 
 
 async def load_keys(
-    store: HubSettingsStore, ambient: Ambient, name: str, made: Sequence[SharedAccessPolicy] | None = None
+    store: HubSettingsStore,
+    ambient: Ambient,
+    name: str,
+    make: Callable[[], Iterable[SharedAccessPolicy]] | None = None,
 ) -> HubKeys:
-    """The hub ``name`` with its policies as its ``store`` holds them; the first time these are ``made``, or new."""
-    policies = _policies_from(await store.get_setting(_POLICIES))
-    if not policies:
-        policies = make_policies(ambient) if made is None else tuple(made)
-        await store.put_settings({_POLICIES: _policies_text(policies)})
-    return HubKeys(name, policies)
+    """The hub ``name`` with its policies as its ``store`` holds them; the first time these are ``make``'s, or new."""
+    return HubKeys(name, await open_policies(HUB, store, ambient, make or partial(make_policies, ambient)))
 
 
-def _policies_text(policies: Sequence[SharedAccessPolicy]) -> bytes:
-    return json.dumps({policy.name: [policy.primary_key, policy.secondary_key] for policy in policies}).encode()
+async def load_provisioning_policies(store: HubSettingsStore, ambient: Ambient, *, development: bool) -> KeptPolicies:
+    """Those of the provisioning service as ``store`` holds them; the first time its owner is made and put there."""
 
+    def make() -> Iterable[SharedAccessPolicy]:
+        return [development_provisioning_policy() if development else make_provisioning_policy(ambient)]
 
-def _policies_from(text: bytes | None) -> tuple[SharedAccessPolicy, ...]:
-    if text is None:
-        return ()
-    rights = {**BUILT_IN, PROVISIONING_OWNER: PROVISIONING_RIGHTS}
-    return tuple(
-        SharedAccessPolicy(name, rights.get(name, Right.NONE), primary, secondary)
-        for name, (primary, secondary) in json.loads(text).items()
-    )
+    return await open_policies(PROVISIONING, store, ambient, make)
 
 
 def _credentials_text(credentials: Credentials) -> bytes:

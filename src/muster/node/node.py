@@ -35,13 +35,13 @@ from muster.node.certificate import ServerCertificate
 from muster.node.credential_policies import PolicyBook
 from muster.node.deployment import Deployment, Eraser, finish_removals
 from muster.node.directory import DataDirectory
-from muster.node.facts import Reach, facts_of, keep_reach
+from muster.node.facts import Reach, Service, facts_of, keep_reach
 from muster.node.fetch import fetch_trusting
 from muster.node.foundation import Undo
-from muster.node.hub import Site
+from muster.node.hub import OpenHub, Site
 from muster.node.hubs import open_hubs
 from muster.node.linked_hub import local_hub
-from muster.node.material import Material, load_material
+from muster.node.material import Material, load_material, load_provisioning_policies
 from muster.node.network import end_refused_when_changed
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.provisioning import Keeping, open_provisioning
@@ -116,22 +116,26 @@ class Node:
         material, certificate = await self._material(directory, kept, roster)
         linked = LinkedHubs()
         keeping = Keeping(
-            SqliteProvisioningStore(writer, reader), PolicyBook(directory.path, settings.credential_policies)
-        )
+            SqliteProvisioningStore(writer, reader), PolicyBook(directory.path, settings.credential_policies),
+            await load_provisioning_policies(kept, ambient, development=settings.data is None),
+        )  # fmt: skip
         site = Site(
             settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own,
-            Renewals(material.id_scope, *keeping, linked, ambient), self._issuers(),
+            Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient), self._issuers(),
         )  # fmt: skip
         self.hubs = hubs = await open_hubs(site, roster)
         self._undo.append(hubs.close_all)
-        announce = partial(self._announce, directory, kept, roster, material, ports)
+        announce = partial(self._announce, directory, kept, roster, Service(material.id_scope, keeping.policies), ports)
+        keeping.policies.when_changed(announce)
         deployment = Deployment(hubs, roster, certificate, eraser, announce)
         first = replace(hubs.first.base, undo=self._undo)
         for hub in hubs.all():
             linked.link(local_hub(hub))
+            hub.when_access_changes(announce)
         provisioning = await open_provisioning(first, keeping, material, linked, hubs.first.parts)
         hubs.when_opened(lambda hub: linked.link(local_hub(hub)))
+        hubs.when_opened(lambda hub: hub.when_access_changes(announce))
         hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
         families = partial(provisioning_families, provisioning.timeline)
         await hubs.serve(provisioning.operations, HubOperations(deployment).table(), families)
@@ -147,6 +151,9 @@ class Node:
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         end_refused_when_changed(hubs, make_amqp)
+        for hub in hubs.all():
+            _end_withdrawn(make_amqp, hub)
+        hubs.when_opened(partial(_end_withdrawn, make_amqp))
         hubs.when_closing(lambda hub: make_amqp.end_all(UNAVAILABLE, hub.amqp))
         hubs.when_closing(lambda hub: http.settle(hub.rest, DRAIN_SECONDS))
         self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]
@@ -173,13 +180,13 @@ class Node:
         directory: DataDirectory,
         kept: HubSettingsStore,
         roster: Roster,
-        material: Material,
+        service: Service,
         ports: Mapping[str, int],
     ) -> None:
         settings, others = self.settings, {hub.name: hub.hostnames for hub in roster}
         reach = Reach(settings.all_hostnames, settings.dps_hostname, settings.bind, ports, others)
         await keep_reach(kept, reach)
-        self.facts = {**facts_of(self.hubs.facts, material, directory, reach), "pid": os.getpid()}
+        self.facts = {**facts_of(self.hubs.facts, service, directory, reach), "pid": os.getpid()}
         directory.announce(self.facts)
 
     async def _material(
@@ -256,6 +263,11 @@ class Node:
 def _flag(listener: str) -> str:
     """The option that chooses the port of a listener."""
     return f"--{listener.replace('_', '-')}-port"
+
+
+def _end_withdrawn(head: AmqpHead, hub: OpenHub) -> None:
+    """From now on end what tokens have let in over AMQP that count no more."""
+    hub.when_access_changes(partial(head.access_changed, hub.amqp))
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

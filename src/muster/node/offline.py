@@ -21,8 +21,8 @@ from muster.identity.network_access import HUB_SETTING, NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.node.directory import DataDirectory
-from muster.node.facts import Reach, facts_of, last_reach
-from muster.node.material import load_first_keys, load_keys, load_material
+from muster.node.facts import Reach, Service, facts_of, last_reach
+from muster.node.material import load_first_keys, load_keys, load_material, load_provisioning_policies
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -78,13 +78,15 @@ async def open_offline(directory: DataDirectory, name: str = "") -> AsyncIterato
             raise HubError(INVALID_OPERATION, f"{directory.path} has no hub {name[:80]}, it has {names}.")
         hosts = [*reach.hostnames, *(host for hosts in reach.hubs.values() for host in hosts)]
         material = await load_material(settings, ambient, hosts, development=False)
+        policies = await load_provisioning_policies(settings, ambient, development=False)
+        service = Service(material.id_scope, policies)
         registry = Registry(hub.name, SqliteIdentityStore(writer, reader), _Nobody(), LocalBus(), ambient)
         refusals = Refusals(ambient, store=SqliteRefusalStore(writer, reader, hub.name))
         network = NetworkAccess(
             settings if hub is hubs[0] else SettingsOf(settings, hub.name), HUB_SETTING, refusals, ambient
         )
         await network.load()
-        yield OfflineHub(registry, refusals, network, hub.host, facts_of(hubs, material, directory, reach))
+        yield OfflineHub(registry, refusals, network, hub.host, facts_of(hubs, service, directory, reach))
 
 
 async def _hubs(settings: HubSettingsStore, ambient: Ambient, reach: Reach) -> list[Hub]:

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,10 +19,11 @@ from muster.heads.http.network import NetworkOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.provisioning_answers import ProvisioningAnswers
 from muster.heads.http.registrations import RegistrationOperations
-from muster.heads.http.service_policies import ServicePolicyOperations
+from muster.heads.http.service_policies import PROVISIONING_PATH, PolicyOperations
 from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
+from muster.identity.kept_policies import KeptPolicies
 from muster.identity.network_access import PROVISIONING_SETTING, NetworkAccess
 from muster.node.credential_policies import PolicyBook
 from muster.node.foundation import Foundation
@@ -34,7 +34,6 @@ from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
 from muster.provisioning.groups import Groups
 from muster.provisioning.hubs import LinkedHubs
-from muster.provisioning.policies import ServicePolicies
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.timeline import Timeline
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -43,10 +42,11 @@ from muster.stores.sqlite.timeline import SqliteTimelineStore
 
 
 class Keeping(NamedTuple):
-    """What hubs need of the provisioning service before there is one: its store, and who issues certificates."""
+    """What there is of the provisioning service before it runs: its store, who issues certificates, its policies."""
 
     store: SqliteProvisioningStore
     issuers: PolicyBook
+    policies: KeptPolicies
 
 
 class Provisioning(NamedTuple):
@@ -68,7 +68,7 @@ async def open_provisioning(
     when a store fails.
     """
     certificates, refusals, meters = first.certificates, first.refusals, first.meters
-    store, issuers = keeping
+    store, issuers, policies = keeping
     scope, ambient, profile = material.id_scope, base.ambient, base.settings.profile
     network = NetworkAccess(base.kept, PROVISIONING_SETTING, refusals, ambient)
     await network.load()
@@ -88,11 +88,9 @@ async def open_provisioning(
     await hubs.load(base.kept)
     await registrar.resume()
     base.undo.append(registrar.close)
-    policies = ServicePolicies(material.provisioning, base.kept, ambient)
-    await policies.load()
-    service = replace(make_hub(base.settings.all_hostnames, (), profile, name=scope), policies=policies)
+    service = make_hub(base.settings.all_hostnames, policies, profile, name=scope)
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
-    policies.changed = gate.policies_changed
+    policies.when_changed(gate.policies_changed)
     answers = ProvisioningAnswers(gate, ambient, profile, meters=meters, network=network)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
     operations = [
@@ -101,7 +99,7 @@ async def open_provisioning(
         *DeviceRegistrationOperations(registrar, answers).table(),
         *EstOperations(scope, registrar, issuers).table(),
         *AllocationOperations(hubs, base.kept, answers).table(),
-        *ServicePolicyOperations(policies, answers).table(),
+        *PolicyOperations(policies, PROVISIONING_PATH, answers.operation).table(),
         *NetworkOperations(network, answers.operation).table(),
     ]
     return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations, network)

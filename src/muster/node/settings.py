@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -154,12 +154,16 @@ class Settings:
         names = (*self.given_hostnames, "localhost", "hub.localhost", "127.0.0.1", "::1")
         return tuple(dict.fromkeys(names))
 
-    def hub(self, name: str, policies: Sequence[SharedAccessPolicy], ambient: Ambient) -> Hub:
-        """The hub of these settings. Where ``disableLocalAuth`` keeps the policies out it has one more, for the
-        commands of this machine: its key is new at each start."""
-        if self.switches.disable_local_auth:
-            policies = (*policies, make_local_policy(ambient))
-        return make_hub(self.all_hostnames, policies, self.profile, name=name, switches=self.switches)
+    def hub(
+        self,
+        name: str,
+        policies: Mapping[str, SharedAccessPolicy],
+        ambient: Ambient,
+        taken: Callable[[], Switches],
+    ) -> Hub:
+        """The hub of these settings, with a policy of its own for the commands of this machine."""
+        local = make_local_policy(ambient)
+        return make_hub(self.all_hostnames, policies, self.profile, name=name, taken=taken, local=local)
 
 
 def _is_loopback(address: str) -> bool:

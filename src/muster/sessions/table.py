@@ -59,15 +59,16 @@ class Session:
     """One authenticated connection of the identity ``key``, over ``transport`` from ``peer``.
 
     There may be very many, so it keeps of the identity only what tells whether the session may go on: of its
-    credentials the hash, and of a certificate's chain the proof, whose issuers sessions share.
+    credentials the hash, of a certificate's chain the proof, whose issuers sessions share, and ``ground``, what its
+    token counts by, unless its connection looks after that.
 
     ``filters`` are the MQTT topic filters in force with their QoS, ``lasting`` whether they outlive the session: see
     ``sessions.subscriptions``.
     """
 
     __slots__ = (
-        "certificate_ends", "commands", "credentials", "ended", "filters", "generation_id", "key", "lasting", "peer",
-        "proof", "sink", "takes", "thumbprint", "transport",
+        "certificate_ends", "commands", "credentials", "ended", "filters", "generation_id", "ground", "key", "lasting",
+        "peer", "proof", "sink", "takes", "thumbprint", "transport",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
@@ -75,7 +76,7 @@ class Session:
         self.generation_id = identity.generation_id
         self.credentials = hash(identity.authentication)
         self.transport, self.peer = verdict.transport, verdict.peer
-        self.proof = verdict.proof
+        self.proof, self.ground = verdict.proof, verdict.ground
         self.thumbprint = verdict.thumbprint
         self.certificate_ends = verdict.expires_at if verdict.by_certificate else None
         self.sink = sink

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from muster.access.roles import ManagementAction
-from muster.dialect.hub_bodies import read_hub
+from muster.dialect.hub_bodies import read_hub, read_switches
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
@@ -22,6 +22,10 @@ class HubAdmin(Protocol):
 
     async def add(self, name: str, members: Mapping[str, Any]) -> None:
         """Open a hub, now and at every start. Raises ``HubError``."""
+        ...
+
+    async def switch(self, name: str, wanted: Mapping[str, bool]) -> None:
+        """Say which kinds of SAS token a hub takes no more. Raises ``HubError``."""
         ...
 
     async def remove(self, name: str) -> None:
@@ -42,6 +46,7 @@ class HubOperations:
         return [
             Operation("GET", "/$muster/hubs", right, self.list, actions=read),
             Operation("PUT", "/$muster/hubs/{hub}", right, self.add, actions=write),
+            Operation("PATCH", "/$muster/hubs/{hub}", right, self.change, actions=write),
             Operation("DELETE", "/$muster/hubs/{hub}", right, self.remove, actions=write),
         ]
 
@@ -53,6 +58,11 @@ class HubOperations:
         """Add a hub, see ``dialect.hub_bodies.read_hub``; 201. It serves when this is answered."""
         await self._admin.add(call.parameters["hub"], read_hub(await call.json_object()))
         return Response(status=201)
+
+    async def change(self, call: Call) -> Response:
+        """Change a hub, see ``dialect.hub_bodies.read_switches``; 204. It counts when this is answered."""
+        await self._admin.switch(call.parameters["hub"], read_switches(await call.json_object()))
+        return Response(status=204)
 
     async def remove(self, call: Call) -> Response:
         """Remove a hub with all that it has; 204."""

@@ -1,43 +1,67 @@
-"""The provisioning service's shared access policies, under ``/$muster``: Azure has them in its resource manager."""
+"""Shared access policies under ``/$muster``, a hub's or the provisioning service's: Azure has them in its resource
+manager."""
 
 from __future__ import annotations
 
-from muster.dialect.policy_bodies import policy_body, read_policy
+from collections.abc import Awaitable, Callable
+
+from muster.access.roles import ManagementAction
+from muster.dialect.policy_bodies import policy_body, read_policy, read_rotation
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
-from muster.heads.http.provisioning_answers import ProvisioningAnswers
-from muster.identity.policies import PROVISIONING_RIGHTS
-from muster.provisioning.policies import ServicePolicies
+from muster.identity.kept_policies import KeptPolicies
+from muster.identity.verdict import Right
 
-_PATH = "/$muster/provisioning/policies"
+Make = Callable[[str, str, Right, Callable[[Call], Awaitable[Response]]], Operation]
+"""Makes a row of the operation table from method, path, the right that it asks for and the handler."""
+
+HUB_PATH, PROVISIONING_PATH = "/$muster/policies", "/$muster/provisioning/policies"
 
 
-class ServicePolicyOperations:
-    """Policies listed, shown, written and removed. Who may do that could give himself every right, so he must have
-    them all."""
+def hub_row(method: str, path: str, right: Right, handler: Callable[[Call], Awaitable[Response]]) -> Operation:
+    """A row among the operations of a hub; a bearer token's caller sees keys only if he may also change them."""
+    needed = ManagementAction.READ if path == HUB_PATH else ManagementAction.WRITE
+    return Operation(method, path, right, handler, actions=(needed,))
 
-    def __init__(self, policies: ServicePolicies, answers: ProvisioningAnswers) -> None:
+
+class PolicyOperations:
+    """Policies listed, shown, written, rotated and removed. Who may do that could give himself every right, so he must
+    have them all."""
+
+    def __init__(self, policies: KeptPolicies, path: str = HUB_PATH, make: Make = hub_row) -> None:
         self._policies = policies
-        self._answers = answers
+        self._path = path
+        self._make = make
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
-        right, operation, one = PROVISIONING_RIGHTS, self._answers.operation, f"{_PATH}/{{policy}}"
+        right, make, one = self._policies.kind.rights, self._make, f"{self._path}/{{policy}}"
         return [
-            operation("GET", _PATH, right, self.list),
-            operation("PUT", one, right, self.put),
-            operation("DELETE", one, right, self.remove),
+            make("GET", self._path, right, self.list),
+            make("GET", one, right, self.show),
+            make("PUT", one, right, self.put),
+            make("POST", f"{one}/rotate", right, self.rotate),
+            make("DELETE", one, right, self.remove),
         ]
 
     async def list(self, _: Call) -> Response:
         """``{"policies": [{"keyName", "rights"}]}``, without the keys."""
         return json_answer({"policies": [policy_body(one) for one in self._policies.values()]})
 
+    async def show(self, call: Call) -> Response:
+        """A policy with its keys. Raises ``HubError`` 404000."""
+        return json_answer(policy_body(self._policies.find(call.parameters["policy"]), with_keys=True))
+
     async def put(self, call: Call) -> Response:
-        """Add a policy or write over it; the answer shows its keys. Raises ``HubError`` as ``ServicePolicies.put``."""
-        made = await self._policies.put(call.parameters["policy"], read_policy(await call.json_object()))
-        return json_answer(policy_body(made, with_keys=True))
+        """Add a policy or write over it; the answer shows its keys. Raises ``HubError`` as ``KeptPolicies.put``."""
+        draft = read_policy(await call.json_object(), self._policies.kind.rights)
+        return json_answer(policy_body(await self._policies.put(call.parameters["policy"], draft), with_keys=True))
+
+    async def rotate(self, call: Call) -> Response:
+        """Make a key anew or swap them, see ``dialect.policy_bodies.read_rotation``; the answer shows the keys."""
+        what = read_rotation(await call.json_object())
+        return json_answer(policy_body(await self._policies.rotate(call.parameters["policy"], what), with_keys=True))
 
     async def remove(self, call: Call) -> Response:
         """Remove a policy; 204."""

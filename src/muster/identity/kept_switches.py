@@ -1,0 +1,61 @@
+"""Which kinds of SAS token a hub takes no more, changed while it runs and kept in its settings (service.md 6.6)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+
+from muster.core.errors import INVALID_OPERATION, HubError
+from muster.core.settings_store import HubSettingsStore
+from muster.identity.hub import TAKES_ALL, Switches
+from muster.identity.kept_policies import Listener
+
+_SETTING = "switches"
+
+
+class KeptSwitches:
+    """The switches in force: those that the hub's settings ``declared``, and those that were set since."""
+
+    def __init__(self, declared: Switches, kept: Switches, store: HubSettingsStore) -> None:
+        self._declared = declared
+        self._store = store
+        self._changing = asyncio.Lock()
+        self._when_changed: list[Listener] = []
+        self._take(kept)
+
+    def now(self) -> Switches:
+        """Those in force."""
+        return self._now
+
+    def when_changed(self, listener: Listener) -> None:
+        """From now on call ``listener`` after each change, so that nothing counts by what was taken before."""
+        self._when_changed.append(listener)
+
+    async def set(self, wanted: Mapping[str, bool]) -> None:
+        """Switch those of the names in ``wanted``; it counts, and is on disk, when this returns.
+
+        Raises ``HubError``: 400003 for one that the settings keep off, 500001 when it cannot be kept.
+        """
+        for name, off in wanted.items():
+            if not off and getattr(self._declared, name):
+                flag = name.replace("_", "-")
+                raise HubError(INVALID_OPERATION, f"The settings of muster serve say {flag}, take it out there.")
+        async with self._changing:
+            kept = self._kept._replace(**wanted)
+            await self._store.put_settings({_SETTING: json.dumps(kept._asdict()).encode()})
+            self._take(kept)
+            for listener in self._when_changed:
+                pending = listener()
+                if pending is not None:
+                    await pending
+
+    def _take(self, kept: Switches) -> None:
+        self._kept = kept
+        self._now = Switches(*(any(pair) for pair in zip(self._declared, kept, strict=True)))
+
+
+async def open_switches(declared: Switches, store: HubSettingsStore) -> KeptSwitches:
+    """The switches of a hub whose settings are ``declared``. Raises ``HubError`` 500001."""
+    kept = TAKES_ALL._replace(**json.loads(await store.get_setting(_SETTING) or b"{}"))
+    return KeptSwitches(declared, kept, store)
