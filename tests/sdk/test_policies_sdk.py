@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_azure_eventhub_reads_until_its_key_is_rotated_and_again_with_the_new_on
         login = parse_connection_string(policy(own, "show", "reader"))
         text = parse_connection_string(own.facts["EVENTHUB_CONNECTION_STRING"])
         return EventHubConsumerClient.from_connection_string(
-            text._replace(policy=login.policy, key=login.key).text(), "$Default",
+            replace(text, policy=login.policy, key=login.key).text(), "$Default",
             connection_verify=own.facts["HUB_CA_FILE"], retry_total=0,
         )  # fmt: skip
 
