@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--device", "device_id", metavar="ID", help="A token for this device, signed with its primary key.")
 @click.option("--module", metavar="MODULE_ID", help="For this module of --device.")
+@click.option("--about", metavar="ID", help="A policy's, good for calls about this device and its modules only.")
 @click.option("--ttl", type=click.IntRange(1), default=3600, show_default=True, help="Seconds until it expires.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: token, resource and expiry.")
 @data_option
@@ -32,6 +33,7 @@ def token(
     *,
     device_id: str | None,
     module: str | None,
+    about: str | None,
     ttl: int,
     as_json: bool,
     data: Path,
@@ -46,11 +48,17 @@ def token(
     """
     if module is not None and device_id is None:
         raise click.UsageError("--module needs --device.")
+    if about is not None and device_id is not None:
+        raise click.UsageError("--about is for a policy's token; --device makes one with the device's own key.")
     if device_id is None:
         parsed = parse_connection_string(_facts(data)["HUB_CONNECTION_STRING"] if login is None else login)
     else:
         parsed = _of_device(running(data, login, ca), IdentityKey(device_id, module))
     resource = resource_of(parsed)
+    if about is not None:
+        if parsed.kind is not Kind.SERVICE:
+            raise HubError(INVALID_OPERATION, "--about needs a connection string with SharedAccessKeyName.")
+        resource = f"{resource}/devices/{about}"
     expiry = int(SystemAmbient.now()) + ttl
     made = sas.make(resource, expiry, _signing_bytes(parsed), parsed.policy or None)
     if as_json:

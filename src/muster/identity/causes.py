@@ -197,14 +197,14 @@ POLICY = (
     Cause(
         "policy-unknown",
         "There is no shared access policy of the name in skn.",
-        "Use iothubowner, service, device, registryRead or registryReadWrite at a hub; at the provisioning service "
-        "provisioningserviceowner or one of muster provisioning policy list; leave skn out with a device key.",
+        "Use one of muster hub policy list, at the provisioning service one of muster provisioning policy list; leave "
+        "skn out with a device key.",
     ),
     Cause(
         "policy-lacks-right",
         "The shared access policy does not grant the right that is needed.",
         "Use a policy that does, such as iothubowner, service (services) or device (devices); at the provisioning "
-        "service provisioningserviceowner, or grant it: muster provisioning policy add.",
+        "service provisioningserviceowner; or grant it: muster hub policy set, muster provisioning policy set.",
     ),
     Cause(
         "policy-name-on-device-key",
