@@ -46,6 +46,8 @@ async def test_1_an_error_looks_byte_for_byte_as_on_the_service(hub: RestHub) ->
     assert fields["Content-Length"] == str(len(body))
     assert fields["Server"] == "Microsoft-HTTPAPI/2.0"
     assert fields["iothub-errorcode"] == "DeviceNotFound"
+    assert (fields["X-Content-Type-Options"], fields["Cache-Control"]) == ("nosniff", "no-store")
+    assert "Strict-Transport-Security" not in fields, "a hub on localhost would bar a browser from all else there"
     found = re.fullmatch(
         rb'\{"Message":"ErrorCode:DeviceNotFound;ghost","ExceptionMessage":"Tracking ID:('
         + TRACKING.encode()

@@ -6,6 +6,7 @@ from muster.core.ambient import pause
 from muster.core.errors import HubError
 from muster.core.throttle_errors import QUOTA_EXCEEDED
 from muster.core.throttles import CONNECTIONS
+from muster.heads.back_off import hold
 from muster.heads.device_services import DeviceServices
 from muster.identity.authenticator import DeviceAttempt
 from muster.identity.breaches import breach
@@ -20,6 +21,7 @@ async def admitted(services: DeviceServices, attempt: DeviceAttempt) -> Verdict:
     """
     verdict = await services.authenticator.device(attempt)
     if verdict.error is not None:
+        await hold(services.refusals, verdict.peer, verdict.principal)
         return verdict
     meters = services.meters
     try:

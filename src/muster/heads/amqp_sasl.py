@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from muster.heads import amqp_login, amqp_network
+from muster.heads.back_off import hold
 from muster.identity.mistakes import shown
 from muster.identity.sas import resource_hosts
 from muster.identity.verdict import Verdict
@@ -44,14 +45,22 @@ def _plain(connection: AmqpConnection, event: SaslStarted) -> None:
         connection.sasl_outcome(False)
         return
     verdict = amqp_login.plain(connection, said)
-    if isinstance(verdict, Verdict):
+    if not isinstance(verdict, Verdict):
+        connection.run(_judged(connection, verdict))
+    elif verdict.allowed or not connection.hub.refusals.back_off.wait(verdict.peer, verdict.principal):
         connection.sasl_outcome(verdict.allowed)
     else:
-        connection.run(_judged(connection, verdict))
+        connection.run(_settle(connection, verdict))
 
 
 async def _judged(connection: AmqpConnection, judge: Callable[[], Awaitable[Verdict]]) -> None:
-    verdict = await judge()
+    await _settle(connection, await judge())
+
+
+async def _settle(connection: AmqpConnection, verdict: Verdict) -> None:
+    """Say what came of it; that it was refused perhaps after a while."""
+    if not verdict.allowed:
+        await hold(connection.hub.refusals, verdict.peer, verdict.principal)
     if not connection.closing:
         connection.sasl_outcome(verdict.allowed)
         connection.read_sasl()

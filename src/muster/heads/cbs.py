@@ -10,6 +10,7 @@ from muster.core.errors import UNAUTHORIZED, HubError
 from muster.dialect.amqp import CBS, parse_put_token, same_words, status_reply
 from muster.heads import amqp_login, amqp_network
 from muster.heads.amqp_links import LinkHandler
+from muster.heads.back_off import hold
 from muster.heads.requests import Later, RequestNode, node_of
 from muster.identity.sas import resource_hosts
 from muster.identity.verdict import Verdict
@@ -40,12 +41,23 @@ def _put_token(connection: AmqpConnection, request: Message) -> Message | Later:
         verdict = amqp_login.put_token(connection, asked)
     except HubError as problem:
         return _refusal(request, problem)
-    return _answer(request, verdict) if isinstance(verdict, Verdict) else partial(_awaited, request, verdict)
+    if isinstance(verdict, Verdict):
+        if verdict.allowed or not connection.hub.refusals.back_off.wait(verdict.peer, verdict.principal):
+            return _answer(request, verdict)
+        return partial(_awaited, connection, request, partial(_known, verdict))
+    return partial(_awaited, connection, request, verdict)
 
 
-async def _awaited(request: Message, judge: Callable[[], Awaitable[Verdict]]) -> Message:
+async def _known(verdict: Verdict) -> Verdict:
+    return verdict
+
+
+async def _awaited(connection: AmqpConnection, request: Message, judge: Callable[[], Awaitable[Verdict]]) -> Message:
     try:
-        return _answer(request, await judge())
+        verdict = await judge()
+        if not verdict.allowed:
+            await hold(connection.hub.refusals, verdict.peer, verdict.principal)
+        return _answer(request, verdict)
     except HubError as problem:
         return _refusal(request, problem)
 

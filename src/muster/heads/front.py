@@ -103,7 +103,7 @@ class FrontProtocol:
         self._transport.write(
             f"HTTP/1.1 {refusal.status} {refusal.phrase}\r\n{refusal.headers}"
             f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-            "Connection: close\r\n\r\n".encode()
+            "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n".encode()
             + body
         )
         self._transport.close()

@@ -7,6 +7,7 @@ from typing import Any
 from muster.core.errors import DEVICE_UNAUTHORIZED
 from muster.dialect.mqtt import Login
 from muster.heads.admission import admitted
+from muster.heads.back_off import hold
 from muster.heads.client_certificates import tls_credential
 from muster.heads.device_services import DeviceServices
 from muster.heads.tls import describe_peer
@@ -23,6 +24,7 @@ async def judge(services: DeviceServices, packet: Connect, login: Login, transpo
     """
     refused = _by_network(services, transport, name, login)
     if refused is not None:
+        await hold(services.refusals, refused.peer, refused.principal)
         return refused
     attempt = DeviceAttempt(
         transport=name,

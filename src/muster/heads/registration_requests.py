@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from muster.core.ambient import Ambient, tracking_id
-from muster.core.errors import MESSAGE_TOO_LARGE, SERVER_ERROR, HubError
+from muster.core.errors import MESSAGE_TOO_LARGE, SERVER_ERROR, UNAUTHORIZED, HubError
 from muster.core.json_text import encode_ascii
 from muster.core.provisioning_limits import REGISTRATION_BODY_BYTES
 from muster.core.throttle_errors import ThrottledError
@@ -24,6 +24,8 @@ from muster.dialect.registration_bodies import (
     operation_body,
     read_registration,
 )
+from muster.heads.back_off import hold
+from muster.identity.mistakes import shown
 from muster.identity.refusals import Refusals
 from muster.provisioning.attempt import Attempt
 from muster.provisioning.registrar import Registrar
@@ -80,6 +82,7 @@ class RegistrationRequests:
                 attempt = _attempt(asker, DeviceRegistration())  # with the question some repeat the body
                 found = await self._registrar.status(attempt, operation_id)
         except HubError as error:
+            await self._hold(asker, error)
             return self.refuse(error)
         except Exception:
             log.exception("cannot register %s", asker.address.registration_id)
@@ -95,8 +98,13 @@ class RegistrationRequests:
         try:
             await self._registrar.admit(_attempt(asker, DeviceRegistration()))
         except HubError as error:
+            await self._hold(asker, error)
             return self.refuse(error)
         return None
+
+    async def _hold(self, asker: Asker, error: HubError) -> None:
+        if error.row is UNAUTHORIZED:
+            await hold(self.refusals, asker.peer, shown(asker.address.registration_id))
 
     def refuse(self, error: HubError) -> Answer:
         """The answer to a request that cannot be served."""

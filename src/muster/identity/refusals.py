@@ -13,10 +13,13 @@ from typing import Any, NamedTuple, Protocol
 from muster.core.ambient import Ambient
 from muster.core.limits import REFUSALS_IN_MEMORY, REFUSALS_PER_PRINCIPAL, REFUSALS_WRITTEN, Profile
 from muster.core.rate import RateLimit
+from muster.identity.back_off import BackOff
 from muster.identity.explain import to_json
 from muster.identity.verdict import Verdict
 
 _BURST_SECONDS = 10
+_FAILURES = (401, 404)
+"""What is answered to a credential that does not count, and to who is not known."""
 
 
 class KeptRefusal(NamedTuple):
@@ -66,6 +69,7 @@ class Refusals:
     """
 
     def __init__(self, ambient: Ambient, profile: Profile = Profile.OPEN, store: RefusalStore | None = None) -> None:
+        self.back_off = BackOff(ambient.monotonic)
         self._most = REFUSALS_IN_MEMORY.under(profile)
         self._most_each = REFUSALS_PER_PRINCIPAL.under(profile)
         rate = REFUSALS_WRITTEN.under(profile)
@@ -79,6 +83,8 @@ class Refusals:
     def add(self, verdict: Verdict) -> None:
         """Keep a refusal. Quick, whatever the load."""
         self._counts[verdict.cause] += 1
+        if verdict.error is not None and verdict.error.status in _FAILURES:
+            self.back_off.failed(verdict.peer, verdict.principal)
         identifier = identifier_of(verdict.tracking_id)
         own = self._by_principal.get(verdict.principal)
         if own is not None and len(own) >= self._most_each:

@@ -127,6 +127,7 @@ class OpenHub:
             ready=lambda: site.ready() and site.healthy(),
             meters=parts.meters,
             network=parts.network,
+            back_off=parts.refusals.back_off,
             more=[
                 *NetworkOperations(parts.network).table(),
                 *MeterOperations(parts.meters, metrics).table(),

@@ -12,14 +12,15 @@ from math import ceil
 from typing import Any
 
 from muster.core.ambient import Ambient
-from muster.core.errors import SERVER_ERROR, HubError
+from muster.core.errors import SERVER_ERROR, UNAUTHORIZED, HubError
 from muster.core.meters import Meters
 from muster.core.throttle_errors import ThrottledError
 from muster.core.throttles import Charge, Throttle
 from muster.dialect.api_version import check_api_version
 from muster.dialect.device_http import read_calling_module
+from muster.heads.back_off import hold_by
 from muster.heads.http.answers import error_answer, signature
-from muster.heads.http.auth import Gate, authorize, authorize_device
+from muster.heads.http.auth import Gate, authorize, authorize_device, peer_of
 from muster.heads.http.connection import App
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
@@ -28,6 +29,7 @@ from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.network import check_network
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
+from muster.identity.back_off import BackOff
 from muster.identity.bearer_gate import is_bearer
 from muster.identity.mistakes import shown
 from muster.identity.network_access import NetworkAccess
@@ -48,6 +50,7 @@ def build_app(
     more: Iterable[Operation] = (),
     meters: Meters | None = None,
     network: NetworkAccess | None = None,
+    back_off: BackOff | None = None,
 ) -> App:
     """The application for port 443.
 
@@ -58,6 +61,7 @@ def build_app(
         more: operations besides those of the registry and of health.
         meters: count, and throttle, operations that have a rate; without, nobody looks at the counts.
         network: from where it may be called; without, from everywhere.
+        back_off: how long refusals wait; without, not at all.
     """
     operations = OperationTable(
         [
@@ -68,18 +72,27 @@ def build_app(
             *more,
         ]
     )
-    return _Dispatcher(operations, gate, ambient, Meters(ambient) if meters is None else meters, network).answer
+    found = Meters(ambient) if meters is None else meters
+    return _Dispatcher(operations, gate, ambient, found, network=network, back_off=back_off).answer
 
 
 class _Dispatcher:
     def __init__(
-        self, operations: OperationTable, gate: Gate, ambient: Ambient, meters: Meters, network: NetworkAccess | None
+        self,
+        operations: OperationTable,
+        gate: Gate,
+        ambient: Ambient,
+        meters: Meters,
+        *,
+        network: NetworkAccess | None,
+        back_off: BackOff | None,
     ) -> None:
         self._operations = operations
         self._gate = gate
         self._ambient = ambient
         self._meters = meters
         self._network = network
+        self._back_off = back_off
 
     def answer(self, request: Request) -> Coroutine[Any, Any, Response | StreamResponse]:
         """Every request comes here."""
@@ -108,6 +121,8 @@ class _Dispatcher:
         except Exception:
             log.exception("%s %s failed (%s)", request.method, shown(request.raw_path), call.tracking_id)
             refusal = HubError(SERVER_ERROR, "The hub failed, see its log under the tracking id.")
+        if refusal.row.status == UNAUTHORIZED.status and self._back_off is not None and not request.answered:
+            await self._hold(call, self._back_off)
         if request.answered:
             raise ConnectionAbortedError(f"an answer had begun when its operation failed ({call.tracking_id})")
         told = refusal.tracking_id or call.tracking_id
@@ -117,6 +132,12 @@ class _Dispatcher:
         if isinstance(refusal, ThrottledError):
             answer.headers["Retry-After"] = str(ceil(refusal.retry_after))
         return answer
+
+    async def _hold(self, call: Call, back_off: BackOff) -> None:
+        verdict, peer = call.verdict, peer_of(call.request)
+        principal = call.parameters.get("registration_id", "") if verdict is None else verdict.principal
+        call.request.cancel_when_lost = True
+        await hold_by(back_off, peer, principal)
 
     async def _perform(self, call: Call) -> Response | StreamResponse:
         operation = call.operation

@@ -68,7 +68,7 @@ def authorize(call: Call, right: Right, gate: ServiceGate, actions: tuple[Action
     verdict = gate.service(
         ServiceAttempt(
             transport=_TRANSPORT,
-            peer=_peer(request),
+            peer=peer_of(request),
             host=request.headers.get("Host", ""),
             token=token,
             required=right,
@@ -84,7 +84,7 @@ async def _authorize_bearer(call: Call, gate: BearerGate, actions: tuple[Action,
     verdict = await gate.judge(
         BearerAttempt(
             transport=_TRANSPORT,
-            peer=_peer(request),
+            peer=peer_of(request),
             token=request.said.authorization,
             actions=actions,
             device_id=call.parameters.get("device_id"),
@@ -104,7 +104,7 @@ async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: Ide
     verdict = await gate.device(
         DeviceAttempt(
             transport=_TRANSPORT,
-            peer=_peer(request),
+            peer=peer_of(request),
             host=request.headers.get("Host", ""),
             key=key,
             token=token,
@@ -115,15 +115,17 @@ async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: Ide
     _settle(call, verdict)
 
 
-def _peer(request: Request) -> str:
+def peer_of(request: Request) -> str:
+    """``address:port`` of the caller, for verdicts."""
     return "unknown" if request.transport is None else describe_peer(request.transport)
 
 
 def _settle(call: Call, verdict: Verdict) -> None:
+    call.verdict = verdict
     if verdict.error is not None:
         message = "Unauthorized" if verdict.error.status == UNAUTHORIZED.status else ""
         if verdict.error is FORBIDDEN:
             asked = f"{call.request.method} on /{shown(call.path)}"
             message = f"Principal {verdict.principal} is not authorized for {asked} due to no assigned permissions."
         raise HubError(verdict.error, message, tracking_id=verdict.tracking_id)
-    call.verdict, call.caller = verdict, verdict.principal
+    call.caller = verdict.principal

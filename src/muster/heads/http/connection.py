@@ -22,6 +22,12 @@ from muster.wire.http import CONTINUE, LAST_CHUNK, HttpError, RequestDecoder, Re
 
 log = logging.getLogger("muster.http.wire")
 
+NOSNIFF = "X-Content-Type-Options: nosniff\r\n"
+NOSNIFF_AND_NO_STORE = f"{NOSNIFF}Cache-Control: no-store\r\n"
+"""On every answer: a browser shall take none for a page, and nobody shall keep it, as there may be keys in it, unless
+it says otherwise. Not Strict-Transport-Security: there is no plain HTTP here to come from, and a hub on ``localhost``
+would bar a developer's browser from whatever else is served there."""
+
 LINGER_SECONDS = 10.0
 """How long the rest of a body that nobody wants is read and thrown away, so that the client gets to the answer."""
 
@@ -319,6 +325,7 @@ class HttpConnection:
         text = f"The request cannot be read: {error.reason}.\n".encode("ascii", "backslashreplace")
         headers = {
             "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(text)), "Connection": "close",
+            "X-Content-Type-Options": "nosniff",
         }  # fmt: skip
         self._transport.write(response_head("1.1", error.status, headers) + text)
         self._transport.close()
@@ -347,6 +354,7 @@ class HttpConnection:
             lines += "Connection: close\r\n"
         elif version == "1.0":
             lines += "Connection: keep-alive\r\n"
+        lines += NOSNIFF if "Cache-Control" in answer.headers else NOSNIFF_AND_NO_STORE
         return response_head(version, answer.status, answer.headers, lines)
 
     def _send(self, answer: Response) -> None:

@@ -24,7 +24,7 @@ class Call:
     """One request that is being answered.
 
     ``parameters`` are the path's and ``path`` is the whole of it, decoded once, both empty until the operation is
-    found; ``caller`` is who calls, once that is judged, and ``verdict`` on what ground a device may.
+    found; ``caller`` is who calls, once he is let in, and ``verdict`` on what ground, or why he is not.
     """
 
     __slots__ = (
