@@ -10,6 +10,7 @@ from pathlib import Path
 from time import time
 from typing import Any, TypeVar
 
+import aiohttp
 import pytest
 from amqp_client import partition
 from amqp_device import Device
@@ -19,6 +20,7 @@ from muster.identity.sas import decode_key, make
 from muster.node.node import Node
 from muster.testing.mqtt import MqttClient
 from muster.wire.amqp.performatives import Close, Detach
+from muster.wire.amqp.sasl import SaslInit
 
 T = TypeVar("T")
 
@@ -62,9 +64,9 @@ async def aside(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     return await asyncio.to_thread(partial(call, *arguments, **named))
 
 
-async def opened(hubs: TwoHubs) -> Device:
+async def opened(hubs: TwoHubs, **more: Any) -> Device:
     address = hubs.addresses[EAST]
-    return await aside(Device, hubs.node.facts["ports"]["amqp_plain"], host=address, hostname=address)
+    return await aside(Device, hubs.node.facts["ports"]["amqp_plain"], host=address, hostname=address, **more)
 
 
 def scope(hubs: TwoHubs, resource: str = "") -> str:
@@ -194,7 +196,16 @@ async def hubs_refuse(hubs: TwoHubs, token: str) -> None:
     _, code = await connect(hubs, "d1", token)
     assert code == 5
     told.append((await hubs.causes(EAST))[0])
-    assert told == ["local-auth-disabled"] * 3
+    entity = hubs.hub(EAST).name
+    user = f"iothubowner@sas.root.{entity}"
+    plain = await opened(hubs, sasl=SaslInit("PLAIN", f"\0{user}\0{token}".encode(), None))
+    assert plain.outcome == 1
+    told.append((await hubs.causes(EAST))[0])
+    owner = hubs.owner(EAST).key
+    reply = await aside(client.put_token, owner, policy="iothubowner", audience=f"sb://{scope(hubs)}/{entity}")
+    assert (reply.application_properties or {})["status-code"] == 401, "an Event Hubs client"
+    told.append((await hubs.causes(EAST))[0])
+    assert told == ["local-auth-disabled"] * 5
 
 
 async def restarted(hubs: TwoHubs) -> None:
@@ -235,3 +246,24 @@ async def test_07_what_cannot_be_switched_is_refused_by_name(hubs: TwoHubs) -> N
     ):
         answer = await hubs.call(EAST, "PATCH", f"/$muster/hubs/{name}", body)
         assert (answer.status, word in answer.text) == (status, True)
+
+
+async def test_08_who_listens_over_https_hears_no_more_once_his_key_is_gone(hubs: TwoHubs) -> None:
+    made = await policy(hubs, "PUT", "reader", {"rights": "ServiceConnect"})
+    url = hubs.url(EAST, "/$muster/monitor")
+
+    def listening(key: str) -> Any:
+        headers = {"Authorization": signed(hubs, "", made[key], "reader")}
+        return hubs.session.get(url, headers=headers, ssl=hubs.trust)
+
+    async with listening("primaryKey") as goes, listening("secondaryKey") as stays:
+        assert (goes.status, stays.status) == (200, 200)
+        await policy(hubs, "POST", "reader/rotate", {"key": "primary"})
+        with pytest.raises(aiohttp.ClientError):
+            await goes.read()
+        assert (await hubs.causes(EAST))[0] == "wrong-key"
+        device = await hubs.add_device(EAST, "d")
+        await hubs.send(EAST, "d", device, b"one")
+        while not (line := await stays.content.readline()).strip():
+            pass
+        assert b'"d"' in line

@@ -188,7 +188,10 @@ def policy_findings(used: Mapping[str, float], *, local_auth: bool) -> Iterator[
     names = sorted(set(used) - {LOCAL})
     if names and local_auth:
         told = ", ".join(f"{name} (last at {iso(used[name])})" for name in names)
-        remedy = "Give each service the policy with the fewest rights that do."
+        remedy = (
+            "Let services bring tokens of your issuer (--oidc-issuer), then: muster hub set <hub> --local-auth off. "
+            "Until then give each a policy of its own with the fewest rights that do: muster hub policy set."
+        )
         if OWNER in names:
             remedy += " iothubowner is for administration only."
         yield Finding(Level.NOTICE, "policies-in-use", f"Shared access policies in use: {told}.", remedy)

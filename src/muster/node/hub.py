@@ -114,8 +114,10 @@ class OpenHub:
         base, parts, site = self.base, self.parts, self._site
         methods = MethodOperations(parts.methods, base.ambient)
         admin = AdminOperations(
-            parts.refusals, parts.telemetry, base.settings.profile, self.ready, network=parts.network
-        )
+            parts.refusals, parts.telemetry, base.settings.profile, self.ready, gate=parts.authenticator,
+            network=parts.network,
+        )  # fmt: skip
+        self.when_access_changes(admin.access_changed)
         messages = DeviceMessageOperations(self.devices, base.settings.profile)
         files = await file_operations(
             base, parts.authenticator, parts.messaging.file_notifications, site.ports["https"]

@@ -13,6 +13,7 @@ from muster.core.limits import Profile
 from muster.dialect.json_body import compact
 from muster.dialect.record import describe
 from muster.heads.http.answers import json_answer
+from muster.heads.http.auth import ServiceGate, authorize
 from muster.heads.http.messages import Response, StreamResponse
 from muster.heads.http.network import check_network
 from muster.heads.http.operations import Call, Operation
@@ -38,15 +39,23 @@ class AdminOperations:
         profile: Profile,
         ready: Callable[[], bool],
         *,
+        gate: ServiceGate,
         network: NetworkAccess | None = None,
     ) -> None:
-        """``ready`` ceases to hold when the node stops, and ``network`` may refuse who was let in: what does not end by
-        itself ends then."""
+        """``ready`` ceases to hold when the node stops; ``network``, and ``gate`` after a change, may refuse who was
+        let in: what does not end by itself ends then."""
+        self._gate = gate
+        self._generation = 0
+        """Counts the changes of what tokens count by."""
         self._network = network
         self._refusals = refusals
         self._ready = ready
         self._telemetry = telemetry
         self._profile = profile
+
+    def access_changed(self) -> None:
+        """What tokens count by has changed: who still streams is judged again."""
+        self._generation += 1
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
@@ -103,16 +112,27 @@ class AdminOperations:
         from_start = call.query("from") == "start"
         answer = StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await answer.prepare(call.request)
-        idle = 0
+        idle, generation = 0, self._generation
         async for lines in _follow(telemetry, partitions, device, from_start=from_start):
             idle = 0 if lines else idle + 1
             if not self._ready():
                 break
             if self._network is not None:
                 check_network(call, self._network)
+            if generation != self._generation:
+                generation = self._generation
+                await self._judge(call)
             if lines or idle % _BEATS == 0:
                 await answer.write(lines or b"\n")
         return answer
+
+    async def _judge(self, call: Call) -> None:
+        operation = call.operation
+        assert operation is not None, "it was found"
+        assert operation.right is not None, "it asks for one"
+        pending = authorize(call, operation.right, self._gate, operation.actions)
+        if pending is not None:
+            await pending
 
 
 async def _follow(
