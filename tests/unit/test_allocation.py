@@ -70,7 +70,7 @@ class Kept:
     async def get_setting(self, name: str) -> bytes | None:
         return self.values.get(name)
 
-    async def put_settings(self, values: Mapping[str, bytes]) -> None:
+    async def put_settings(self, values: Mapping[str, bytes], draft: object = None) -> None:
         self.values.update(values)
 
 

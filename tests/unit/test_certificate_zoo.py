@@ -53,10 +53,12 @@ class Authorities:
             for der in one.lists
         ]
 
-    async def edit_authority(self, hub: str, name: str, change: AuthorityChange) -> Authority | None:
+    async def edit_authority(
+        self, hub: str, name: str, change: AuthorityChange, note: object = None
+    ) -> Authority | None:
         raise NotImplementedError
 
-    async def put_list(self, hub: str, kept: KeptList) -> bool:
+    async def put_list(self, hub: str, kept: KeptList, draft: object = None) -> bool:
         raise NotImplementedError
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from registry_parts import Parts, credentials, draft, registry_parts
 
+from muster.core.audit import BY_THE_HUB, Act
 from muster.identity.changes import ANY, Match
 from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType, Identity, IdentityKey
@@ -74,10 +75,10 @@ async def test_a_device_that_was_only_written_meanwhile_is_removed(
     await registry.create(draft("dev", credentials=KEYS))
     delete = registry.delete
 
-    async def write_and_delete(wanted: IdentityKey, match: Match = ANY) -> None:
+    async def write_and_delete(wanted: IdentityKey, match: Match = ANY, by: Act = BY_THE_HUB) -> None:
         monkeypatch.setattr(registry, "delete", delete)
         await registry.update(draft("dev", credentials=KEYS, status_reason="read"), ANY)
-        await delete(wanted, match)
+        await delete(wanted, match, by)
 
     monkeypatch.setattr(registry, "delete", write_and_delete)
     await hub.remove("dev", KEYS)

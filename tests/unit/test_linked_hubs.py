@@ -22,7 +22,7 @@ class Kept:
     async def get_setting(self, name: str) -> bytes | None:
         return self.settings.get(name)
 
-    async def put_settings(self, settings: Mapping[str, bytes]) -> None:
+    async def put_settings(self, settings: Mapping[str, bytes], draft: object = None) -> None:
         if self.error is not None:
             raise self.error
         self.settings.update(settings)

@@ -31,10 +31,12 @@ class One:
     async def authorities(self, hub: str) -> Sequence[Authority]:
         return [self.authority]
 
-    async def edit_authority(self, hub: str, name: str, change: AuthorityChange) -> Authority | None:
+    async def edit_authority(
+        self, hub: str, name: str, change: AuthorityChange, note: object = None
+    ) -> Authority | None:
         raise NotImplementedError
 
-    async def put_list(self, hub: str, kept: KeptList) -> bool:
+    async def put_list(self, hub: str, kept: KeptList, draft: object = None) -> bool:
         raise NotImplementedError
 
     async def lists(self, hub: str) -> Sequence[KeptList]:

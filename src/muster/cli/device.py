@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from muster.cli.network import HubClient
 from muster.cli.registered import Registered, path_of, registered
 from muster.cli.target import data_option, login_options, offline, running
+from muster.core.audit import Act
 from muster.identity.model import AuthenticationType, IdentityKey
 
 if TYPE_CHECKING:
@@ -113,7 +115,8 @@ def _create(
         from muster.identity.keys import Credentials  # noqa: PLC0415
 
         credentials = Credentials(kind, primary_thumbprint=thumbprints[0], secondary_thumbprint=thumbprints[1])
-        made = (await hub.registry.create(Draft(key=key, credentials=credentials))).authentication
+        by = Act("device.put" if key.module_id is None else "module.put", f"user {os.getuid()}", transport="offline")
+        made = (await hub.registry.create(Draft(key=key, credentials=credentials), by)).authentication
         return Registered(key, hub.host, kind, made.primary_key, made.secondary_key)
 
     return offline(target, create)

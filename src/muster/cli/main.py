@@ -28,6 +28,7 @@ COMMANDS = {
     "device": ("muster.cli.device:device", "Register devices and modules, show their connection strings."),
     "token": ("muster.cli.token:token", "Make a SAS token."),
     "why": ("muster.cli.why:why", "Say why somebody was refused."),
+    "audit": ("muster.cli.audit:audit", "Show who changed what, export it, verify that the record is whole."),
     "doctor": ("muster.cli.doctor:doctor", "Find what works today and will hurt."),
     "provisioning": ("muster.cli.provisioning:provisioning", "Enroll devices that find their hub by themselves."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),

@@ -58,6 +58,14 @@ class HubClient:
             connection.close()
         return json.loads(content) if content else None
 
+    def content(self, path: str) -> tuple[bytes, Mapping[str, str]]:
+        """The body of one answer as it is, and its headers by their names in lower case. Raises as ``call``."""
+        connection, response = self._request("GET", path, None)
+        try:
+            return response.read(), {name.lower(): value for name, value in response.getheaders()}
+        finally:
+            connection.close()
+
     def lines(self, path: str) -> Iterator[dict[str, Any]]:
         """The JSON lines of an answer that does not end, as they come."""
         connection, response = self._request("GET", path, None, wait=None)

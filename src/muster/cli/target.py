@@ -45,7 +45,7 @@ def _keep_hub(context: click.Context, _: click.Parameter, name: str | None) -> N
     context.meta[_HUB] = name or ""
 
 
-def _wanted() -> str:
+def hub_name() -> str:
     """The name that ``--hub`` gave, empty for the first hub."""
     context = click.get_current_context(silent=True)
     return "" if context is None else str(context.meta.get(_HUB, ""))
@@ -53,7 +53,7 @@ def _wanted() -> str:
 
 def hub_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts of the hub that ``--hub`` means, out of those of all. Raises ``HubError`` 400003 when there is none."""
-    name, hubs = _wanted(), facts.get("hubs", {})
+    name, hubs = hub_name(), facts.get("hubs", {})
     if not name:
         return facts
     if name not in hubs:
@@ -84,7 +84,7 @@ def running(data: Path, login: str | None, ca: Path | None) -> HubClient | DataD
         parsed = parse_connection_string(login)
         if parsed.kind is not Kind.SERVICE:
             raise HubError(INVALID_OPERATION, "--login needs a connection string with SharedAccessKeyName.")
-        if _wanted():
+        if hub_name():
             raise click.UsageError("--hub is for a data directory; --login names its hub itself.")
         return HubClient(parsed, ca)
     if not (data / "lock").is_file():  # looked for first: a directory that is not a hub's is left as it is
@@ -142,7 +142,7 @@ def offline(directory: DataDirectory, use: Callable[[Any], Awaitable[T]]) -> T:
     from muster.node.offline import open_offline  # noqa: PLC0415 - brings the stores in
 
     async def run() -> T:
-        async with open_offline(directory, _wanted()) as hub:
+        async with open_offline(directory, hub_name()) as hub:
             return await use(hub)
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from muster.core import (
     access_limits,
     amqp_limits,
+    audit_limits,
     certificate_limits,
     door_limits,
     fault_limits,
@@ -381,6 +382,7 @@ ALL: tuple[Limit, ...] = (
     *(value for value in list(globals().values()) if isinstance(value, Limit)),
     *access_limits.ALL,
     *amqp_limits.ALL,
+    *audit_limits.ALL,
     *certificate_limits.ALL,
     *door_limits.ALL,
     *fault_limits.ALL,

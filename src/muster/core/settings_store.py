@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from muster.core.audit import Draft
+
 
 class HubSettingsStore(Protocol):
     """A few named values: keys of policies, the id scope, the CA and the like.
@@ -17,8 +19,8 @@ class HubSettingsStore(Protocol):
         """The value of ``name``, ``None`` when it was never written."""
         ...
 
-    async def put_settings(self, values: Mapping[str, bytes]) -> None:
-        """Write ``values`` over what was there; other names stay as they are."""
+    async def put_settings(self, values: Mapping[str, bytes], draft: Draft | None = None) -> None:
+        """Write ``values`` over what was there; other names stay as they are. ``draft`` is put on record with them."""
         ...
 
 
@@ -33,6 +35,6 @@ class SettingsOf:
         """See ``HubSettingsStore``."""
         return await self._store.get_setting(self._prefix + name)
 
-    async def put_settings(self, values: Mapping[str, bytes]) -> None:
+    async def put_settings(self, values: Mapping[str, bytes], draft: Draft | None = None) -> None:
         """See ``HubSettingsStore``."""
-        await self._store.put_settings({self._prefix + name: value for name, value in values.items()})
+        await self._store.put_settings({self._prefix + name: value for name, value in values.items()}, draft)

@@ -7,11 +7,13 @@ this node when the call returns.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from muster.core.ambient import Ambient
+from muster.core.audit import BY_THE_HUB, Act, draft
 from muster.core.bus import AUTHORITIES_CHANGED, Bus
 from muster.core.certificate_limits import (
     AUTHORITIES,
@@ -27,9 +29,11 @@ from muster.core.errors import (
     HubError,
 )
 from muster.core.limits import Profile
+from muster.identity.account import authority_noted
 from muster.identity.authority_contract import (
     Authority,
     AuthorityChange,
+    AuthorityNote,
     AuthorityStanding,
     AuthorityStore,
     KeptList,
@@ -74,7 +78,7 @@ class Authorities:
     # --- changing
 
     async def put(
-        self, name: str, content: bytes, match: Match | None, *, verified: bool | None
+        self, name: str, content: bytes, match: Match | None, *, verified: bool | None, by: Act = BY_THE_HUB
     ) -> tuple[Authority, bool]:
         """Register an authority, or put another certificate in the place of one; whether it is new.
 
@@ -109,19 +113,19 @@ class Authorities:
             )  # fmt: skip
 
         before = {one.name for one in self._trust.registered}
-        made = await self._edit(name, change)
+        made = await self._edit(name, change, by)
         return made, made.name not in before
 
-    async def delete(self, name: str, match: Match | None) -> None:
+    async def delete(self, name: str, match: Match | None, by: Act = BY_THE_HUB) -> None:
         """Remove an authority with its lists. Raises ``HubError`` 404008, 412001."""
 
         def change(standing: AuthorityStanding) -> None:
             _require(standing.authority, match, name)
 
-        await self._store.edit_authority(self._hub, name, change)
+        await self._store.edit_authority(self._hub, name, change, self._note(name, by))
         await self._tell(name)
 
-    async def generate_code(self, name: str, match: Match | None) -> Authority:
+    async def generate_code(self, name: str, match: Match | None, by: Act = BY_THE_HUB) -> Authority:
         """Make a new code to be signed. Raises ``HubError`` 404008, 412001."""
         code = self._ambient.random_bytes(_CODE_BYTES).hex().upper()
 
@@ -129,9 +133,9 @@ class Authorities:
             present = _require(standing.authority, match, name)
             return replace(present, code=code, version=present.version + 1, updated=self._ambient.now())
 
-        return await self._edit(name, change)
+        return await self._edit(name, change, by)
 
-    async def verify(self, name: str, content: bytes, match: Match | None) -> Authority:
+    async def verify(self, name: str, content: bytes, match: Match | None, by: Act = BY_THE_HUB) -> Authority:
         """Take ``content``, a certificate that the authority has issued for its code, as the proof that its key is the
         caller's. Raises ``HubError`` 400004 saying what is wrong with it, 404008, 412001."""
         proof = _certificate(content)
@@ -150,9 +154,9 @@ class Authorities:
                 raise _wrong("it is not valid now", "issue it anew")
             return replace(present, verified=True, code="", version=present.version + 1, updated=now)
 
-        return await self._edit(name, change)
+        return await self._edit(name, change, by)
 
-    async def set_rules(self, name: str, rules: RevocationRules) -> Authority:
+    async def set_rules(self, name: str, rules: RevocationRules, by: Act = BY_THE_HUB) -> Authority:
         """Say where the authority tells what it has revoked. Raises ``HubError`` 404008, 400004 for a wrong URL or
         interval."""
         for what, url in (("list", rules.list_url), ("responder", rules.responder_url)):
@@ -166,9 +170,9 @@ class Authorities:
             present = _require(standing.authority, Match(), name)
             return replace(present, rules=rules, version=present.version + 1, updated=self._ambient.now())
 
-        return await self._edit(name, change)
+        return await self._edit(name, change, by)
 
-    async def put_list(self, name: str, content: bytes) -> RevocationList:
+    async def put_list(self, name: str, content: bytes, by: Act = BY_THE_HUB) -> RevocationList:
         """Keep a revocation list (PEM or DER) of the authority, or of one below it, in place of an earlier one.
 
         Raises ``HubError`` 404008, 400004 for what is no list, is not signed by the authority whose name it bears, is
@@ -187,13 +191,18 @@ class Authorities:
             raise HubError(ARGUMENT_INVALID, "The revocation list is older than the one kept, give a newer one.")
         if len({one.issuer for one in kept} | {made.issuer}) > REVOCATION_LISTS.open:
             raise HubError(ARGUMENT_INVALID, f"An authority has {REVOCATION_LISTS.open} revocation lists at most.")
-        if not await self._store.put_list(self._hub, KeptList(authority.name, made.issuer, made.der)):
+        told = {"list": hashlib.sha256(made.der).hexdigest(), "revoked": len(made.serials)}
+        note = draft(self._hub, by, f"certificates/{authority.name}/lists", self._ambient.now(), after=told)
+        if not await self._store.put_list(self._hub, KeptList(authority.name, made.issuer, made.der), note):
             self.get(name)
         await self._tell(authority.name)
         return made
 
-    async def _edit(self, name: str, change: AuthorityChange) -> Authority:
-        made = await self._store.edit_authority(self._hub, name, change)
+    def _note(self, name: str, by: Act) -> AuthorityNote:
+        return authority_noted(self._hub, by, name, self._ambient.now())
+
+    async def _edit(self, name: str, change: AuthorityChange, by: Act) -> Authority:
+        made = await self._store.edit_authority(self._hub, name, change, self._note(name, by))
         assert made is not None, "a change that deletes does not come here"
         await self._tell(name)
         return made

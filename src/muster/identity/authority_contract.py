@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from muster.core.audit import Draft
 from muster.core.certificate_limits import REVOCATION_REFRESH
 
 
@@ -61,6 +62,10 @@ AuthorityChange = Callable[[AuthorityStanding], Authority | None]
 """What the authority shall be, ``None`` for deleted. Pure; raises ``HubError`` to refuse; see ``contract.Change``."""
 
 
+AuthorityNote = Callable[[Authority | None, Authority | None], Draft]
+"""The audit record of an authority that was the first and is the second (``None``: not there). Pure."""
+
+
 class AuthorityStore(Protocol):
     """Keeps authorities and their revocation lists, by hub. There are few; all are read at once.
 
@@ -72,12 +77,16 @@ class AuthorityStore(Protocol):
         """All, in the order of their names."""
         ...
 
-    async def edit_authority(self, hub: str, name: str, change: AuthorityChange) -> Authority | None:
-        """Apply ``change``; what the authority is now. Raises what ``change`` raises, having done nothing then."""
+    async def edit_authority(
+        self, hub: str, name: str, change: AuthorityChange, note: AuthorityNote | None = None
+    ) -> Authority | None:
+        """Apply ``change``, and put on record what ``note`` makes of it; what the authority is now. Raises what
+        ``change`` raises, having done nothing then."""
         ...
 
-    async def put_list(self, hub: str, kept: KeptList) -> bool:
-        """Keep the list in place of an earlier one of the same issuer; ``False`` when there is no such authority."""
+    async def put_list(self, hub: str, kept: KeptList, draft: Draft | None = None) -> bool:
+        """Keep the list in place of an earlier one of the same issuer, and put ``draft`` on record with it; ``False``,
+        and neither, when there is no such authority."""
         ...
 
     async def lists(self, hub: str) -> Sequence[KeptList]:

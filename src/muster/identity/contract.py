@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from muster.core.audit import Draft
 from muster.identity.model import Identity, IdentityKey
 
 
@@ -23,12 +24,18 @@ refuse. Runs inside the store's transaction and may run again if that is retried
 its own."""
 
 
+Note = Callable[[Identity | None, Identity | None], Draft]
+"""The audit record of an identity that was the first and is the second (``None``: not there). Pure and quick."""
+
+
 class Edit(NamedTuple):
     """A change to one identity. For a module whose device is missing the store answers 404001 by itself, with
-    the device's id as the message."""
+    the device's id as the message. What ``note`` makes of the change, and of each module that goes with its device, is
+    put on record in the same transaction."""
 
     key: IdentityKey
     change: Change
+    note: Note | None = None
 
 
 class Counts(NamedTuple):

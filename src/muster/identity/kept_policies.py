@@ -11,10 +11,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient
+from muster.core.audit import Note
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, NOT_FOUND, HubError
 from muster.core.hub_limits import POLICIES
 from muster.core.provisioning_errors import TOO_MANY_POLICIES
 from muster.core.settings_store import HubSettingsStore
+from muster.identity.account import policies_told
 from muster.identity.keys import check_symmetric_key, generate_key
 from muster.identity.mistakes import shown
 from muster.identity.policies import (
@@ -73,6 +75,7 @@ Listener = Callable[[], Awaitable[None] | None]
 
 class KeptPolicies(Mapping[str, SharedAccessPolicy]):
     """Policies by name. A change counts, is on disk, and those who wait for changes have heard of it, when it returns.
+    It is put on record as its ``note`` says.
 
     All that changes raises ``HubError`` 500001 when it cannot be kept; nothing has changed then.
     """
@@ -102,7 +105,7 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
         """From now on call ``listener`` after each change, so that nothing counts by what the policies were."""
         self._when_changed.append(listener)
 
-    async def put(self, name: str, draft: PolicyDraft) -> SharedAccessPolicy:
+    async def put(self, name: str, draft: PolicyDraft, note: Note | None = None) -> SharedAccessPolicy:
         """Add a policy or write over it.
 
         ``RegistryWrite`` grants ``RegistryRead`` too (cs Common/Security/AccessRights.cs). Raises ``HubError``: 400003
@@ -110,19 +113,19 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
         """
         async with self._changing:
             made = self._made(name, draft)
-            await self._keep({**self._policies, name: made})
+            await self._keep({**self._policies, name: made}, note)
             return made
 
-    async def replace(self, drafts: Mapping[str, PolicyDraft]) -> None:
+    async def replace(self, drafts: Mapping[str, PolicyDraft], note: Note | None = None) -> None:
         """Have these policies and no others, or none of it. Raises as ``put``, and 400003 when the owner is missing."""
         async with self._changing:
             if self.kind.owner not in drafts:
                 raise HubError(INVALID_OPERATION, f"{self.kind.owner} cannot be removed, leave it among the policies.")
             if len(drafts) > POLICIES.open:
                 raise HubError(TOO_MANY_POLICIES)
-            await self._keep({name: self._made(name, draft, counted=False) for name, draft in drafts.items()})
+            await self._keep({name: self._made(name, draft, counted=False) for name, draft in drafts.items()}, note)
 
-    async def rotate(self, name: str, what: Rotation) -> SharedAccessPolicy:
+    async def rotate(self, name: str, what: Rotation, note: Note | None = None) -> SharedAccessPolicy:
         """Make one of a policy's keys anew, or swap them. What the old key has signed counts no more.
 
         Raises ``HubError`` 404000 for no policy.
@@ -137,16 +140,16 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
             else:
                 secondary = generate_key(self._ambient)
             made = SharedAccessPolicy(name, present.rights, primary, secondary)
-            await self._keep({**self._policies, name: made})
+            await self._keep({**self._policies, name: made}, note)
             return made
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, note: Note | None = None) -> None:
         """Remove a policy: its tokens count no more. Raises ``HubError`` 400003 for the owner, 404000 for none."""
         async with self._changing:
             self.find(name)
             if name == self.kind.owner:
                 raise HubError(INVALID_OPERATION, f"{name} is the owner, it cannot be removed; rotate its keys.")
-            await self._keep({one: policy for one, policy in self._policies.items() if one != name})
+            await self._keep({one: policy for one, policy in self._policies.items() if one != name}, note)
 
     def _made(self, name: str, draft: PolicyDraft, *, counted: bool = True) -> SharedAccessPolicy:
         kind, rights = self.kind, draft.rights
@@ -172,8 +175,9 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
             keys.append(given or kept or generate_key(self._ambient))
         return SharedAccessPolicy(name, rights, *keys)
 
-    async def _keep(self, policies: dict[str, SharedAccessPolicy]) -> None:
-        await self._store.put_settings({self.kind.setting: _text(policies.values())})
+    async def _keep(self, policies: dict[str, SharedAccessPolicy], note: Note | None) -> None:
+        record = None if note is None else note(*policies_told(self._policies, policies))
+        await self._store.put_settings({self.kind.setting: _text(policies.values())}, record)
         self._policies = policies
         for listener in self._when_changed:
             pending = listener()

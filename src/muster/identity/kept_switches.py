@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 
+from muster.core.audit import Note
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import TAKES_ALL, Switches
@@ -32,7 +33,7 @@ class KeptSwitches:
         """From now on call ``listener`` after each change, so that nothing counts by what was taken before."""
         self._when_changed.append(listener)
 
-    async def set(self, wanted: Mapping[str, bool]) -> None:
+    async def set(self, wanted: Mapping[str, bool], note: Note | None = None) -> None:
         """Switch those of the names in ``wanted``; it counts, and is on disk, when this returns.
 
         Raises ``HubError``: 400003 for one that the settings keep off, 500001 when it cannot be kept.
@@ -43,7 +44,8 @@ class KeptSwitches:
                 raise HubError(INVALID_OPERATION, f"The settings of muster serve say {flag}, take it out there.")
         async with self._changing:
             kept = self._kept._replace(**wanted)
-            await self._store.put_settings({_SETTING: json.dumps(kept._asdict()).encode()})
+            record = None if note is None else note(self._kept._asdict(), kept._asdict())
+            await self._store.put_settings({_SETTING: json.dumps(kept._asdict()).encode()}, record)
             self._take(kept)
             for listener in self._when_changed:
                 pending = listener()

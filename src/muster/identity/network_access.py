@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from muster.core.ambient import Ambient, tracking_id
+from muster.core.audit import Note
 from muster.core.errors import PRECONDITION_FAILED, UNAUTHORIZED, ErrorRow, HubError
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.changes import Match
@@ -56,7 +57,7 @@ class NetworkAccess:
             kept = json.loads(text)
             self._take(_from_kept(kept), kept["version"])
 
-    async def change(self, rules: NetworkRules, match: Match | None = None) -> None:
+    async def change(self, rules: NetworkRules, match: Match | None = None, note: Note | None = None) -> None:
         """Put ``rules`` in place of those before: when this returns they are on disk and count, and the listeners of
         ``when_changed`` end what would be refused now. They must have gone through ``dialect.network_bodies``.
 
@@ -66,7 +67,9 @@ class NetworkAccess:
             if match is not None and match.version not in (None, self.version):
                 raise HubError(PRECONDITION_FAILED, "The network rules were changed meanwhile, read them again.")
             version = self.version + 1
-            await self._store.put_settings({self._setting: json.dumps(_to_kept(rules, version)).encode()})
+            kept = _to_kept(rules, version)
+            record = None if note is None else note(_to_kept(self.rules, self.version), kept)
+            await self._store.put_settings({self._setting: json.dumps(kept).encode()}, record)
             self._take(rules, version)
             for listener in self._when_changed:
                 listener()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient
+from muster.core.audit import BY_THE_HUB, Act
 from muster.core.bus import IDENTITY_CHANGED, Bus
 from muster.core.errors import (
     ARGUMENT_NULL,
@@ -23,8 +24,9 @@ from muster.core.errors import (
 )
 from muster.core.limits import BULK_DEVICES, REGISTRY_PAGE
 from muster.identity import changes, scopes
+from muster.identity.account import noted
 from muster.identity.changes import ANY, Draft, Fresh, ImportMode, KeyChoice, Match, not_found
-from muster.identity.contract import Change, Counts, Edit, IdentityStore, Presence
+from muster.identity.contract import Counts, Edit, IdentityStore, Note, Presence
 from muster.identity.ids import SYSTEM_MODULES, check_key
 from muster.identity.keys import generate_key
 from muster.identity.model import Identity, IdentityKey
@@ -51,7 +53,7 @@ class BulkItem(NamedTuple):
 
 
 class Registry:
-    """The identities of ``hub``."""
+    """The identities of ``hub``. Changes are put on record as what ``by`` does."""
 
     def __init__(
         self, hub: str, store: IdentityStore, presence: Presence, bus: Bus, ambient: Ambient,
@@ -101,33 +103,34 @@ class Registry:
 
     # --- changing
 
-    async def create(self, draft: Draft) -> Identity:
+    async def create(self, draft: Draft, by: Act = BY_THE_HUB) -> Identity:
         """Register a new identity.
 
         Raises ``HubError``: 409001 or 409301 when it exists, 404001 when a module's device does not, 413003,
         401100 for a system module, 400028 for a wrong scope, 400004 or 400005 for a wrong value.
         """
         await self._check(draft)
-        followers = self._system_modules(draft, new=True)
-        return await self._edit_one(draft.key, changes.create(draft, self._fresh()), followers)
+        note = self._note(by)
+        followers = self._system_modules(draft, note, new=True)
+        return await self._edit_one(Edit(draft.key, changes.create(draft, self._fresh()), note), followers)
 
-    async def update(self, draft: Draft, match: Match) -> Identity:
+    async def update(self, draft: Draft, match: Match, by: Act = BY_THE_HUB) -> Identity:
         """Write over an existing identity. Raises as ``create`` does, 404001 or 404010, and 412001."""
         await self._check(draft)
-        change = changes.update(draft, match, self._fresh())
-        identity = await self._edit_one(draft.key, change, self._system_modules(draft))
+        change, note = changes.update(draft, match, self._fresh()), self._note(by)
+        identity = await self._edit_one(Edit(draft.key, change, note), self._system_modules(draft, note))
         self._publish(draft.key)
         return identity
 
-    async def delete(self, key: IdentityKey, match: Match = ANY) -> None:
+    async def delete(self, key: IdentityKey, match: Match = ANY, by: Act = BY_THE_HUB) -> None:
         """Remove an identity, a device with its modules. Raises ``HubError`` 404001, 404010, 412001, 401100."""
         _guard(key)
-        (outcome,) = await self._store.edit(self._hub, [Edit(key, changes.delete(key, match))])
+        (outcome,) = await self._store.edit(self._hub, [Edit(key, changes.delete(key, match), self._note(by))])
         if isinstance(outcome, Exception):
             raise outcome
         self._publish(key)
 
-    async def bulk(self, items: Sequence[BulkItem]) -> list[HubError | None]:
+    async def bulk(self, items: Sequence[BulkItem], by: Act = BY_THE_HUB) -> list[HubError | None]:
         """Do each item by itself; returns, item by item, why it was refused, or ``None``.
 
         Raises ``HubError`` for the whole call, doing nothing: 413002 for more than 100 items, 400011 when an
@@ -138,15 +141,16 @@ class Registry:
         accepted: list[int] = []
         edits: list[Edit] = []
         followers: list[Edit] = []
+        note = self._note(by)
         for position, item in enumerate(items):
             try:
-                edits.append(await self._bulk_edit(item))
+                edits.append(await self._bulk_edit(item, note))
             except HubError as error:
                 outcomes[position] = error
             else:
                 accepted.append(position)
                 if not item.mode.deletes:
-                    followers += self._system_modules(item.draft, new=item.mode is ImportMode.CREATE)
+                    followers += self._system_modules(item.draft, note, new=item.mode is ImportMode.CREATE)
         results = await self._store.edit(self._hub, edits + followers)
         for position, result in zip(accepted, results, strict=False):
             outcomes[position] = _refusal(result)
@@ -154,17 +158,20 @@ class Registry:
                 self._publish(items[position].draft.key)
         return outcomes
 
-    async def regenerate(self, keys: Sequence[IdentityKey], choice: KeyChoice) -> list[Identity | HubError]:
+    async def regenerate(
+        self, keys: Sequence[IdentityKey], choice: KeyChoice, by: Act = BY_THE_HUB
+    ) -> list[Identity | HubError]:
         """Make symmetric keys anew; returns, one by one, the identity or why not (404001, 404010, 400036, 401100).
 
         Raises ``HubError`` as ``bulk`` does.
         """
         check_bulk(keys)
         outcomes: list[Identity | HubError] = []
+        note = self._note(by)
         for key in keys:
             try:
                 _guard(key)
-                identity = await self._edit_one(key, changes.rotate(key, choice, self._fresh()))
+                identity = await self._edit_one(Edit(key, changes.rotate(key, choice, self._fresh()), note))
             except HubError as error:
                 outcomes.append(error)
             else:
@@ -174,14 +181,17 @@ class Registry:
 
     # --- within
 
-    async def _edit_one(self, key: IdentityKey, change: Change, followers: Sequence[Edit] = ()) -> Identity:
-        outcome, *_ = await self._store.edit(self._hub, [Edit(key, change), *followers])
+    async def _edit_one(self, edit: Edit, followers: Sequence[Edit] = ()) -> Identity:
+        outcome, *_ = await self._store.edit(self._hub, [edit, *followers])
         if isinstance(outcome, Exception):
             raise outcome
         assert outcome is not None, "a change that deletes does not come here"
         return outcome
 
-    async def _bulk_edit(self, item: BulkItem) -> Edit:
+    def _note(self, by: Act) -> Note:
+        return noted(self._hub, by, self._ambient.now())
+
+    async def _bulk_edit(self, item: BulkItem, note: Note) -> Edit:
         make = changes.BY_MODE.get(item.mode)
         if make is None:
             raise HubError(
@@ -195,7 +205,7 @@ class Registry:
         else:
             await self._check(item.draft)
         match = item.match if item.mode.conditional and item.match is not None else ANY
-        return Edit(item.draft.key, make(item.draft, match, self._fresh()))
+        return Edit(item.draft.key, make(item.draft, match, self._fresh()), note)
 
     async def _check(self, draft: Draft) -> None:
         """What a draft must fulfil by itself and against other identities."""
@@ -222,7 +232,7 @@ class Registry:
             scope = parent.parent_scopes[0]
         raise HubError(INVALID_DEVICE_SCOPE, f"The hierarchy has more than {scopes.DEEPEST} levels.")
 
-    def _system_modules(self, draft: Draft, *, new: bool = False) -> list[Edit]:
+    def _system_modules(self, draft: Draft, note: Note, *, new: bool = False) -> list[Edit]:
         """The edits that give an edge device its system modules, or take them from one that ceases to be one.
 
         They look at the device as it is in their transaction: somebody else may change it meanwhile. ``new``: if the
@@ -231,7 +241,7 @@ class Registry:
         if draft.key.module_id is not None or (new and not draft.iot_edge):
             return []
         keys = [IdentityKey(draft.key.device_id, name) for name in SYSTEM_MODULES]
-        return [Edit(key, changes.keep_system_module(key, self._fresh())) for key in keys]
+        return [Edit(key, changes.keep_system_module(key, self._fresh()), note) for key in keys]
 
     def _fresh(self) -> Fresh:
         ambient = self._ambient

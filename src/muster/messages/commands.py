@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from muster.core.ambient import Ambient
+from muster.core.audit import Note
 from muster.core.errors import ARGUMENT_INVALID, INVALID_EXPIRY, MESSAGE_TOO_LARGE, HubError
 from muster.core.limits import Profile
 from muster.core.meters import Meters
@@ -145,10 +146,10 @@ class Commands:
         self._meters.charge(_size(command) + len(command.body))
         return entry
 
-    async def purge(self, key: IdentityKey) -> int:
+    async def purge(self, key: IdentityKey, note: Note | None = None) -> int:
         """Throw away all that waits for ``key`` or is in its hands; how many. Raises ``HubError`` 404001, 404010."""
         await self._identities.get(key)
-        return await self._queues.purge(str(key))
+        return await self._queues.purge(str(key), note)
 
     # --- for devices
 

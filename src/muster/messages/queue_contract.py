@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from muster.core.audit import Draft
 from muster.messages.queue import Entry, Outcome
 
 
@@ -122,9 +123,11 @@ class QueueStore(Protocol):
         ...
 
     def edit(
-        self, hub: str, queue: str, which: Selection, change: Change, then: Callable[[list[Edited]], None]
-    ) -> asyncio.Future[list[Edited]]:
-        """Apply ``change`` to each message selected, in the order of their numbers."""
+        self, hub: str, queue: str, which: Selection, change: Change, then: Callable[[list[Edited]], None],
+        *, note: Callable[[int], Draft] | None = None,
+    ) -> asyncio.Future[list[Edited]]:  # fmt: skip
+        """Apply ``change`` to each message selected, in the order of their numbers. What ``note`` makes of how many
+        they are is put on record."""
         ...
 
     def edit_due(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from muster.core.ambient import Ambient, Timer
+from muster.core.audit import Note
 from muster.core.bus import IDENTITY_CHANGED, QUEUE_WAITING, Bus
 from muster.core.errors import LOCK_LOST, HubError
 from muster.core.memory_limits import IDENTITIES_REMEMBERED
@@ -190,14 +191,15 @@ class Queues:
         future.add_done_callback(_noted)
         return future
 
-    async def purge(self, queue: str) -> int:
+    async def purge(self, queue: str, note: Note | None = None) -> int:
         """Throw away all that is in the queue, locked or not; how many."""
         now = self._ambient.now()
 
         def change(name: str, entry: Entry) -> Entry | Ending:
             return self._step(name, entry, machine.purge(entry), now)
 
-        return len(await self._store.edit(self._hub, queue, Everything(), change, self._edited))
+        record = None if note is None else lambda count: note({"messages": count}, None)
+        return len(await self._store.edit(self._hub, queue, Everything(), change, self._edited, note=record))
 
     def collect(self, queue: str, limit: int, make: Make) -> asyncio.Future[Collected]:
         """Put one message into ``queue`` in the place of the oldest ``limit`` records, if there are any."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from muster.core.audit import Note
 from muster.core.errors import NOT_FOUND, HubError
 from muster.dialect.hub_bodies import switches_body
 from muster.node.certificate import ServerCertificate
@@ -57,7 +58,7 @@ class Deployment:
             )
         return found
 
-    async def add(self, name: str, members: Mapping[str, Any]) -> None:
+    async def add(self, name: str, members: Mapping[str, Any], note: Note | None = None) -> None:
         """Open the hub ``name``, now and at every start; ``members`` are those of ``HubSettings``.
 
         Raises ``HubError``: 400004 for a name or host that cannot be or is in use, 500001 when a store fails.
@@ -68,16 +69,16 @@ class Deployment:
             if name in self._roster.leaving:
                 await self._eraser.erase(name)
                 await self._roster.gone(name)
-            await self._roster.add(wanted)
+            await self._roster.add(wanted, note)
             try:
                 await self._certificate.cover_all()
                 await self._hubs.open(wanted)
             except BaseException:
-                await self._roster.withdraw(name)
+                await self._roster.withdraw(name, note)
                 raise
             await self._announce()
 
-    async def switch(self, name: str, wanted: Mapping[str, bool]) -> None:
+    async def switch(self, name: str, wanted: Mapping[str, bool], note: Note | None = None) -> None:
         """Say which kinds of SAS token the hub ``name`` takes no more, by the names of ``identity.hub.Switches``.
 
         Raises ``HubError`` 404000 for no hub, and as ``KeptSwitches.set``.
@@ -85,16 +86,16 @@ class Deployment:
         hub = self._hubs.get(name)
         if hub is None:
             raise HubError(NOT_FOUND, f"There is no hub {name[:80]}, see: muster hub list")
-        await hub.switches.set(wanted)
+        await hub.switches.set(wanted, note)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, note: Note | None = None) -> None:
         """End the hub ``name`` and all that it has. It stays among those that leave: what somebody was still writing
         goes at the next start, or before another hub gets the name.
 
         Raises ``HubError``: 400003 for one of the settings, 404000 for none that was added.
         """
         async with self._changing:
-            await self._roster.remove(name)
+            await self._roster.remove(name, note)
             await self._hubs.close(name)
             await self._announce()
             await self._eraser.erase(name)

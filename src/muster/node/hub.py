@@ -9,6 +9,8 @@ from functools import partial
 import apsw
 
 from muster.access.issuers import Issuers
+from muster.audit.contract import AuditLog
+from muster.audit.refused import RefusedChanges
 from muster.core.ambient import Ambient
 from muster.core.errors import ErrorRow
 from muster.core.settings_store import HubSettingsStore
@@ -49,7 +51,7 @@ class Site:
     """What the hubs of a node have in common.
 
     ``ready`` holds while the node serves and ``healthy`` while the disk takes every hub's messages; ``own`` are the
-    certificates that the node shows.
+    certificates that the node shows. ``audit`` is the log of all, and ``refused`` what puts refusals there.
     """
 
     settings: Settings
@@ -64,6 +66,8 @@ class Site:
     own: Callable[[], Shown]
     renewals: Renewals
     issuers: Issuers
+    audit: AuditLog
+    refused: RefusedChanges
 
 
 class OpenHub:
@@ -130,6 +134,8 @@ class OpenHub:
             meters=parts.meters,
             network=parts.network,
             back_off=parts.refusals.back_off,
+            refused=site.refused.add,
+            hub=self.name,
             more=[
                 *NetworkOperations(parts.network).table(),
                 *MeterOperations(parts.meters, metrics).table(),

@@ -8,6 +8,7 @@ from functools import partial
 
 from muster.core.errors import NOT_FOUND, UNAVAILABLE, HubError
 from muster.core.settings_store import HubSettingsStore, SettingsOf
+from muster.heads.http.audit import AuditOperations
 from muster.heads.http.connection import App
 from muster.heads.http.meters import Lines
 from muster.heads.http.operations import Operation
@@ -108,7 +109,8 @@ class Hubs:
 
     async def _serve(self, hub: OpenHub) -> None:
         name, hosts = hub.name, hub.own_hosts
-        hub.rest = await hub.app(self._shared)
+        own = AuditOperations(self._site.audit, name).table()
+        hub.rest = await hub.app([*self._shared, *own])
         self.apps.add(hub.rest, name, hosts)
         self.mqtt.add(hub.devices, name, hosts)
         self.amqp.add(hub.amqp, name, hosts)

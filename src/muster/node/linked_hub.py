@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.core.audit import Act
 from muster.core.errors import DEVICE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.identity.changes import ANY, Draft, Match
 from muster.identity.hub import Hub
@@ -13,6 +14,9 @@ from muster.node.hub import OpenHub
 from muster.provisioning.contract import DeviceDraft
 from muster.provisioning.model import DeviceData
 from muster.twins.service import Twins
+
+_ASSIGNING, _WITHDRAWING = (Act(f"registration.{what}", "provisioning service") for what in ("assign", "withdraw"))
+"""By devices that register; the timeline tells more of them."""
 
 
 def local_hub(hub: OpenHub) -> LocalHub:
@@ -40,7 +44,9 @@ class LocalHub:
         key = IdentityKey(draft.device_id)
         present = await self._get(key)
         if present is None:
-            await self._registry.create(Draft(key=key, credentials=draft.credentials, iot_edge=draft.iot_edge))
+            await self._registry.create(
+                Draft(key=key, credentials=draft.credentials, iot_edge=draft.iot_edge), _ASSIGNING
+            )
         elif present.iot_edge is not draft.iot_edge or not _same(present, draft.credentials):
             await self._registry.update(
                 Draft(
@@ -49,7 +55,7 @@ class LocalHub:
                     device_scope=None if draft.iot_edge else present.device_scope,
                     parent_scopes=present.parent_scopes,
                 ),
-                ANY,
+                ANY, _ASSIGNING,
             )  # fmt: skip
         if draft.data is not None:
             await self._put_data(key, draft.data)
@@ -57,7 +63,7 @@ class LocalHub:
     async def _put_data(self, key: IdentityKey, data: DeviceData) -> None:
         twin = await self._twins.get(key)
         if (twin.tags, twin.desired.values) != (data.tags, data.desired):
-            await self._twins.replace(key, dict(data.tags), dict(data.desired))
+            await self._twins.replace(key, dict(data.tags), dict(data.desired), by=_ASSIGNING)
         if twin.reported.values != data.reported:
             gone = dict.fromkeys(name for name in twin.reported.values if name not in data.reported)
             await self._twins.report(key, {**gone, **data.reported})
@@ -78,7 +84,7 @@ class LocalHub:
                     return None
                 match = Match(present.version)
             try:
-                return await self._registry.delete(key, match)
+                return await self._registry.delete(key, match, _WITHDRAWING)
             except HubError as error:
                 if error.row is DEVICE_NOT_FOUND:
                     return None

@@ -15,12 +15,14 @@ from typing import Any
 import apsw
 
 from muster.access.issuers import Issuer, Issuers
+from muster.audit.refused import RefusedChanges
 from muster.core.ambient import SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
+from muster.heads.http.audit import AuditOperations
 from muster.heads.http.connection import HttpServer
 from muster.heads.http.hub_admin import HubOperations
 from muster.heads.http.hubs import answer_by_hub
@@ -50,6 +52,7 @@ from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.renewals import Renewals
+from muster.stores.sqlite.audit import SqliteAuditLog
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.provisioning import SqliteProvisioningStore
@@ -110,7 +113,7 @@ class Node:
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         writer, reader = self._database(directory)
-        kept = SqliteHubSettingsStore(writer, reader)
+        kept, audit = SqliteHubSettingsStore(writer, reader), SqliteAuditLog(writer, reader)
         roster, eraser = await open_roster(settings, kept), Eraser(writer, directory)
         await finish_removals(roster, eraser)
         material, certificate = await self._material(directory, kept, roster)
@@ -123,6 +126,7 @@ class Node:
             settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own,
             Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient), self._issuers(),
+            audit, RefusedChanges(audit, ambient),
         )  # fmt: skip
         self.hubs = hubs = await open_hubs(site, roster)
         self._undo.append(hubs.close_all)
@@ -138,7 +142,8 @@ class Node:
         hubs.when_opened(lambda hub: hub.when_access_changes(announce))
         hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
         families = partial(provisioning_families, provisioning.timeline)
-        await hubs.serve(provisioning.operations, HubOperations(deployment).table(), families)
+        first_only = [*HubOperations(deployment).table(), *AuditOperations(audit, None).table()]
+        await hubs.serve(provisioning.operations, first_only, families)
 
         http = HttpServer(answer_by_hub(hubs.apps), ambient.now)
         self._undo.append(http.close)

@@ -91,7 +91,7 @@ async def open_provisioning(
     service = make_hub(base.settings.all_hostnames, policies, profile, name=scope)
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
     policies.when_changed(gate.policies_changed)
-    answers = ProvisioningAnswers(gate, ambient, profile, meters=meters, network=network)
+    answers = ProvisioningAnswers(scope, gate, ambient, profile, meters=meters, network=network)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)
     operations = [
         *EnrollmentOperations(enrollments, registrar, answers).table(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
+from muster.core.audit import Draft, Note
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, NOT_FOUND, HubError
 from muster.core.hub_limits import HUB_NAME_CHARACTERS, HUBS
 from muster.core.settings_store import HubSettingsStore
@@ -55,15 +56,16 @@ class Roster:
         """Whether the hub ``name`` is in the settings."""
         return any(one.name == name for one in self._settings.hubs)
 
-    async def add(self, hub: HubSettings) -> None:
-        """Keep ``hub`` for this run and those to come."""
-        await self._keep({**self._added, hub.name: hub}, self.leaving)
+    async def add(self, hub: HubSettings, note: Note | None = None) -> None:
+        """Keep ``hub`` for this run and those to come, and put on record what ``note`` makes of that."""
+        await self._keep({**self._added, hub.name: hub}, self.leaving, self._record(note, hub.name, hub))
 
-    async def withdraw(self, name: str) -> None:
+    async def withdraw(self, name: str, note: Note | None = None) -> None:
         """Keep a hub no longer that was added and has nothing yet."""
-        await self._keep({other: hub for other, hub in self._added.items() if other != name}, self.leaving)
+        added = {other: hub for other, hub in self._added.items() if other != name}
+        await self._keep(added, self.leaving, self._record(note, name, None))
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, note: Note | None = None) -> None:
         """Keep a hub no longer that was added; it is ``leaving`` until ``gone``.
 
         Raises ``HubError`` 400003 for one of the settings, 404000 for none.
@@ -72,15 +74,22 @@ class Roster:
             raise HubError(INVALID_OPERATION, f"The hub {name} is in the settings of muster serve, take it out there.")
         if name not in self._added:
             raise HubError(NOT_FOUND, f"There is no hub {name[:80]} that was added, see: muster hub list")
-        await self._keep({other: hub for other, hub in self._added.items() if other != name}, {*self.leaving, name})
+        added = {other: hub for other, hub in self._added.items() if other != name}
+        await self._keep(added, {*self.leaving, name}, self._record(note, name, None))
 
     async def gone(self, name: str) -> None:
         """Nothing of the hub is left."""
         await self._keep(self._added, self.leaving - {name})
 
-    async def _keep(self, added: dict[str, HubSettings], leaving: set[str]) -> None:
+    def _record(self, note: Note | None, name: str, wanted: HubSettings | None) -> Draft | None:
+        if note is None:
+            return None
+        present = self._added.get(name)
+        return note(None if present is None else _members(present), None if wanted is None else _members(wanted))
+
+    async def _keep(self, added: dict[str, HubSettings], leaving: set[str], draft: Draft | None = None) -> None:
         values = {_ADDED: [_members(one) for one in added.values()], _LEAVING: sorted(leaving)}
-        await self._kept.put_settings({name: json.dumps(value).encode() for name, value in values.items()})
+        await self._kept.put_settings({name: json.dumps(value).encode() for name, value in values.items()}, draft)
         self._added, self.leaving = added, leaving
 
 

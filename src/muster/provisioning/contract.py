@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from muster.core.audit import Draft
 from muster.identity.keys import Credentials
 from muster.provisioning.model import (
     DeviceData,
@@ -30,6 +31,13 @@ RegistrationChange = Callable[[Registration | None], Registration | None]
 """What the registration shall be, ``None`` for none, made from what it is. As ``EnrollmentChange``."""
 
 
+EnrollmentNote = Callable[[Enrollment | None, Enrollment | None], Draft]
+"""The audit record of an enrollment that was the first and is the second (``None``: not there). Pure."""
+
+RegistrationNote = Callable[[Registration | None, Registration | None], Draft]
+"""As ``EnrollmentNote``."""
+
+
 class ProvisioningStore(Protocol):
     """Keeps enrollments and registrations of a provisioning service, by its id scope.
 
@@ -46,8 +54,11 @@ class ProvisioningStore(Protocol):
         """Up to ``limit`` enrollments of ``kind`` whose ids come after ``after``, in the order of their ids."""
         ...
 
-    async def edit_enrollment(self, scope: str, key: EnrollmentKey, change: EnrollmentChange) -> Enrollment | None:
-        """Apply ``change``; what the enrollment is now. Raises what ``change`` raises, having done nothing then."""
+    async def edit_enrollment(
+        self, scope: str, key: EnrollmentKey, change: EnrollmentChange, note: EnrollmentNote | None = None
+    ) -> Enrollment | None:
+        """Apply ``change``, and put on record what ``note`` makes of it; what the enrollment is now. Raises what
+        ``change`` raises, having done nothing then."""
         ...
 
     async def registration(self, scope: str, registration_id: str) -> Registration | None:
@@ -60,9 +71,10 @@ class ProvisioningStore(Protocol):
         ...
 
     async def edit_registration(
-        self, scope: str, registration_id: str, change: RegistrationChange
+        self, scope: str, registration_id: str, change: RegistrationChange, note: RegistrationNote | None = None
     ) -> Registration | None:
-        """Apply ``change``; what the registration is now. Raises what ``change`` raises, having done nothing then."""
+        """Apply ``change``, and put on record what ``note`` makes of it; what the registration is now. Raises what
+        ``change`` raises, having done nothing then."""
         ...
 
     async def unfinished(self, scope: str) -> Sequence[Registration]:

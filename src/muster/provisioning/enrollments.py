@@ -11,12 +11,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient
+from muster.core.audit import BY_THE_HUB, Act
 from muster.core.errors import ARGUMENT_INVALID, PRECONDITION_FAILED, HubError
 from muster.core.limits import Profile
 from muster.core.provisioning_errors import ENROLLMENT_EXISTS, ENROLLMENT_NOT_FOUND, TOO_MANY_ENROLLMENTS
 from muster.core.provisioning_limits import BULK_ENROLLMENTS, ENROLLMENT_GROUPS
 from muster.identity.changes import ANY, Match
 from muster.provisioning import rules
+from muster.provisioning.account import enrollment_noted
 from muster.provisioning.contract import EnrollmentChange, EnrollmentStanding, LinkedHub, ProvisioningStore
 from muster.provisioning.groups import Groups
 from muster.provisioning.model import Enrollment, EnrollmentKey, EnrollmentKind
@@ -41,7 +43,7 @@ class BulkItem(NamedTuple):
 
 
 class Enrollments:
-    """The enrollments of the provisioning service ``scope``."""
+    """The enrollments of the provisioning service ``scope``. Changes are put on record as what ``by`` does."""
 
     def __init__(
         self,
@@ -73,23 +75,23 @@ class Enrollments:
         """Up to ``limit`` enrollments whose ids come after ``after``, by id."""
         return await self._store.enrollments(self._scope, kind, after, limit)
 
-    async def put(self, draft: Draft, match: Match | None = None) -> Enrollment:
+    async def put(self, draft: Draft, match: Match | None = None, by: Act = BY_THE_HUB) -> Enrollment:
         """Make an enrollment or write over it; with ``match`` it must be there and match.
 
         Keys and certificates that the draft leaves out stay as they are, as callers read enrollments without them.
         Raises ``HubError``: 400004 or 400005 for a wrong value, 404201, 412001, 403202.
         """
-        return await self._write(draft, match)
+        return await self._write(draft, match, by)
 
-    async def delete(self, key: EnrollmentKey, match: Match = ANY) -> None:
+    async def delete(self, key: EnrollmentKey, match: Match = ANY, by: Act = BY_THE_HUB) -> None:
         """Remove an enrollment; devices stay where they are assigned. Raises ``HubError`` 404201, 412001."""
 
         def change(standing: EnrollmentStanding) -> None:
             _require(key, standing.enrollment, match)
 
-        await self._edit(key, change)
+        await self._edit(key, change, by)
 
-    async def bulk(self, mode: BulkMode, items: Sequence[BulkItem]) -> list[HubError | None]:
+    async def bulk(self, mode: BulkMode, items: Sequence[BulkItem], by: Act = BY_THE_HUB) -> list[HubError | None]:
         """Do each item by itself; returns, item by item, why it was refused, or ``None``.
 
         Raises ``HubError`` 400004 for the whole call, doing nothing: for too many items, or an id twice.
@@ -102,26 +104,26 @@ class Enrollments:
         outcomes: list[HubError | None] = []
         for item in items:
             try:
-                await self._bulk_item(mode, item)
+                await self._bulk_item(mode, item, by)
             except HubError as error:
                 outcomes.append(error)
             else:
                 outcomes.append(None)
         return outcomes
 
-    async def _bulk_item(self, mode: BulkMode, item: BulkItem) -> None:
+    async def _bulk_item(self, mode: BulkMode, item: BulkItem, by: Act) -> None:
         if mode is BulkMode.DELETE or item.draft is None:
-            await self.delete(item.key, item.match or ANY)
+            await self.delete(item.key, item.match or ANY, by)
         elif mode is BulkMode.CREATE:
-            await self._write(item.draft, None, new=True)
+            await self._write(item.draft, None, by, new=True)
         elif mode is BulkMode.UPDATE:
-            await self._write(item.draft, ANY)
+            await self._write(item.draft, ANY, by)
         else:
             if item.match is None:
                 raise HubError(PRECONDITION_FAILED, "etag is missing, mode updateIfMatchETag needs it.")
-            await self._write(item.draft, item.match)
+            await self._write(item.draft, item.match, by)
 
-    async def _write(self, draft: Draft, match: Match | None, *, new: bool = False) -> Enrollment:
+    async def _write(self, draft: Draft, match: Match | None, by: Act, *, new: bool = False) -> Enrollment:
         rules.check(draft, self._hubs)
         now, key = self._ambient.now(), draft.key
         fresh = 1 + (int.from_bytes(self._ambient.random_bytes(4)) >> 2)
@@ -145,12 +147,13 @@ class Enrollments:
                 raise HubError(TOO_MANY_ENROLLMENTS, f"There are {same} groups of {kind} already, delete one.")
             return made
 
-        made = await self._edit(key, change)
+        made = await self._edit(key, change, by)
         assert made is not None, "a change that deletes does not come here"
         return made
 
-    async def _edit(self, key: EnrollmentKey, change: EnrollmentChange) -> Enrollment | None:
-        made = await self._store.edit_enrollment(self._scope, key, change)
+    async def _edit(self, key: EnrollmentKey, change: EnrollmentChange, by: Act) -> Enrollment | None:
+        note = enrollment_noted(self._scope, by, key, self._ambient.now())
+        made = await self._store.edit_enrollment(self._scope, key, change, note)
         if key.kind is EnrollmentKind.GROUP:
             await self._groups.load()
         return made

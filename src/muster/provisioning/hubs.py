@@ -7,7 +7,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from muster.core.audit import Draft, Note
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.mistakes import shown
@@ -64,7 +66,11 @@ class LinkedHubs(Mapping[str, LinkedHub]):
             self.default, self._weights = AllocationKind(kept["policy"]), kept["weights"]
 
     async def allocate(
-        self, policy: AllocationKind | None, weights: Mapping[str, int], store: HubSettingsStore
+        self,
+        policy: AllocationKind | None,
+        weights: Mapping[str, int],
+        store: HubSettingsStore,
+        note: Note | None = None,
     ) -> None:
         """Change the default policy (``None``: as it is) and the weights of the hubs named, and keep it in ``store``.
 
@@ -80,12 +86,17 @@ class LinkedHubs(Mapping[str, LinkedHub]):
                 raise HubError(ARGUMENT_INVALID, f"The weight of {host} is not 0 to {MOST_WEIGHT}.")
         async with self._changing:
             wanted, merged = policy or self.default, {**self._weights, **weights}
-            await self._keep(store, wanted, merged)
+            record = None
+            if note is not None:
+                record = note(_told(self.default, self._weights), _told(wanted, merged))
+            await self._keep(store, wanted, merged, record)
             self.default, self._weights = wanted, merged
 
     @staticmethod
-    async def _keep(store: HubSettingsStore, policy: AllocationKind, weights: Mapping[str, int]) -> None:
-        await store.put_settings({_SETTING: json.dumps({"policy": policy.value, "weights": weights}).encode()})
+    async def _keep(
+        store: HubSettingsStore, policy: AllocationKind, weights: Mapping[str, int], record: Draft | None = None
+    ) -> None:
+        await store.put_settings({_SETTING: json.dumps(_told(policy, weights)).encode()}, record)
 
     def __getitem__(self, host: str) -> LinkedHub:
         return self._hubs[host]
@@ -95,3 +106,7 @@ class LinkedHubs(Mapping[str, LinkedHub]):
 
     def __len__(self) -> int:
         return len(self._hubs)
+
+
+def _told(policy: AllocationKind, weights: Mapping[str, int]) -> dict[str, Any]:
+    return {"policy": policy.value, "weights": dict(weights)}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient, Timer
+from muster.core.audit import BY_THE_HUB, Act
 from muster.core.errors import (
     ARGUMENT_INVALID,
     ARGUMENT_NULL,
@@ -38,6 +39,7 @@ from muster.core.throttles import REGISTRATIONS
 from muster.identity.changes import ANY, Match
 from muster.issuing.policies import issue
 from muster.provisioning import plan
+from muster.provisioning.account import registration_noted
 from muster.provisioning.allocation import candidates, custom
 from muster.provisioning.assignment import Postponed, carry_out
 from muster.provisioning.attempt import Attempt, Attested, ChallengedError
@@ -207,7 +209,7 @@ class Registrar:
         key = EnrollmentKey(EnrollmentKind.GROUP, group_id)
         return await self._store.registrations(self._scope, key, after, limit)
 
-    async def delete(self, registration_id: str, match: Match = ANY) -> None:
+    async def delete(self, registration_id: str, match: Match = ANY, by: Act = BY_THE_HUB) -> None:
         """Forget a registration; the device stays at its hub. Raises ``HubError`` 404202, 412001, 409202."""
 
         def change(present: Registration | None) -> None:
@@ -218,7 +220,8 @@ class Registrar:
             if present.intent is not None:
                 raise HubError(REGISTRATION_IN_PROGRESS, f"{registration_id} is being assigned, try again in a moment.")
 
-        await self._store.edit_registration(self._scope, registration_id, change)
+        note = registration_noted(self._scope, by, registration_id, self._ambient.now())
+        await self._store.edit_registration(self._scope, registration_id, change, note)
 
     # --- the assignment
 

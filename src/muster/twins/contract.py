@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from muster.core.audit import Draft
 from muster.core.outbox import Entry
 from muster.identity.model import Identity, IdentityKey
 from muster.twins.document import EMPTY, Content, Twin
@@ -15,6 +16,10 @@ Runs inside the store's transaction and may run again if that is retried."""
 
 Record = Callable[[Twin, Twin], Sequence[Entry]]
 """What is to be told of a change, made from the twin before and after it. Runs inside the store's transaction, too."""
+
+
+Note = Callable[[Twin, Twin], Draft]
+"""The audit record of a change, made as ``Record`` is."""
 
 
 class TwinUpdate(NamedTuple):
@@ -51,13 +56,16 @@ class TwinStore(Protocol):
         change: Change,
         then: Callable[[Twin], None],
         record: Record | None = None,
+        *,
+        note: Note | None = None,
     ) -> Awaitable[Twin]:
         """Apply ``change``; returns what the twin is now.
 
         ``then`` is called with it on the loop, once it is durable and before this returns: in the order of the
         edits, and also when the caller does not wait any more. Raises what ``change`` raises, and ``HubError``
         404001 or 404010 when there is no such identity; then nothing is changed and ``then`` not called. What
-        ``record`` makes of a change is put into the outbox of the database in the same transaction.
+        ``record`` makes of a change is put into the outbox of the database in the same transaction, and on record what
+        ``note`` makes of it.
         """
         ...
 

@@ -9,17 +9,28 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from muster.core.ambient import Ambient
+from muster.core.audit import BY_THE_HUB, Act, Draft
 from muster.core.errors import DEVICE_NOT_FOUND, MODULE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.core.limits import TWIN_PROPERTIES, TWIN_TAGS
 from muster.core.outbox import Entry
+from muster.identity.account import subject_of
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
 from muster.twins import digital, document, rules
-from muster.twins.contract import Change, DesiredListener, Record, TwinRecorder, TwinStore, TwinUpdate
+from muster.twins.account import patched, replaced
+from muster.twins.contract import Change, DesiredListener, Note, Record, TwinRecorder, TwinStore, TwinUpdate
 from muster.twins.document import Content, Twin
+
+
+class _After(NamedTuple):
+    """What follows a change; see ``TwinStore.edit``."""
+
+    then: Callable[[Twin], None]
+    record: Record | None
+    note: Note
 
 
 class Twins:
@@ -56,11 +67,14 @@ class Twins:
 
     # --- for services
 
-    async def patch(self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None) -> Twin:
+    async def patch(
+        self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None, by: Act = BY_THE_HUB
+    ) -> Twin:
         """Merge a service's tags and desired properties into the twin (``None``: not given); the new twin.
 
         ``revision``: the twin must have it. ``$metadata`` and ``$version`` in ``desired`` are passed over, so that
-        a twin that was read can be sent back (service.md 2.9). A connected device is told. Raises ``HubError``
+        a twin that was read can be sent back (service.md 2.9). The change is put on record as what ``by`` does. A
+        connected device is told. Raises ``HubError``
         404001, 404010, 412001, 400004 with the path of what is wrong, 413001.
         """
         new_tags, new_desired = _checked(tags, desired)
@@ -73,9 +87,12 @@ class Twins:
         if self._recorder is not None:
             record = self._update_recorded(key, TwinUpdate(now, tags=new_tags, desired=new_desired))
         then = partial(self._tell, key, new_desired) if new_desired else _ignore
-        return await self._edit(key, change, revision, then, record)
+        note = patched(self._hub, by, subject_of(key), now, {"tags": new_tags, "desired": new_desired})
+        return await self._edit(key, change, revision, _After(then, record, note))
 
-    async def replace(self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None) -> Twin:
+    async def replace(
+        self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None, by: Act = BY_THE_HUB
+    ) -> Twin:
         """Put a service's tags and desired properties in the place of the twin's; ``None`` empties. See ``patch``."""
         new_tags, new_desired = _checked(tags, desired)
         now = self._ambient.now()
@@ -86,10 +103,16 @@ class Twins:
         recorder = self._recorder
         record = None if recorder is None else lambda before, after: recorder.twin_replaced(key, before, after, now)
         then = partial(self._tell, key, document.merge({}, new_desired))
-        return await self._edit(key, change, revision, then, record)
+        return await self._edit(
+            key, change, revision, _After(then, record, replaced(self._hub, by, subject_of(key), now))
+        )
 
     async def patch_digital(
-        self, key: IdentityKey, operations: Sequence[digital.Operation], revision: int | None = None
+        self,
+        key: IdentityKey,
+        operations: Sequence[digital.Operation],
+        revision: int | None = None,
+        by: Act = BY_THE_HUB,
     ) -> Twin:
         """Apply a service's changes of the digital twin to the desired properties; the new twin.
 
@@ -111,7 +134,10 @@ class Twins:
             if desired:
                 self._tell(key, desired, twin)
 
-        return await self._edit(key, change, revision, then, record)
+        def note(before: Twin, after: Twin) -> Draft:
+            return patched(self._hub, by, subject_of(key), now, {"desired": desired})(before, after)
+
+        return await self._edit(key, change, revision, _After(then, record, note))
 
     # --- for devices
 
@@ -164,8 +190,7 @@ class Twins:
         key: IdentityKey,
         change: Change,
         revision: int | None,
-        then: Callable[[Twin], None],
-        record: Record | None,
+        so: _After,
     ) -> Awaitable[Twin]:
         def checked(twin: Twin) -> Twin:
             if revision is not None and revision != twin.revision:
@@ -177,7 +202,7 @@ class Twins:
                 rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
             return after
 
-        return self._store.edit(self._hub, key, checked, then, record)
+        return self._store.edit(self._hub, key, checked, so.then, so.record, note=so.note)
 
     def _tell(self, key: IdentityKey, desired: Content, twin: Twin) -> None:
         self._listener.desired_changed(key, desired, twin.desired.version)

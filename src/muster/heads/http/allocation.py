@@ -27,7 +27,10 @@ class AllocationOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         right, operation = Right.SERVICE_CONFIG, self._answers.operation
-        return [operation("GET", _PATH, right, self.get), operation("PATCH", _PATH, right, self.patch)]
+        return [
+            operation("GET", _PATH, right, self.get),
+            operation("PATCH", _PATH, right, self.patch, changes="allocation.patch"),
+        ]
 
     async def get(self, _: Call) -> Response:
         """``{"allocationPolicy", "iotHubs": [{"name", "allocationWeight", "applyAllocationPolicy"}]}``."""
@@ -49,5 +52,6 @@ class AllocationOperations:
             if weight is None:
                 raise HubError(ARGUMENT_INVALID, f"iotHubs[{position}].allocationWeight is missing, give 0 to 1000.")
             weights[one.needed_text("name").lower()] = weight
-        await self._hubs.allocate(body.choice("allocationPolicy", AllocationKind), weights, self._store)
+        note = call.note("allocation")
+        await self._hubs.allocate(body.choice("allocationPolicy", AllocationKind), weights, self._store, note)
         return await self.get(call)

@@ -12,7 +12,8 @@ from math import ceil
 from typing import Any
 
 from muster.core.ambient import Ambient
-from muster.core.errors import SERVER_ERROR, UNAUTHORIZED, HubError
+from muster.core.audit import Act
+from muster.core.errors import SERVER_ERROR, UNAUTHORIZED, ErrorRow, HubError
 from muster.core.meters import Meters
 from muster.core.throttle_errors import ThrottledError
 from muster.core.throttles import Charge, Throttle
@@ -20,7 +21,7 @@ from muster.dialect.api_version import check_api_version
 from muster.dialect.device_http import read_calling_module
 from muster.heads.back_off import hold_by
 from muster.heads.http.answers import error_answer, signature
-from muster.heads.http.auth import Gate, authorize, authorize_device, peer_of
+from muster.heads.http.auth import Gate, authorize, authorize_device
 from muster.heads.http.connection import App
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
@@ -38,6 +39,9 @@ from muster.identity.verdict import Right
 
 log = logging.getLogger("muster.http")
 
+Refused = Callable[[str, Act, str, ErrorRow], None]
+"""Hears that an act on a subject of a scope (see ``core.audit.Draft``) was refused with an error."""
+
 _CLIENT_ID, _LONGEST_CLIENT_ID = "x-ms-client-request-id", 1024
 
 
@@ -51,6 +55,8 @@ def build_app(
     meters: Meters | None = None,
     network: NetworkAccess | None = None,
     back_off: BackOff | None = None,
+    refused: Refused | None = None,
+    hub: str = "",
 ) -> App:
     """The application for port 443.
 
@@ -62,6 +68,8 @@ def build_app(
         meters: count, and throttle, operations that have a rate; without, nobody looks at the counts.
         network: from where it may be called; without, from everywhere.
         back_off: how long refusals wait; without, not at all.
+        refused: hears of refused changes.
+        hub: its name, for the audit log.
     """
     operations = OperationTable(
         [
@@ -73,7 +81,9 @@ def build_app(
         ]
     )
     found = Meters(ambient) if meters is None else meters
-    return _Dispatcher(operations, gate, ambient, found, network=network, back_off=back_off).answer
+    return _Dispatcher(
+        operations, gate, ambient, found, network=network, back_off=back_off, refused=refused, hub=hub
+    ).answer
 
 
 class _Dispatcher:
@@ -86,6 +96,8 @@ class _Dispatcher:
         *,
         network: NetworkAccess | None,
         back_off: BackOff | None,
+        refused: Refused | None,
+        hub: str,
     ) -> None:
         self._operations = operations
         self._gate = gate
@@ -93,10 +105,12 @@ class _Dispatcher:
         self._meters = meters
         self._network = network
         self._back_off = back_off
+        self._refused = refused
+        self._hub = hub
 
     def answer(self, request: Request) -> Coroutine[Any, Any, Response | StreamResponse]:
         """Every request comes here."""
-        call = Call(request, self._ambient)
+        call = Call(request, self._ambient, self._hub)
         request.signature = _signature(request, call.request_id)
         try:
             operation = call.find(self._operations, _method(request))
@@ -121,20 +135,24 @@ class _Dispatcher:
         except Exception:
             log.exception("%s %s failed (%s)", request.method, shown(request.raw_path), call.tracking_id)
             refusal = HubError(SERVER_ERROR, "The hub failed, see its log under the tracking id.")
+        operation = call.operation
+        if self._refused is not None and operation is not None and operation.changes:
+            digits = (refusal.tracking_id or call.tracking_id)[:32]
+            self._refused(call.scope, call.act._replace(tracking_id=digits), call.subject, refusal.row)
         if refusal.row.status == UNAUTHORIZED.status and self._back_off is not None and not request.answered:
             await self._hold(call, self._back_off)
         if request.answered:
             raise ConnectionAbortedError(f"an answer had begun when its operation failed ({call.tracking_id})")
         told = refusal.tracking_id or call.tracking_id
         request.signature = _signature(request, told[:32])
-        refuse = error_answer if call.operation is None or call.operation.refuse is None else call.operation.refuse
+        refuse = error_answer if operation is None or operation.refuse is None else operation.refuse
         answer = refuse(refusal, told)
         if isinstance(refusal, ThrottledError):
             answer.headers["Retry-After"] = str(ceil(refusal.retry_after))
         return answer
 
     async def _hold(self, call: Call, back_off: BackOff) -> None:
-        verdict, peer = call.verdict, peer_of(call.request)
+        verdict, peer = call.verdict, call.peer
         principal = call.parameters.get("registration_id", "") if verdict is None else verdict.principal
         call.request.cancel_when_lost = True
         await hold_by(back_off, peer, principal)

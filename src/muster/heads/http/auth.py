@@ -12,16 +12,12 @@ from muster.access.roles import Action
 from muster.core.access_errors import FORBIDDEN
 from muster.core.errors import UNAUTHORIZED, HubError
 from muster.heads.client_certificates import tls_credential
-from muster.heads.http.messages import Request
-from muster.heads.http.operations import Call
-from muster.heads.tls import describe_peer
+from muster.heads.http.operations import TRANSPORT, Call
 from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
 from muster.identity.bearer_gate import BearerAttempt, BearerGate, is_bearer
 from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right, Verdict
-
-_TRANSPORT = "https"
 
 
 class ServiceGate(Protocol):
@@ -67,8 +63,8 @@ def authorize(call: Call, right: Right, gate: ServiceGate, actions: tuple[Action
         return None
     verdict = gate.service(
         ServiceAttempt(
-            transport=_TRANSPORT,
-            peer=peer_of(request),
+            transport=TRANSPORT,
+            peer=call.peer,
             host=request.headers.get("Host", ""),
             token=token,
             required=right,
@@ -83,8 +79,8 @@ async def _authorize_bearer(call: Call, gate: BearerGate, actions: tuple[Action,
     request = call.request
     verdict = await gate.judge(
         BearerAttempt(
-            transport=_TRANSPORT,
-            peer=peer_of(request),
+            transport=TRANSPORT,
+            peer=call.peer,
             token=request.said.authorization,
             actions=actions,
             device_id=call.parameters.get("device_id"),
@@ -103,8 +99,8 @@ async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: Ide
     token = request.said.authorization
     verdict = await gate.device(
         DeviceAttempt(
-            transport=_TRANSPORT,
-            peer=peer_of(request),
+            transport=TRANSPORT,
+            peer=call.peer,
             host=request.headers.get("Host", ""),
             key=key,
             token=token,
@@ -113,11 +109,6 @@ async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: Ide
         )
     )
     _settle(call, verdict)
-
-
-def peer_of(request: Request) -> str:
-    """``address:port`` of the caller, for verdicts."""
-    return "unknown" if request.transport is None else describe_peer(request.transport)
 
 
 def _settle(call: Call, verdict: Verdict) -> None:

@@ -48,13 +48,31 @@ class AuthorityOperations:
         return [
             Operation("GET", _ALL, right, self.list, refuse=refuse, actions=read),
             Operation("GET", _ONE, right, self.get, refuse=refuse, actions=read),
-            Operation("PUT", _ONE, right, self.put, refuse=refuse, actions=write),
-            Operation("DELETE", _ONE, right, self.delete, refuse=refuse, actions=write),
-            Operation("POST", code, right, self.generate_code, refuse=refuse, actions=write),
-            Operation("POST", f"{_ONE}/verify", right, self.verify, refuse=refuse, actions=write),
+            Operation("PUT", _ONE, right, self.put, refuse=refuse, actions=write, changes="certificate.put"),
+            Operation("DELETE", _ONE, right, self.delete, refuse=refuse, actions=write, changes="certificate.delete"),
+            Operation(
+                "POST", code, right, self.generate_code, refuse=refuse, actions=write, changes="certificate.code"
+            ),
+            Operation(
+                "POST", f"{_ONE}/verify", right, self.verify, refuse=refuse, actions=write, changes="certificate.verify"
+            ),
             Operation("GET", "/$muster/authorities", right, self.overview, actions=read),
-            Operation("PUT", "/$muster/authorities/{name}/rules", right, self.set_rules, actions=write),
-            Operation("PUT", "/$muster/authorities/{name}/list", right, self.put_list, actions=write),
+            Operation(
+                "PUT",
+                "/$muster/authorities/{name}/rules",
+                right,
+                self.set_rules,
+                actions=write,
+                changes="certificate.rules",
+            ),
+            Operation(
+                "PUT",
+                "/$muster/authorities/{name}/list",
+                right,
+                self.put_list,
+                actions=write,
+                changes="certificate.list",
+            ),
         ]
 
     async def list(self, call: Call) -> Response:
@@ -72,27 +90,29 @@ class AuthorityOperations:
         name = self._name(call)
         content, verified = read_upload_body(await call.json_object())
         match = read_if_match(call.request.said.if_match)
-        made, new = await self._authorities.put(name, content, match, verified=verified)
+        made, new = await self._authorities.put(name, content, match, verified=verified, by=call.act)
         return _answer(call, made, status=201 if new else 200)
 
     async def delete(self, call: Call) -> Response:
         """Remove: 204, also when it is not there (the resource manager's rule). Raises ``HubError`` 412001."""
         name = self._name(call)
         if any(one.name.lower() == name.lower() for one in self._authorities.all()):
-            await self._authorities.delete(name, read_if_match(call.request.said.if_match))
+            await self._authorities.delete(name, read_if_match(call.request.said.if_match), call.act)
         return Response(status=204)
 
     async def generate_code(self, call: Call) -> Response:
         """Make the code to be signed, and tell it. Raises as ``Authorities.generate_code``."""
         match = read_if_match(call.request.said.if_match)
-        return _answer(call, await self._authorities.generate_code(self._name(call), match), with_code=True, above=1)
+        return _answer(
+            call, await self._authorities.generate_code(self._name(call), match, call.act), with_code=True, above=1
+        )
 
     async def verify(self, call: Call) -> Response:
         """Take the certificate that proves possession. Raises as ``Authorities.verify``."""
         name = self._name(call)
         proof = read_verification_body(await call.json_object())
         match = read_if_match(call.request.said.if_match)
-        return _answer(call, await self._authorities.verify(name, proof, match), above=1)
+        return _answer(call, await self._authorities.verify(name, proof, match, call.act), above=1)
 
     # --- what Azure does not have
 
@@ -103,13 +123,15 @@ class AuthorityOperations:
 
     async def set_rules(self, call: Call) -> Response:
         """Where to look for what was revoked. Raises as ``Authorities.set_rules``."""
-        made = await self._authorities.set_rules(call.parameters["name"], read_rules(await call.json_object()))
+        made = await self._authorities.set_rules(
+            call.parameters["name"], read_rules(await call.json_object()), call.act
+        )
         return json_answer(authority_body(made, self._trust.lists_of(made.name)))
 
     async def put_list(self, call: Call) -> Response:
         """Load a revocation list. Raises as ``Authorities.put_list``."""
         content = read_list_body(await call.json_object())
-        return json_answer(list_body(await self._authorities.put_list(call.parameters["name"], content)))
+        return json_answer(list_body(await self._authorities.put_list(call.parameters["name"], content, call.act)))
 
     # --- within
 

@@ -9,6 +9,7 @@ from muster.dialect.device_http import read_lock_token
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
+from muster.identity.account import subject_of
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right
 from muster.messages.commands import Commands
@@ -30,20 +31,20 @@ class CommandOperations:
         right, feedback = Right.SERVICE_CONNECT, "/messages/servicebound/feedback"
         read, purge = DataAction.C2D_FEEDBACK, DataAction.C2D_PURGE
         return [
-            Operation(method, path, right, handler, actions=(action,))
-            for method, path, action, handler in (
-                ("DELETE", "/devices/{device_id}/commands", purge, self.purge),
-                ("DELETE", "/devices/{device_id}/modules/{module_id}/commands", purge, self.purge),
-                ("GET", feedback, read, self.receive),
-                ("DELETE", f"{feedback}/{{lock_token}}", read, self.complete),
-                ("POST", f"{feedback}/{{lock_token}}/abandon", read, self.abandon),
+            Operation(method, path, right, handler, actions=(action,), changes=changes)
+            for method, path, action, handler, changes in (
+                ("DELETE", "/devices/{device_id}/commands", purge, self.purge, "commands.purge"),
+                ("DELETE", "/devices/{device_id}/modules/{module_id}/commands", purge, self.purge, "commands.purge"),
+                ("GET", feedback, read, self.receive, ""),
+                ("DELETE", f"{feedback}/{{lock_token}}", read, self.complete, ""),
+                ("POST", f"{feedback}/{{lock_token}}/abandon", read, self.abandon, ""),
             )
         ]
 
     async def purge(self, call: Call) -> Response:
         """Throw away all that waits for the identity."""
         key = IdentityKey(call.parameters["device_id"], call.parameters.get("module_id"))
-        purged = await self._commands.purge(key)
+        purged = await self._commands.purge(key, call.note(f"{subject_of(key)}/commands"))
         return json_answer({"totalMessagesPurged": purged, "deviceId": key.device_id, "moduleId": key.module_id})
 
     async def receive(self, _: Call) -> Response:

@@ -35,14 +35,29 @@ class DeviceOperations:
         """The rows for the operation table."""
         read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
         return [
-            Operation(method, path, right, handler, throttle=REGISTRY, actions=tuple(actions))
-            for method, path, right, handler, *actions in (
-                ("GET", "/devices", read, self.list, DataAction.DEVICES_READ),
-                ("POST", "/devices", write, self.bulk, DataAction.DEVICES_WRITE, DataAction.DEVICES_DELETE),
-                ("POST", "/devices/keys/regenerate", write, self.regenerate, DataAction.DEVICES_WRITE),
-                ("GET", "/devices/{device_id}", read, self.get, DataAction.DEVICES_READ),
-                ("PUT", "/devices/{device_id}", write, self.put, DataAction.DEVICES_WRITE),
-                ("DELETE", "/devices/{device_id}", write, self.delete, DataAction.DEVICES_DELETE),
+            Operation(method, path, right, handler, throttle=REGISTRY, actions=tuple(actions), changes=changes)
+            for method, path, right, handler, changes, *actions in (
+                ("GET", "/devices", read, self.list, "", DataAction.DEVICES_READ),
+                (
+                    "POST",
+                    "/devices",
+                    write,
+                    self.bulk,
+                    "devices.bulk",
+                    DataAction.DEVICES_WRITE,
+                    DataAction.DEVICES_DELETE,
+                ),
+                (
+                    "POST",
+                    "/devices/keys/regenerate",
+                    write,
+                    self.regenerate,
+                    "keys.regenerate",
+                    DataAction.DEVICES_WRITE,
+                ),
+                ("GET", "/devices/{device_id}", read, self.get, "", DataAction.DEVICES_READ),
+                ("PUT", "/devices/{device_id}", write, self.put, "device.put", DataAction.DEVICES_WRITE),
+                ("DELETE", "/devices/{device_id}", write, self.delete, "device.delete", DataAction.DEVICES_DELETE),
             )
         ]
 
@@ -61,19 +76,19 @@ class DeviceOperations:
         """Create without ``If-Match``, update with it; both answer 200."""
         draft = device_draft(await call.json_object(), call.parameters["device_id"])
         match = call.if_match()
-        registry = self._registry
-        return self._answer(await (registry.create(draft) if match is None else registry.update(draft, match)))
+        registry, by = self._registry, call.act
+        return self._answer(await (registry.create(draft, by) if match is None else registry.update(draft, match, by)))
 
     async def delete(self, call: Call) -> Response:
         """Delete; without ``If-Match`` whatever state the device is in."""
-        await self._registry.delete(IdentityKey(call.parameters["device_id"]), call.if_match() or ANY)
+        await self._registry.delete(IdentityKey(call.parameters["device_id"]), call.if_match() or ANY, call.act)
         return Response(status=204)
 
     async def bulk(self, call: Call) -> Response:
         """Create, update and delete up to 100 identities, each by itself: 200, or 400 with what was not done."""
         entries = read_bulk(await call.json())
         readable = [entry for entry in entries if isinstance(entry, BulkItem)]
-        outcomes = iter(await self._registry.bulk(readable))
+        outcomes = iter(await self._registry.bulk(readable, call.act))
         problems: list[Problem] = []
         for entry in entries:
             if isinstance(entry, Problem):
@@ -92,7 +107,7 @@ class DeviceOperations:
         choice, keys = read_regenerate(await call.json_object())
         rotated: list[Rotated] = []
         problems: list[Problem] = []
-        for key, outcome in zip(keys, await self._registry.regenerate(keys, choice), strict=True):
+        for key, outcome in zip(keys, await self._registry.regenerate(keys, choice, call.act), strict=True):
             if isinstance(outcome, HubError):
                 problems.append(Problem(key, None, outcome))
             else:

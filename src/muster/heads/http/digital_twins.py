@@ -36,7 +36,15 @@ class DigitalTwinOperations:
         for path in ("/digitaltwins/{device_id}", "/digitaltwins/{device_id}/modules/{module_id}"):
             rows += [
                 Operation("GET", path, right, self.get, throttle=TWIN_READS, actions=(DataAction.TWINS_READ,)),
-                Operation("PATCH", path, right, self.patch, throttle=TWIN_UPDATES, actions=(DataAction.TWINS_WRITE,)),
+                Operation(
+                    "PATCH",
+                    path,
+                    right,
+                    self.patch,
+                    throttle=TWIN_UPDATES,
+                    actions=(DataAction.TWINS_WRITE,),
+                    changes="digitaltwin.patch",
+                ),
             ]
             for place in ("", "/components/{component}"):
                 command = f"{path}{place}/commands/{{command}}"
@@ -55,7 +63,7 @@ class DigitalTwinOperations:
         """Apply a JSON Patch to what is desired: 202 without a body. The device does the rest when it hears of it."""
         key = _key(call)
         revision = read_twin_if_match(call.request.said.if_match)
-        twin = await self._twins.patch_digital(key, read_operations(await call.json()), revision)
+        twin = await self._twins.patch_digital(key, read_operations(await call.json()), revision, call.act)
         location = f"/{quote(call.path, safe='/')}"
         return Response(status=202, headers={"ETag": f'"{twin_etag_of(twin.revision)}"', "Location": location})
 

@@ -49,11 +49,11 @@ class EnrollmentOperations:
             every = f"/{LIST_NAMES[kind]}"
             one = f"{every}/{{enrollment_id}}"
             rows += [
-                operation("POST", every, write, partial(self.bulk, kind)),
+                operation("POST", every, write, partial(self.bulk, kind), changes="enrollments.bulk"),
                 operation("POST", f"{every}/query", read, partial(self.query, kind)),
                 operation("GET", one, read, partial(self.get, kind)),
-                operation("PUT", one, write, partial(self.put, kind)),
-                operation("DELETE", one, write, partial(self.delete, kind)),
+                operation("PUT", one, write, partial(self.put, kind), changes="enrollment.put"),
+                operation("DELETE", one, write, partial(self.delete, kind), changes="enrollment.delete"),
                 operation("POST", f"{one}/attestationmechanism", write, partial(self.attestation, kind)),
             ]
         return rows
@@ -67,13 +67,13 @@ class EnrollmentOperations:
         """Create or write over; with ``If-Match`` only over what matches. The answer shows the keys that were made."""
         key = _key(kind, call)
         draft = read_enrollment(await call.json_object(), key)
-        one = await self._enrollments.put(draft, call.if_match())
+        one = await self._enrollments.put(draft, call.if_match(), call.act)
         body = enrollment_body(one, await self._registration(one), with_keys=True)
         return json_answer(body, etag=etag_of(one.version))
 
     async def delete(self, kind: EnrollmentKind, call: Call) -> Response:
         """Delete; devices stay at their hubs."""
-        await self._enrollments.delete(_key(kind, call), call.if_match() or ANY)
+        await self._enrollments.delete(_key(kind, call), call.if_match() or ANY, call.act)
         return Response(status=204)
 
     async def attestation(self, kind: EnrollmentKind, call: Call) -> Response:
@@ -85,7 +85,7 @@ class EnrollmentOperations:
         """Create, update or delete several, each by itself: 200, with what was not done."""
         mode, entries = read_bulk(await call.json_object(), kind)
         readable = [entry for entry in entries if isinstance(entry, BulkItem)]
-        outcomes = iter(await self._enrollments.bulk(mode, readable))
+        outcomes = iter(await self._enrollments.bulk(mode, readable, call.act))
         told: list[tuple[EnrollmentKey, HubError | None]] = [
             (entry.key, next(outcomes)) if isinstance(entry, BulkItem) else entry for entry in entries
         ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from muster.access.roles import ManagementAction
+from muster.core.audit import Note
 from muster.dialect.hub_bodies import read_hub, read_switches
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
@@ -20,15 +21,15 @@ class HubAdmin(Protocol):
         """What hubs there are, the first one first."""
         ...
 
-    async def add(self, name: str, members: Mapping[str, Any]) -> None:
-        """Open a hub, now and at every start. Raises ``HubError``."""
+    async def add(self, name: str, members: Mapping[str, Any], note: Note | None = None) -> None:
+        """Open a hub, now and at every start, on record as ``note`` says. Raises ``HubError``."""
         ...
 
-    async def switch(self, name: str, wanted: Mapping[str, bool]) -> None:
+    async def switch(self, name: str, wanted: Mapping[str, bool], note: Note | None = None) -> None:
         """Say which kinds of SAS token a hub takes no more. Raises ``HubError``."""
         ...
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, note: Note | None = None) -> None:
         """End a hub and all that it has. Raises ``HubError``."""
         ...
 
@@ -45,9 +46,14 @@ class HubOperations:
         read, write = (ManagementAction.READ,), (ManagementAction.WRITE,)
         return [
             Operation("GET", "/$muster/hubs", right, self.list, actions=read),
-            Operation("PUT", "/$muster/hubs/{hub}", right, self.add, actions=write),
-            Operation("PATCH", "/$muster/hubs/{hub}", right, self.change, actions=write),
-            Operation("DELETE", "/$muster/hubs/{hub}", right, self.remove, actions=write),
+            *(
+                Operation(method, "/$muster/hubs/{hub}", right, handler, actions=write, changes=changes, scope="")
+                for method, handler, changes in (
+                    ("PUT", self.add, "hub.put"),
+                    ("PATCH", self.change, "hub.patch"),
+                    ("DELETE", self.remove, "hub.delete"),
+                )
+            ),
         ]
 
     async def list(self, _: Call) -> Response:
@@ -56,15 +62,18 @@ class HubOperations:
 
     async def add(self, call: Call) -> Response:
         """Add a hub, see ``dialect.hub_bodies.read_hub``; 201. It serves when this is answered."""
-        await self._admin.add(call.parameters["hub"], read_hub(await call.json_object()))
+        name = call.parameters["hub"]
+        await self._admin.add(name, read_hub(await call.json_object()), call.note(f"hubs/{name}"))
         return Response(status=201)
 
     async def change(self, call: Call) -> Response:
         """Change a hub, see ``dialect.hub_bodies.read_switches``; 204. It counts when this is answered."""
-        await self._admin.switch(call.parameters["hub"], read_switches(await call.json_object()))
+        name = call.parameters["hub"]
+        await self._admin.switch(name, read_switches(await call.json_object()), call.note(f"hubs/{name}"))
         return Response(status=204)
 
     async def remove(self, call: Call) -> Response:
         """Remove a hub with all that it has; 204."""
-        await self._admin.remove(call.parameters["hub"])
+        name = call.parameters["hub"]
+        await self._admin.remove(name, call.note(f"hubs/{name}"))
         return Response(status=204)

@@ -27,13 +27,13 @@ class ModuleOperations:
         read, write = Right.REGISTRY_READ, Right.REGISTRY_WRITE
         module = "/devices/{device_id}/modules/{module_id}"
         return [
-            Operation(method, path, right, handler, throttle=REGISTRY, actions=(action,))
-            for method, path, right, action, handler in (
-                ("GET", "/devices/{device_id}/modules", read, DataAction.DEVICES_READ, self.list),
-                ("GET", module, read, DataAction.DEVICES_READ, self.get),
-                ("PUT", module, write, DataAction.DEVICES_WRITE, self.put),
-                ("DELETE", module, write, DataAction.DEVICES_DELETE, self.delete),
-                ("PUT", f"{module}/modules/{{inner_id}}", write, DataAction.DEVICES_WRITE, self.put_below),
+            Operation(method, path, right, handler, throttle=REGISTRY, actions=(action,), changes=changes)
+            for method, path, right, action, handler, changes in (
+                ("GET", "/devices/{device_id}/modules", read, DataAction.DEVICES_READ, self.list, ""),
+                ("GET", module, read, DataAction.DEVICES_READ, self.get, ""),
+                ("PUT", module, write, DataAction.DEVICES_WRITE, self.put, "module.put"),
+                ("DELETE", module, write, DataAction.DEVICES_DELETE, self.delete, "module.delete"),
+                ("PUT", f"{module}/modules/{{inner_id}}", write, DataAction.DEVICES_WRITE, self.put_below, ""),
             )
         ]
 
@@ -51,12 +51,12 @@ class ModuleOperations:
         draft = module_draft(await call.json_object(), _key(call))
         match = call.if_match()
         if match is None:
-            return self._answer(await self._registry.create(draft), 201)
-        return self._answer(await self._registry.update(draft, match))
+            return self._answer(await self._registry.create(draft, call.act), 201)
+        return self._answer(await self._registry.update(draft, match, call.act))
 
     async def delete(self, call: Call) -> Response:
         """Delete; without ``If-Match`` whatever state the module is in."""
-        await self._registry.delete(_key(call), call.if_match() or ANY)
+        await self._registry.delete(_key(call), call.if_match() or ANY, call.act)
         return Response(status=204)
 
     async def put_below(self, _: Call) -> Response:

@@ -4,6 +4,7 @@ resource manager."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from muster.access.roles import ManagementAction
 from muster.core.errors import ARGUMENT_INVALID, HubError
@@ -68,7 +69,7 @@ class NetworkOperations:
         path, right = (HUB_PATH, BUILT_IN[OWNER]) if self._hub else (PROVISIONING_PATH, PROVISIONING_RIGHTS)
         return [
             self._operation("GET", path, right, self.show),
-            self._operation("PUT", path, right, self.replace),
+            replace(self._operation("PUT", path, right, self.replace), changes="network.put"),
             self._operation("GET", f"{path}/check", right, self.check),
         ]
 
@@ -82,7 +83,7 @@ class NetworkOperations:
         Raises ``HubError`` as ``read_network`` and ``NetworkAccess.change``.
         """
         rules = read_network(await call.json_object(), hub=self._hub)
-        await self._network.change(rules, call.if_match())
+        await self._network.change(rules, call.if_match(), call.note("network"))
         return self._answer()
 
     async def check(self, call: Call) -> Response:

@@ -9,28 +9,35 @@ from urllib.parse import unquote
 
 from muster.access.roles import Action
 from muster.core.ambient import Ambient, tracking_id
+from muster.core.audit import Act, Note, noting
 from muster.core.errors import ARGUMENT_INVALID, METHOD_NOT_ALLOWED, NOT_FOUND, UNSUPPORTED_MEDIA, HubError
 from muster.core.memory_limits import PATHS_REMEMBERED
 from muster.core.throttles import Throttle
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
 from muster.heads.http.messages import Request, Response, StreamResponse
+from muster.heads.tls import describe_peer
+from muster.identity.account import subject_of
 from muster.identity.changes import Match
 from muster.identity.model import IdentityKey
 from muster.identity.verdict import Right, Verdict
+
+TRANSPORT = "https"
 
 
 class Call:
     """One request that is being answered.
 
     ``parameters`` are the path's and ``path`` is the whole of it, decoded once, both empty until the operation is
-    found; ``caller`` is who calls, once he is let in, and ``verdict`` on what ground, or why he is not.
+    found; ``caller`` is who calls, once he is let in, and ``verdict`` on what ground, or why he is not. ``hub`` is the
+    name of the hub that is called.
     """
 
     __slots__ = (
         "_ambient",
         "_tracking_id",
         "caller",
+        "hub",
         "operation",
         "parameters",
         "path",
@@ -39,8 +46,9 @@ class Call:
         "verdict",
     )
 
-    def __init__(self, request: Request, ambient: Ambient) -> None:
+    def __init__(self, request: Request, ambient: Ambient, hub: str = "") -> None:
         self.request = request
+        self.hub = hub
         self.request_id = ambient.fresh_id()
         self.operation: Operation | None = None
         self.parameters: Mapping[str, str] = {}
@@ -60,6 +68,33 @@ class Call:
         """Find the operation. Raises ``HubError`` as ``OperationTable.find``."""
         self.operation, self.parameters, self.path = operations.find(method, self.request.raw_path)
         return self.operation
+
+    @property
+    def peer(self) -> str:
+        """Where the request comes from."""
+        transport = self.request.transport
+        return "unknown" if transport is None else describe_peer(transport)
+
+    @property
+    def act(self) -> Act:
+        """What the caller does, for the audit log; once he is judged and where the operation ``changes`` something."""
+        assert self.operation is not None, "it was found"
+        return Act(self.operation.changes, self.caller, self.peer, TRANSPORT, self.request_id)
+
+    @property
+    def scope(self) -> str:
+        """Whose records it makes: the hub's, unless the operation says another."""
+        own = None if self.operation is None else self.operation.scope
+        return self.hub if own is None else own
+
+    def note(self, subject: str) -> Note:
+        """What puts ``act`` on record with a change of ``subject``, see ``core.audit.Draft``."""
+        return noting(self.scope, self.act, subject, self._ambient.now())
+
+    @property
+    def subject(self) -> str:
+        """What the operation is about, as the audit log names it: an identity, or whatever the path says."""
+        return subject_of(self.identity) if "device_id" in self.parameters else self.path
 
     @property
     def identity(self) -> IdentityKey:
@@ -112,7 +147,9 @@ class Operation:
     it gets none, which saves two rounds of the loop. ``refuse`` makes its refusals where they have not the usual shape.
     ``throttle`` is the rate that it is counted by, where nobody further inside does that. ``by_modules`` lets modules
     call it too, who name themselves in a header; what the path names is the target. ``anywhere``: the hub's network
-    rules are not about it.
+    rules are not about it. ``changes`` names in the audit log
+    what an operation does that changes something: its refusals are on record, and its handler puts ``Call.act`` on
+    record with the change. ``scope`` is whose records these are, where not the hub's.
     """
 
     method: str
@@ -126,6 +163,8 @@ class Operation:
     by_modules: bool = False
     actions: tuple[Action, ...] = ()
     anywhere: bool = False
+    changes: str = ""
+    scope: str | None = None
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ class ProvisioningAnswers:
 
     def __init__(
         self,
+        scope: str,
         gate: ServiceGate,
         ambient: Ambient,
         profile: Profile,
@@ -45,15 +46,17 @@ class ProvisioningAnswers:
         meters: Meters | None = None,
         network: NetworkAccess | None = None,
     ) -> None:
-        """``gate`` judges callers by the provisioning service's policies, ``network`` where they come from."""
+        """``gate`` judges callers by the policies of the provisioning service ``scope``, ``network`` where they come
+        from."""
+        self.scope = scope
         self._meters = Meters(ambient) if meters is None else meters
         self._gate = gate
         self._network = network
         self._ambient = ambient
         self._most = ENROLLMENT_PAGE.under(profile)
 
-    def operation(self, method: str, path: str, right: Right, handler: Handler) -> Operation:
-        """A row of the operation table for callers with ``right`` at the provisioning service."""
+    def operation(self, method: str, path: str, right: Right, handler: Handler, *, changes: str = "") -> Operation:
+        """A row of the operation table for callers with ``right`` at the provisioning service; see ``Operation``."""
 
         async def judged(call: Call) -> Response:
             check_api_version(call.query("api-version"))
@@ -63,7 +66,9 @@ class ProvisioningAnswers:
             self._meters.take(PROVISIONING)
             return await handler(call)
 
-        return Operation(method, path, None, judged, refuse=self.refuse, anywhere=True)
+        return Operation(
+            method, path, None, judged, refuse=self.refuse, anywhere=True, changes=changes, scope=self.scope
+        )
 
     def refuse(self, error: HubError, tracking_id: str) -> Response:
         """A refusal."""

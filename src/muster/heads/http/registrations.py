@@ -33,7 +33,7 @@ class RegistrationOperations:
         read, write, operation = Right.REGISTRATION_READ, Right.REGISTRATION_WRITE, self._answers.operation
         return [
             operation("GET", "/registrations/{registration_id}", read, self.get),
-            operation("DELETE", "/registrations/{registration_id}", write, self.delete),
+            operation("DELETE", "/registrations/{registration_id}", write, self.delete, changes="registration.delete"),
             operation("POST", "/registrations/{registration_id}/query", read, self.query),
             operation("GET", "/$muster/provisioning/log", read, self.log),
             operation("GET", "/$muster/provisioning/counts", read, self.counts),
@@ -46,7 +46,7 @@ class RegistrationOperations:
 
     async def delete(self, call: Call) -> Response:
         """Forget one; the device stays at its hub."""
-        await self._registrar.delete(_id(call), call.if_match() or ANY)
+        await self._registrar.delete(_id(call), call.if_match() or ANY, call.act)
         return Response(status=204)
 
     async def query(self, call: Call) -> Response:

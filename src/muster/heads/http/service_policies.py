@@ -4,8 +4,10 @@ manager."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from muster.access.roles import ManagementAction
+from muster.core.audit import Note
 from muster.dialect.policy_bodies import policy_body, read_policy, read_rotation
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
@@ -40,9 +42,9 @@ class PolicyOperations:
         return [
             make("GET", self._path, right, self.list),
             make("GET", one, right, self.show),
-            make("PUT", one, right, self.put),
-            make("POST", f"{one}/rotate", right, self.rotate),
-            make("DELETE", one, right, self.remove),
+            replace(make("PUT", one, right, self.put), changes="policy.put"),
+            replace(make("POST", f"{one}/rotate", right, self.rotate), changes="policy.rotate"),
+            replace(make("DELETE", one, right, self.remove), changes="policy.delete"),
         ]
 
     async def list(self, _: Call) -> Response:
@@ -55,15 +57,21 @@ class PolicyOperations:
 
     async def put(self, call: Call) -> Response:
         """Add a policy or write over it; the answer shows its keys. Raises ``HubError`` as ``KeptPolicies.put``."""
-        draft = read_policy(await call.json_object(), self._policies.kind.rights)
-        return json_answer(policy_body(await self._policies.put(call.parameters["policy"], draft), with_keys=True))
+        name, draft = call.parameters["policy"], read_policy(await call.json_object(), self._policies.kind.rights)
+        made = await self._policies.put(name, draft, self._note(call, name))
+        return json_answer(policy_body(made, with_keys=True))
 
     async def rotate(self, call: Call) -> Response:
         """Make a key anew or swap them, see ``dialect.policy_bodies.read_rotation``; the answer shows the keys."""
-        what = read_rotation(await call.json_object())
-        return json_answer(policy_body(await self._policies.rotate(call.parameters["policy"], what), with_keys=True))
+        name, what = call.parameters["policy"], read_rotation(await call.json_object())
+        made = await self._policies.rotate(name, what, self._note(call, name))
+        return json_answer(policy_body(made, with_keys=True))
 
     async def remove(self, call: Call) -> Response:
         """Remove a policy; 204."""
-        await self._policies.remove(call.parameters["policy"])
+        name = call.parameters["policy"]
+        await self._policies.remove(name, self._note(call, name))
         return Response(status=204)
+
+    def _note(self, call: Call, name: str) -> Note:
+        return call.note(f"policies/{name}")

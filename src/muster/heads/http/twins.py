@@ -26,12 +26,21 @@ class TwinOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         return [
-            Operation(method, path, Right.SERVICE_CONNECT, handler, direct=True, throttle=throttle, actions=(action,))
+            Operation(
+                method,
+                path,
+                Right.SERVICE_CONNECT,
+                handler,
+                direct=True,
+                throttle=throttle,
+                actions=(action,),
+                changes=changes,
+            )
             for path in ("/twins/{device_id}", "/twins/{device_id}/modules/{module_id}")
-            for method, handler, throttle, action in (
-                ("GET", self.get, TWIN_READS, DataAction.TWINS_READ),
-                ("PATCH", self.patch, TWIN_UPDATES, DataAction.TWINS_WRITE),
-                ("PUT", self.replace, TWIN_UPDATES, DataAction.TWINS_WRITE),
+            for method, handler, throttle, action, changes in (
+                ("GET", self.get, TWIN_READS, DataAction.TWINS_READ, ""),
+                ("PATCH", self.patch, TWIN_UPDATES, DataAction.TWINS_WRITE, "twin.patch"),
+                ("PUT", self.replace, TWIN_UPDATES, DataAction.TWINS_WRITE, "twin.replace"),
             )
         ]
 
@@ -43,12 +52,12 @@ class TwinOperations:
     async def patch(self, call: Call) -> Response:
         """Merge tags and desired properties in; the whole new twin."""
         key, change = _key(call), read_twin(await call.json_object())
-        return await self._answer(key, await self._twins.patch(key, *change, _revision(call)))
+        return await self._answer(key, await self._twins.patch(key, *change, _revision(call), call.act))
 
     async def replace(self, call: Call) -> Response:
         """Put tags and desired properties in the place of those that are there; the whole new twin."""
         key, change = _key(call), read_twin(await call.json_object())
-        return await self._answer(key, await self._twins.replace(key, *change, _revision(call)))
+        return await self._answer(key, await self._twins.replace(key, *change, _revision(call), call.act))
 
     async def _answer(self, key: IdentityKey, twin: Twin) -> Response:
         identity = await self._registry.get(key)

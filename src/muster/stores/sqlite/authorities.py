@@ -7,13 +7,16 @@ from typing import Any
 
 import apsw
 
+from muster.core.audit import Draft
 from muster.identity.authority_contract import (
     Authority,
     AuthorityChange,
+    AuthorityNote,
     AuthorityStanding,
     KeptList,
     RevocationRules,
 )
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, told_as_refusal
 
 _COLUMNS = "name, certificate, verified, created, updated, version, code, fail_closed, list_url, responder_url, refresh"
@@ -45,7 +48,9 @@ class SqliteAuthorityStore:
         with told_as_refusal(self._writer.path):
             return [_authority(row) for row in self._reader.execute(_ALL, (hub,))]
 
-    async def edit_authority(self, hub: str, name: str, change: AuthorityChange) -> Authority | None:
+    async def edit_authority(
+        self, hub: str, name: str, change: AuthorityChange, note: AuthorityNote | None = None
+    ) -> Authority | None:
         def write(connection: apsw.Connection) -> Authority | None:
             row = connection.execute(_GET, (hub, name)).get
             present = None if row is None else _authority(row)
@@ -55,14 +60,19 @@ class SqliteAuthorityStore:
             else:
                 connection.execute(_DELETE, (hub, name))
                 connection.execute(_DELETE_LISTS, (hub, name))
+            if note is not None:
+                keep(self._writer, connection, (note(present, wanted),))
             return wanted
 
         return await self._writer.submit(write)
 
-    async def put_list(self, hub: str, kept: KeptList) -> bool:
+    async def put_list(self, hub: str, kept: KeptList, draft: Draft | None = None) -> bool:
         def write(connection: apsw.Connection) -> bool:
             connection.execute(_PUT_LIST, (hub, kept.authority, kept.issuer, kept.der))
-            return bool(connection.changes())
+            done = bool(connection.changes())
+            if done and draft is not None:
+                keep(self._writer, connection, (draft,))
+            return done
 
         return await self._writer.submit(write)
 

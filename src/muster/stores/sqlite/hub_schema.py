@@ -306,5 +306,12 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (role, kind, principal, issuer, hub, devices)
     ) WITHOUT ROWID, STRICT
     """,
+    """
+    CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL) STRICT;
+    CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END;
+    CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
+        BEGIN SELECT RAISE(ABORT, 'the audit log is only appended to'); END
+    """,
 )
 """Steps for ``database.migrate``. Never edit one that was released; append another."""

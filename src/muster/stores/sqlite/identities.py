@@ -22,6 +22,7 @@ from muster.core.memory_limits import IDENTITIES_REMEMBERED
 from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, settle, store_error
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import forget_queues
@@ -153,9 +154,13 @@ class SqliteIdentityStore:
             return before
         if self._recorder is not None and self._outbox is not None and (wanted is None or before is None):
             self._outbox.keep(connection, _recorded(self._recorder, connection, hub, before, wanted))
+        going = [] if before is None else _going(connection, hub, before, wanted)
         if wanted is None or before is None:
             self._writer.kept.clear()  # twins begin and end with their identities
         _write(connection, hub, edit.key, before, wanted)
+        if edit.note is not None:
+            changed = [edit.note(one, None) for one in going] or [edit.note(before, wanted)]
+            keep(self._writer, connection, changed)
         return wanted
 
     def _read(self, query: str, bindings: tuple[Any, ...]) -> list[Identity]:
@@ -170,6 +175,16 @@ def _get(connection: apsw.Connection, hub: str, key: IdentityKey) -> Identity | 
     return None if row is None else identity_of(row)
 
 
+def _going(connection: apsw.Connection, hub: str, before: Identity, wanted: Identity | None) -> list[Identity]:
+    """What is deleted when ``before`` becomes ``wanted``: a device's modules first; nothing when it is only changed."""
+    if wanted is not None:
+        return []
+    if before.module_id is not None:
+        return [before]
+    modules = connection.execute(_MODULES, (hub, before.device_id))
+    return [*(identity_of(row) for row in modules), before]
+
+
 def _recorded(
     recorder: LifecycleRecorder, connection: apsw.Connection, hub: str, before: Identity | None, wanted: Identity | None
 ) -> list[Entry]:
@@ -177,12 +192,8 @@ def _recorded(
     if wanted is not None:
         return list(recorder.identity_changed(wanted, EMPTY, created=True))
     assert before is not None
-    going = [before]
-    if before.module_id is None:
-        modules = connection.execute(_MODULES, (hub, before.device_id))
-        going = [*(identity_of(row) for row in modules), before]
     entries: list[Entry] = []
-    for identity in going:
+    for identity in _going(connection, hub, before, None):
         twin = read_twin(connection, hub, identity.key)
         entries += recorder.identity_changed(identity, twin or EMPTY, created=False)
     return entries

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 import apsw
 
-from muster.provisioning.contract import EnrollmentChange, EnrollmentStanding, RegistrationChange
+from muster.provisioning.contract import (
+    EnrollmentChange,
+    EnrollmentNote,
+    EnrollmentStanding,
+    RegistrationChange,
+    RegistrationNote,
+)
 from muster.provisioning.model import Enrollment, EnrollmentKey, EnrollmentKind, Registration
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, told_as_refusal
 from muster.stores.sqlite.provisioning_rows import (
     ENROLLMENT_COLUMNS,
@@ -58,17 +65,22 @@ class SqliteProvisioningStore:
         with told_as_refusal(self._writer.path):
             return [enrollment_of(row) for row in self._reader.execute(_ENROLLMENTS, (scope, kind.value, after, limit))]
 
-    async def edit_enrollment(self, scope: str, key: EnrollmentKey, change: EnrollmentChange) -> Enrollment | None:
+    async def edit_enrollment(
+        self, scope: str, key: EnrollmentKey, change: EnrollmentChange, note: EnrollmentNote | None = None
+    ) -> Enrollment | None:
         def write(connection: apsw.Connection) -> Enrollment | None:
             groups: list[Enrollment] = []
             if key.kind is EnrollmentKind.GROUP:
                 groups = [enrollment_of(row) for row in connection.execute(_OTHERS, (scope, key.kind.value, key.id))]
-            wanted = change(EnrollmentStanding(_enrollment(connection, scope, key), groups))
+            present = _enrollment(connection, scope, key)
+            wanted = change(EnrollmentStanding(present, groups))
             if wanted is not None:
                 connection.execute(_PUT_ENROLLMENT, (scope, *enrollment_row(wanted)))
             else:
                 connection.execute(_DELETE_ENROLLMENT, (scope, key.kind.value, key.id))
                 connection.execute(_DELETE_ITS_REGISTRATIONS, (scope, key.kind.value, key.id))
+            if note is not None:
+                keep(self._writer, connection, (note(present, wanted),))
             return wanted
 
         return await self._writer.submit(write)
@@ -83,14 +95,17 @@ class SqliteProvisioningStore:
             return [registration_of(row) for row in self._reader.execute(_REGISTRATIONS, values)]
 
     async def edit_registration(
-        self, scope: str, registration_id: str, change: RegistrationChange
+        self, scope: str, registration_id: str, change: RegistrationChange, note: RegistrationNote | None = None
     ) -> Registration | None:
         def write(connection: apsw.Connection) -> Registration | None:
-            wanted = change(_registration(connection, scope, registration_id))
+            present = _registration(connection, scope, registration_id)
+            wanted = change(present)
             if wanted is not None:
                 connection.execute(_PUT_REGISTRATION, (scope, *registration_row(wanted)))
             else:
                 connection.execute(_DELETE_REGISTRATION, (scope, registration_id))
+            if note is not None:
+                keep(self._writer, connection, (note(present, wanted),))
             return wanted
 
         return await self._writer.submit(write)

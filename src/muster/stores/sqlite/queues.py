@@ -13,6 +13,7 @@ from uuid import UUID
 
 import apsw
 
+from muster.core.audit import Draft
 from muster.core.errors import QUEUE_DEPTH, HubError
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
@@ -32,6 +33,7 @@ from muster.messages.queue_contract import (
     Visible,
     WithToken,
 )
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Work, Writer, settle, told_as_refusal
 
 T = TypeVar("T")
@@ -93,10 +95,18 @@ class SqliteQueueStore:
         return self._submit(work, then)
 
     def edit(
-        self, hub: str, queue: str, which: Selection, change: Change, then: Callable[[list[Edited]], None]
-    ) -> asyncio.Future[list[Edited]]:
+        self, hub: str, queue: str, which: Selection, change: Change, then: Callable[[list[Edited]], None],
+        *, note: Callable[[int], Draft] | None = None,
+    ) -> asyncio.Future[list[Edited]]:  # fmt: skip
         query, values = _selected(which)
-        return self._submit(lambda connection: _edit(connection, hub, query, (queue, *values), change), then)
+
+        def work(connection: apsw.Connection) -> list[Edited]:
+            edited = _edit(connection, hub, query, (queue, *values), change)
+            if note is not None:
+                keep(self._writer, connection, (note(len(edited)),))
+            return edited
+
+        return self._submit(work, then)
 
     def edit_due(
         self, hub: str, due: Due, change: Change, then: Callable[[list[Edited]], None]

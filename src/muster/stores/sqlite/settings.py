@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import apsw
 
+from muster.core.audit import Draft
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, told_as_refusal
 
 _GET = "SELECT value FROM settings WHERE name = ?"
@@ -27,10 +29,12 @@ class SqliteHubSettingsStore:
             value: bytes | None = self._reader.execute(_GET, (name,)).get
             return value
 
-    async def put_settings(self, values: Mapping[str, bytes]) -> None:
+    async def put_settings(self, values: Mapping[str, bytes], draft: Draft | None = None) -> None:
         rows = list(values.items())
 
         def write(connection: apsw.Connection) -> None:
             connection.executemany(_PUT, rows)
+            if draft is not None:
+                keep(self._writer, connection, (draft,))
 
         await self._writer.submit(write)

@@ -15,9 +15,10 @@ from muster.core.json_text import JsonObject, text_of
 from muster.core.memory_limits import TWIN_REMEMBERED_TEXT, TWINS_REMEMBERED
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, settle, store_error, told_as_refusal
 from muster.stores.sqlite.outbox import SqliteOutbox
-from muster.twins.contract import Change, Record
+from muster.twins.contract import Change, Note, Record
 from muster.twins.document import Properties, Twin
 
 COLUMNS = (
@@ -60,6 +61,8 @@ class SqliteTwinStore:
         change: Change,
         then: Callable[[Twin], None],
         record: Record | None = None,
+        *,
+        note: Note | None = None,
     ) -> asyncio.Future[Twin]:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
 
@@ -68,14 +71,20 @@ class SqliteTwinStore:
             if error is None:
                 then(twin)
 
-        self._writer.call(lambda connection: self._edit(connection, hub, key, change, record), done)
+        self._writer.call(lambda connection: self._edit(connection, (hub, key), change, record, note), done)
         return future
 
     def _edit(
-        self, connection: apsw.Connection, hub: str, key: IdentityKey, change: Change, record: Record | None
+        self,
+        connection: apsw.Connection,
+        which: tuple[str, IdentityKey],
+        change: Change,
+        record: Record | None,
+        note: Note | None,
     ) -> Twin:
+        hub, key = which
         kept: dict[tuple[str, IdentityKey], Twin] = self._writer.kept
-        known = kept.get((hub, key))
+        known = kept.get(which)
         before = known or read_twin(connection, hub, key)
         if before is None:
             device = IdentityKey(key.device_id)
@@ -86,13 +95,15 @@ class SqliteTwinStore:
             connection.execute(update, (*values, hub, key.device_id, key.module_id or ""))
             if record is not None and self._outbox is not None:
                 self._outbox.keep(connection, record(before, after))
+            if note is not None:
+                keep(self._writer, connection, (note(before, after),))
             if len(kept) >= TWINS_REMEMBERED.open:
                 kept.clear()
             size = _characters(after) if known is None else sum([len(one) for one in values if type(one) is str])
             if size <= TWIN_REMEMBERED_TEXT.open:
-                kept[hub, key] = after
+                kept[which] = after
             else:
-                kept.pop((hub, key), None)
+                kept.pop(which, None)
         return after
 
 
