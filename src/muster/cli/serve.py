@@ -66,6 +66,9 @@ def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[st
                    "[default: closed]")  # fmt: skip
 @click.option("--profile", type=click.Choice(["open", "azure"]), default="open", show_default=True,
               help="azure copies every limit of the cloud service; open lifts those users hate.")  # fmt: skip
+@click.option("--principal-rate", type=click.IntRange(0), default=0, metavar="N",
+              help="Calls a second that each policy, or other caller of the service API, may make; beyond, and ten "
+                   "seconds' worth at once, 429.  [default: any number]")  # fmt: skip
 @click.option("--throttle", type=click.Choice(["on", "off"]), default=None,
               help="Enforce rates and quota of --tier and --units.  [default: on with --profile azure]")  # fmt: skip
 @click.option("--tier", type=click.Choice(["F1", "S1", "S2", "S3"], case_sensitive=False), default="S1",
@@ -167,6 +170,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         amqp_plain_port=options["amqp_plain_port"],
         profile=Profile(options["profile"]),
         throttle=_on(options["throttle"]),
+        principal_rate=options["principal_rate"],
         tier=Tier(options["tier"]),
         units=options["units"],
         partitions=options["partitions"],

@@ -52,5 +52,21 @@ BACK_OFF_ADDRESSES = Limit(
     "own choice",
     "Two generations of so many: with more the older ones are forgotten, and wait for nothing.",
 )
+PRINCIPAL_BURST = Limit(
+    "burst of a principal",
+    10,
+    10,
+    "seconds' worth",
+    "own choice",
+    "What a caller of the service API may save up, where `--principal-rate` is given; without, none has a rate.",
+)
+PRINCIPALS = Limit(
+    "principals whose rates are kept apart",
+    10_000,
+    10_000,
+    "principals",
+    "own choice",
+    "Two generations of so many: with more those that called longest ago begin anew.",
+)
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

@@ -16,6 +16,7 @@ from muster.core.daily_use import DailyUse
 from muster.core.error import HubError
 from muster.core.errors import THROTTLED
 from muster.core.fair_rate import FairRate
+from muster.core.principal_rate import PrincipalRate
 from muster.core.throttle_errors import BACKLOG_FULL, DEVICE_THROTTLED, QUOTA_EXCEEDED, ThrottledError
 from muster.core.throttle_limits import THROTTLE_BACKLOG, THROTTLE_RESERVE
 from muster.core.throttles import ALL, Plan, Throttle
@@ -63,7 +64,11 @@ class _Meter:
 class Meters:
     """The meters of one hub. ``plan`` is ``None`` where nothing is throttled, and so is ``use`` of the day's quota."""
 
-    def __init__(self, ambient: Ambient, plan: Plan | None = None, use: DailyUse | None = None) -> None:
+    def __init__(
+        self, ambient: Ambient, plan: Plan | None = None, use: DailyUse | None = None, *, principal_rate: int = 0
+    ) -> None:
+        """``principal_rate``: how many calls a second each caller of the service API has, 0 for any number."""
+        self._principals = PrincipalRate(principal_rate) if principal_rate else None
         self.plan = plan
         self._use = use
         self._now, self._monotonic = ambient.now, ambient.monotonic
@@ -81,6 +86,17 @@ class Meters:
         where the operation is charged to a quota of which nothing is left.
         """
         self._pass(throttle, device, size, 0.0)
+
+    def take_principal(self, who: str) -> None:
+        """Let a call of ``who``, a principal that was let in, pass. Raises ``HubError`` 429001 with ``retry_after``."""
+        if self._principals is None:
+            return
+        wait = self._principals.take(self._monotonic(), who)
+        if wait:
+            rate = self._principals.per_second
+            raise ThrottledError(
+                THROTTLED, f"{who} may make {rate} calls a second at this hub. Retry after {ceil(wait)} s.", wait
+            )
 
     def shape(self, throttle: Throttle, device: str, cost: int = 1) -> float:
         """As ``take``, but above the rate the operation may wait: after how many seconds it may go on, 0: at once.

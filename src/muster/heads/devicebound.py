@@ -68,7 +68,8 @@ class _Sender(LinkHandler):
         outcome: Accepted | Rejected = ACCEPTED
         try:
             key, command = read_command(decode_message(event.payload))
-            await self._commands.send(key, command)
+            sender = self._connection.grants.principal(self.scope or ())
+            await self._commands.send(key, command, sender)
         except AmqpDecodeError as error:
             outcome = Rejected(Error(error.condition, str(error)))
         except HubError as problem:

@@ -52,6 +52,11 @@ class Grants:
         """Whether there are grants, and all of them for paths that begin with ``first``."""
         return bool(self._held) and all(scope[:1] == (first.lower(),) for scope in self._held)
 
+    def principal(self, scope: Scope) -> str:
+        """Whose token it is that covers ``scope`` most closely, empty when there is none."""
+        found = (self._held.get(scope[:length]) for length in range(len(scope), -1, -1))
+        return next((verdict.principal for verdict in found if verdict is not None), "")
+
     def holds(self, scope: Scope) -> bool:
         """Whether there is a grant for just this scope."""
         return scope in self._held

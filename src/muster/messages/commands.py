@@ -129,15 +129,18 @@ class Commands:
 
     # --- for services
 
-    async def send(self, key: IdentityKey, command: Command) -> Entry:
-        """Put ``command`` into the queue of ``key``; returns once it is durable. The identity may be disabled.
+    async def send(self, key: IdentityKey, command: Command, principal: str = "") -> Entry:
+        """Put ``command`` of ``principal`` into the queue of ``key``; returns once it is durable. The identity may be
+        disabled.
 
-        Raises ``HubError``: 404001, 404010, 403004 when the queue is full, 403009, 413001, as ``Meters.take``, and
-        400004 with the name of what is wrong. An expiry time that has passed is taken: the message ends at once, as any
-        that came too late.
+        Raises ``HubError``: 404001, 404010, 403004 when the queue is full, 403009, 413001, as ``Meters.take`` and
+        ``Meters.take_principal``, and 400004 with the name of what is wrong. An expiry time that has passed is taken:
+        the message ends at once, as any that came too late.
         """
         now = self._ambient.now()
         check(command, now, self._profile)
+        if principal:
+            self._meters.take_principal(principal)
         self._meters.take(COMMANDS)
         identity = await self._identities.get(key)
         expires = now + self._ttl_seconds if command.expires is None else command.expires

@@ -20,11 +20,11 @@ async def open_meters(base: Foundation) -> Meters:
     """The meters of the hub, with what an earlier run has used of the day's quota. Raises ``HubError`` 500001."""
     plan = base.settings.plan
     if plan is None:
-        return Meters(base.ambient)
+        return Meters(base.ambient, principal_rate=base.settings.principal_rate)
     kept = _Kept(base.kept)
     use = DailyUse(plan.quota, await base.kept.get_setting(_NAME), kept.keep)
     base.undo.append(lambda: kept.write(use.state))
-    return Meters(base.ambient, plan, use)
+    return Meters(base.ambient, plan, use, principal_rate=base.settings.principal_rate)
 
 
 class _Kept:

@@ -61,7 +61,8 @@ class Settings:
     certificate for the hub is, ``None`` for one by the hub's own CA. ``credential_policies`` are authorities that issue
     certificates to devices, besides that of ``muster ca init``.
     ``switches`` say which kinds of SAS token the hub takes no more. ``throttle``, ``None`` for the profile's own way,
-    says whether the rates and the daily quota of ``units`` of ``tier`` are enforced. ``oidc_issuers`` are the OpenID
+    says whether the rates and the daily quota of ``units`` of ``tier`` are enforced; ``principal_rate`` is how many
+    calls a second each caller of the service API has, 0 for any number. ``oidc_issuers`` are the OpenID
     Connect issuers (URLs) whose bearer tokens count, ``oidc_audiences`` what they may call the hub besides Azure's
     names, ``oidc_ca`` a file of certificates (PEM) to trust besides the system's when they are asked for their keys.
     """
@@ -98,6 +99,7 @@ class Settings:
     tier: Tier = Tier.S1
     units: int = 1
     throttle: bool | None = None
+    principal_rate: int = 0
     oidc_issuers: tuple[str, ...] = ()
     oidc_audiences: tuple[str, ...] = ()
     oidc_ca: Path | None = None

@@ -166,6 +166,8 @@ class _Dispatcher:
             judged = self._authorize(call, operation, operation.right)
             if judged is not None:
                 await judged
+            if operation.right is not Right.DEVICE_CONNECT:
+                self._meters.take_principal(call.caller)
         call.request.cancel_when_lost = operation.waits
         if operation.throttle is None:
             return await operation.handler(call)

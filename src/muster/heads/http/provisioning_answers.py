@@ -63,6 +63,7 @@ class ProvisioningAnswers:
             if self._network is not None:
                 check_network(call, self._network, Target.SERVICE)
             authorize(call, right, self._gate)
+            self._meters.take_principal(call.caller)
             self._meters.take(PROVISIONING)
             return await handler(call)
 
