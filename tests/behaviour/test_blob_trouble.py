@@ -187,7 +187,7 @@ async def test_47_while_the_disk_is_busy_the_socket_is_not_read(
             await writer.drain()
 
     sending = asyncio.create_task(send())
-    await hub.settled(lambda: any(not transport.is_reading() for transport in hub.listener._transports))
+    await hub.settled(lambda: any(not transport.is_reading() for transport in hub.listener.transports))
     await asyncio.sleep(0.2)
     assert not sending.done()
     disk.set()

@@ -164,6 +164,11 @@ class AmqpConnection:
         self.settled = False
         """Whether ``hub`` has been chosen."""
 
+    @property
+    def stranger(self) -> bool:
+        """See ``heads.relief``."""
+        return self._deadline is not None
+
     # --- called by the transport
 
     def connection_made(self, transport: Any) -> None:

@@ -56,6 +56,9 @@ class FrontProtocol:
         self._received = bytearray()
         self._timer = loop.call_later(CONNECT_WAIT.open, self._refuse, _TOO_SLOW)
 
+    stranger = True
+    """See ``heads.relief``."""
+
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 

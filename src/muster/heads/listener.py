@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import resource
 import socket
@@ -15,6 +16,7 @@ from OpenSSL import SSL
 
 from muster.core.limits import TLS_HANDSHAKES
 from muster.heads.poller import Poller
+from muster.heads.relief import Relief
 from muster.heads.secure import receive_buffer
 from muster.heads.tls import TlsTransport, WireProtocol, describe_peer
 
@@ -32,6 +34,7 @@ class TlsListener:
 
     ``context`` is asked anew for each handshake, so that a new certificate serves new connections while
     old ones go on. ``make_protocol`` is called when the handshake is done, ``when_failed`` when it could not be.
+    ``relief`` is shared with the other listeners of the process.
     """
 
     def __init__(
@@ -40,7 +43,10 @@ class TlsListener:
         context: Callable[[], SSL.Context],
         make_protocol: Callable[[], WireProtocol],
         when_failed: Callable[[TlsTransport, Exception], None] | None = None,
+        relief: Relief | None = None,
     ) -> None:
+        self._relief = Relief() if relief is None else relief
+        self._relief.join(self)
         self.loop = loop
         self.context = context
         self.make_protocol = make_protocol
@@ -48,7 +54,8 @@ class TlsListener:
         self.poller = Poller(loop)
         self.buffer = receive_buffer()
         self._sockets: list[socket.socket] = []
-        self._transports: set[TlsTransport] = set()
+        self.transports: dict[TlsTransport, None] = {}
+        """Those that are open, the oldest first."""
         self._waiting: deque[TlsTransport] = deque()
         self._begun: dict[TlsTransport, None] = {}
         """Those with a handshake in progress, the oldest first."""
@@ -85,14 +92,16 @@ class TlsListener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._pause_accepting(str(error))
+                if error.errno != errno.EMFILE or not self._relief.make_room():
+                    self._pause_accepting(str(error))
                 return
-            if sock.fileno() >= self._most_files - RESERVED_FILES:  # the kernel gives out the lowest that is free
+            full = sock.fileno() >= self._most_files - RESERVED_FILES  # the kernel gives out the lowest that is free
+            if full and not self._relief.make_room():
                 sock.close()
                 self._pause_accepting(f"there are as many connections as {self._most_files} open files allow")
                 return
             sock.setblocking(False)
-            self._transports.add(TlsTransport(self, sock, peer))
+            self.transports[TlsTransport(self, sock, peer)] = None
 
     def _pause_accepting(self, reason: str) -> None:
         log.warning("cannot accept: %s; accepting again in a second", reason)
@@ -146,9 +155,9 @@ class TlsListener:
 
     def forget(self, transport: TlsTransport) -> None:
         """``transport`` is closed."""
-        self._transports.discard(transport)
+        self.transports.pop(transport, None)
         self._begun.pop(transport, None)
-        if self._empty is not None and not self._transports:
+        if self._empty is not None and not self.transports:
             self._empty.set()
 
     # --- the end
@@ -156,11 +165,11 @@ class TlsListener:
     @property
     def connections(self) -> int:
         """Sockets held, silent and draining ones included."""
-        return len(self._transports)
+        return len(self.transports)
 
     def protocols(self) -> list[WireProtocol]:
         """Who is on the connections whose handshake is done."""
-        return [protocol for one in self._transports if (protocol := one.get_protocol()) is not None]
+        return [protocol for one in self.transports if (protocol := one.get_protocol()) is not None]
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on."""
@@ -171,9 +180,9 @@ class TlsListener:
 
     async def close_connections(self, seconds: float) -> None:
         """Close every connection, saying goodbye to those that are open; what is left after ``seconds`` is dropped."""
-        for transport in list(self._transports):
+        for transport in list(self.transports):
             transport.close()
-        if self._transports:
+        if self.transports:
             self._empty = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -182,7 +191,7 @@ class TlsListener:
 
     def abort_connections(self) -> None:
         """Drop every connection and be done."""
-        for transport in list(self._transports):
+        for transport in list(self.transports):
             transport.abort()
         self.poller.close()
 

@@ -111,6 +111,11 @@ class MqttConnection(MqttSink):
         self._orderly = self._held = self._unread = False
         self._active = -inf
 
+    @property
+    def stranger(self) -> bool:
+        """See ``heads.relief``."""
+        return self._session is None
+
     # --- the transport calls
 
     def connection_made(self, transport: Any) -> None:

@@ -101,6 +101,11 @@ class ProvisioningConnection:
         self._serve(early)
         self._read_on()
 
+    @property
+    def stranger(self) -> bool:
+        """See ``heads.relief``."""
+        return self._task is None
+
     # --- the transport calls
 
     def connection_made(self, transport: Any) -> None:

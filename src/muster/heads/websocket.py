@@ -27,6 +27,11 @@ class WebSocketTransport:
         self._decoder = FrameDecoder()
         self._closing = False
 
+    @property
+    def stranger(self) -> bool:
+        """See ``heads.relief``."""
+        return bool(getattr(self._protocol, "stranger", True))
+
     # --- called by the transport below
 
     def connection_made(self, _transport: Any) -> None:

@@ -31,6 +31,7 @@ from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt_kinds import connection_maker
 from muster.heads.mqtt_provisioning import ProvisioningConnection
 from muster.heads.registration_links import RegistrationLinks
+from muster.heads.relief import Relief
 from muster.heads.websocket import WebSocketTransport
 from muster.identity.registry import Registry
 from muster.node.certificate import ServerCertificate
@@ -251,9 +252,10 @@ class Node:
         when_failed: HandshakeRefusals,
     ) -> None:
         """Accept TLS connections for each of ``protocols`` on its sockets."""
+        relief = Relief()
         for name, make_protocol in protocols.items():
             listener = self._listeners[name] = TlsListener(
-                asyncio.get_running_loop(), certificate.context, make_protocol, when_failed
+                asyncio.get_running_loop(), certificate.context, make_protocol, when_failed, relief
             )
             listen(sockets[name], _flag(name))
             listener.listen(sockets[name])

@@ -119,6 +119,11 @@ class HttpConnection:
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def stranger(self) -> bool:
+        """See ``heads.relief``."""
+        return not self.busy
+
     # --- called by the transport
 
     def connection_made(self, transport: Any) -> None:
