@@ -9,7 +9,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from muster.core import access_errors, errors, limits, provisioning_errors, storage_errors, throttles
+from muster.core import (
+    access_errors,
+    errors,
+    limits,
+    management_errors,
+    provisioning_errors,
+    storage_errors,
+    throttles,
+)
 from muster.identity import causes
 from muster.identity.access_causes import ACCESS
 from muster.identity.cause import Cause
@@ -89,7 +97,8 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def errors_page() -> str:
     """docs/errors.md: every row of the catalogue, by code, and the named causes of refused credentials."""
     head = ("code", "name", "AMQP condition", "MQTT", "cause", "remedy")
-    rows = sorted([*errors.ALL, *access_errors.ALL, *provisioning_errors.ALL], key=lambda row: (row.code, row.name))
+    every = [*errors.ALL, *access_errors.ALL, *provisioning_errors.ALL, *management_errors.ALL]
+    rows = sorted(every, key=lambda row: (row.code, row.name))
     cells = [(str(r.code), r.name, f"`{r.condition}`", str(r.mqtt), r.cause, r.remedy) for r in rows]
     mistakes, breaches = causes_table(causes.ALL + CERTIFICATE), causes_table(causes.BREACHES + HANDSHAKE)
     storage = [(str(r.status), r.name, r.cause, r.remedy) for r in storage_errors.ALL]

@@ -20,10 +20,12 @@ from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.policies import development_policies
 from muster.identity.refusals import Refusals
+from muster.messages.groups import ConsumerGroups
 from muster.messages.telemetry import Telemetry
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
 
@@ -86,7 +88,8 @@ class EventHubServer:
         )
         self.refusals = Refusals(ambient)
         authenticator = Authenticator(hub, SqliteIdentityStore(self._writer, self._reader), ambient, self.refusals)
-        self.event_hub = EventHub(self.telemetry, ENTITY, groups=("other", "third"))
+        groups = ConsumerGroups(("other", "third"), SqliteHubSettingsStore(self._writer, self._reader), ambient)
+        self.event_hub = EventHub(self.telemetry, ENTITY, groups=groups)
         self.head = AmqpHead(HubDirectory(AmqpHub(authenticator, self.refusals, [self.event_hub])), ambient, self.loop)
         self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
         self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]

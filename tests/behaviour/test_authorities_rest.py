@@ -141,7 +141,7 @@ def test_only_the_owner_may_see_and_change_whom_the_hub_trusts(hub: HubProcess) 
 
 def test_another_hub_is_not_here(hub: HubProcess) -> None:
     status, error = hub.request("GET", path(hub).replace(hub.address, "elsewhere"))
-    assert (status, error["code"]) == (404, "404000")
+    assert (status, error["code"]) == (404, "404310")
 
 
 def test_lists_are_loaded_and_checked(hub: HubProcess, make: Maker) -> None:

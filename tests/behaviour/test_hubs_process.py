@@ -135,3 +135,38 @@ def test_05_tables_that_are_wrong_are_named(tmp_path: Path, table: str, said: st
     )  # fmt: skip
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("hub", [("--throttle", "on")], indirect=True)
+def test_06_a_hub_is_changed_from_the_command_line_at_once_and_for_good(hub: HubProcess) -> None:
+    hub.start()
+    own = hub.address
+    changed = ("--retention-days", "3", "--c2d-ttl-minutes", "90", "--c2d-max-deliveries", "7", "--tier", "S2")
+    told = json.loads(muster(hub, "hub", "set", own, *changed, "--units", "2", "--tag", "line=7", "--tag", "a=b"))
+    assert told["sku"] == {"name": "S2", "tier": "Standard", "capacity": 2}
+    assert told["tags"] == {"line": "7", "a": "b"}
+    assert told["properties"]["eventHubEndpoints"]["events"]["retentionTimeInDays"] == 3
+    to_devices = told["properties"]["cloudToDevice"]
+    assert (to_devices["defaultTtlAsIso8601"], to_devices["maxDeliveryCount"]) == ("PT1H30M", 7)
+    muster(hub, "hub", "set", own, "--tag", "a=")
+    assert "has a single unit" in muster(hub, "hub", "set", "west", "--tier", "F1", "--units", "2", code=1)
+    assert "TotalMessages  0 of " in muster(hub, "hub", "stats", "west")
+    assert json.loads(muster(hub, "hub", "stats", own, "--json"))["endpoints"][0]["healthStatus"] == "healthy"
+    muster(hub, "hub", "group", "add", "west", "reports")
+    assert muster(hub, "hub", "group", "list", "west").split() == ["reports", "$Default", "own"]
+    assert "in the settings of muster serve" in muster(hub, "hub", "group", "remove", "west", "own", code=1)
+    assert "There is no consumer group nix" in muster(hub, "hub", "group", "remove", "west", "nix", code=1)
+    service = json.loads(muster(hub, "provisioning", "show"))
+    assert [one["name"] for one in service["properties"]["iotHubs"]] == [own, hub.other("west").address]
+
+    def check() -> None:
+        meters = hub.request("GET", "/$muster/meters")[1]
+        assert (meters["tier"], meters["units"]) == ("S2", 2)
+        assert json.loads(muster(hub, "hub", "set", own))["tags"] == {"line": "7"}
+
+    check()
+    assert hub.stop() == 0
+    hub.start()
+    check()
+    muster(hub, "hub", "group", "remove", "west", "reports")
+    assert muster(hub, "hub", "group", "list", "west").split() == ["$Default", "own"]

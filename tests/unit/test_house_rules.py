@@ -13,14 +13,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from muster.core import errors, provisioning_errors, storage_errors
+from muster.core import errors, management_errors, provisioning_errors, storage_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "muster"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 WRITTEN = sorted(path for room in ("src", "tests", "bench", "scripts") for path in (ROOT / room).rglob("*.py"))
 
-ROWS = [*errors.ALL, *provisioning_errors.ALL, *storage_errors.ALL]
+ROWS = [*errors.ALL, *provisioning_errors.ALL, *management_errors.ALL, *storage_errors.ALL]
 
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60

@@ -107,6 +107,22 @@ def test_what_is_refused_says_which_limit_and_when_to_come_again() -> None:
     meters.take(REGISTRY)
 
 
+def test_another_plan_counts_at_once_and_only_where_there_is_one() -> None:
+    use = DailyUse(Plan(Tier.S1).quota)
+    meters = Meters(VirtualAmbient(MIDNIGHT), Plan(Tier.S1), use)
+    assert "(tier S1, units 1)" in fill(meters, QUERIES).message
+    meters.charge(1)
+    meters.replan(Plan(Tier.S3, 2))
+    meters.take(QUERIES)
+    assert "2000 pages a minute (tier S3, units 2)" in fill(meters, QUERIES).message
+    quota = meters.quota()
+    assert quota is not None
+    assert (quota.messages, quota.used) == (Plan(Tier.S3, 2).quota.messages, 1)
+    free = Meters(VirtualAmbient(MIDNIGHT))
+    free.replan(Plan(Tier.F1))
+    assert free.plan is None
+
+
 def test_a_method_counts_by_its_blocks() -> None:
     meters = Meters(VirtualAmbient(), Plan(Tier.S1))
     for _ in range(40 * BURST // 32):

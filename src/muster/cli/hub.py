@@ -10,18 +10,18 @@ from urllib.parse import quote
 
 import click
 
+from muster.cli.hub_resource import group, set_hub, stats
 from muster.cli.network import HubClient
 from muster.cli.network_rules import network_commands
 from muster.cli.policies import Surface, policy_group
+from muster.cli.resources import running_client
 from muster.cli.target import data_option, deployment_option, login_options, offline, running
-from muster.core.errors import INVALID_OPERATION, NOT_FOUND, HubError
+from muster.core.errors import NOT_FOUND, HubError
 from muster.identity.policies import RIGHTS_AT_HUBS
 
 if TYPE_CHECKING:
     from muster.node.offline import OfflineHub
 
-_ON_OFF = click.Choice(["on", "off"])
-_SWITCHES = {"local_auth": "disableLocalAuth", "device_sas": "disableDeviceSAS", "module_sas": "disableModuleSAS"}
 """What the resource manager calls what the options switch off."""
 
 
@@ -31,6 +31,11 @@ def hub() -> None:
 
     What is added stays over restarts; hubs that ``muster serve --hub`` or muster.toml name are taken out there.
     """
+
+
+hub.add_command(set_hub)
+hub.add_command(stats)
+hub.add_command(group)
 
 
 @hub.command("list")
@@ -88,27 +93,8 @@ def add(
         "retentionDays": retention_days,
     }
     body = {member: value for member, value in wanted.items() if value is not None}
-    _running(data, login, ca).call("PUT", _path(name), body)
+    running_client(data, login, ca).call("PUT", _path(name), body)
     click.echo(f"{name} serves {', '.join(hosts)}; its connection strings: muster env --hub {name}")
-
-
-@hub.command("set")
-@click.argument("name")
-@click.option("--local-auth", type=_ON_OFF, help="Whether it takes tokens of shared access policies.")
-@click.option("--device-sas", type=_ON_OFF, help="Whether it takes SAS tokens of devices.")
-@click.option("--module-sas", type=_ON_OFF, help="Whether it takes SAS tokens of modules.")
-@deployment_option
-@login_options
-def set_hub(*, name: str, data: Path, login: str | None, ca: Path | None, **kinds: str | None) -> None:
-    """Say by what the hub NAME lets callers in: at once, and at every start from now on.
-
-    What came by a kind that is switched off ends. Without policies services come with bearer tokens, devices go on as
-    they do, and so do commands on the data directory.
-    """
-    wanted = {_SWITCHES[kind]: value == "off" for kind, value in kinds.items() if value is not None}
-    if not wanted:
-        raise click.UsageError("Nothing to change, give --local-auth, --device-sas or --module-sas.")
-    _running(data, login, ca).call("PATCH", _path(name), wanted)
 
 
 @hub.command()
@@ -118,7 +104,7 @@ def set_hub(*, name: str, data: Path, login: str | None, ca: Path | None, **kind
 @login_options
 def remove(*, name: str, yes: bool, data: Path, login: str | None, ca: Path | None) -> None:
     """Remove the hub NAME: its sessions end, and its devices, telemetry and files are gone for good."""
-    target = _running(data, login, ca)
+    target = running_client(data, login, ca)
     if not yes:
         click.confirm(f"Remove {name} with all its devices, telemetry and files?", abort=True)
     target.call("DELETE", _path(name))
@@ -148,21 +134,13 @@ def _hubs(data: Path, login: str | None, ca: Path | None) -> Sequence[Mapping[st
     return offline(target, read)
 
 
-def _running(data: Path, login: str | None, ca: Path | None) -> HubClient:
-    target = running(data, login, ca)
-    if not isinstance(target, HubClient):
-        target.release()
-        raise HubError(INVALID_OPERATION, f"no hub runs in {data}; start it with: muster serve --data {data}")
-    return target
-
-
 def _path(name: str) -> str:
     return f"/$muster/hubs/{quote(name, safe='')}"
 
 
 hub.add_command(
     policy_group(
-        Surface("/$muster/policies", _running, data_option, RIGHTS_AT_HUBS),
+        Surface("/$muster/policies", running_client, data_option, RIGHTS_AT_HUBS),
         "Shared access policies of a hub (--hub NAME): iothubowner, which may do all, four others that each hub begins "
         "with, and your own.",
     )

@@ -13,6 +13,7 @@ import click
 from muster.cli.enrollments import commands_of
 from muster.cli.network_rules import network_commands
 from muster.cli.policies import Surface, policy_group
+from muster.cli.resources import services_path, values
 from muster.cli.target import deployment_option, login_options, provisioning_client
 from muster.identity.explain import explain
 from muster.identity.policies import RIGHTS_AT_PROVISIONING
@@ -96,6 +97,16 @@ def allocation(*, policy: str | None, weights: tuple[str, ...], data: Path, logi
     click.echo(f"policy  {found['allocationPolicy']}")
     for hub in found["iotHubs"]:
         click.echo(f"{hub['allocationWeight']:6}  {hub['name']}")
+
+
+@provisioning.command()
+@deployment_option
+@login_options
+def show(*, data: Path, login: str | None, ca: Path | None) -> None:
+    """Print the provisioning service as the management API has it, as JSON."""
+    client = provisioning_client(data, login, ca)
+    for one in values(client, services_path()):
+        click.echo(json.dumps(one, indent=1))
 
 
 @provisioning.command()

@@ -28,4 +28,12 @@ POLICIES = Limit(
     "own choice",
     "With those that it begins with; each stands in memory.",
 )
+CONSUMER_GROUPS = Limit(
+    "consumer groups of a hub",
+    50,
+    50,
+    "groups",
+    "docs iot-hub-devguide-quotas-throttling (20), own choice",
+    "$Default included; each costs nothing but its name until somebody reads through it.",
+)
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

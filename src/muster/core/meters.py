@@ -110,6 +110,14 @@ class Meters:
         if self._use is not None:
             self._use.charge(self._now(), size)
 
+    def replan(self, plan: Plan) -> None:
+        """From now on ``plan`` counts in place of the one before; a hub without any stays without."""
+        if self.plan == plan or self.plan is None or self._use is None:
+            return
+        self.plan, self._use.quota = plan, plan.quota
+        for row in ALL:
+            self._meters[row.name].rate = FairRate(plan.limit(row) / row.seconds)
+
     def spent(self) -> bool:
         """Whether nothing is left of the day's quota."""
         return self._use is not None and self._use.spent(self._now())

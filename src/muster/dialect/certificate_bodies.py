@@ -6,7 +6,6 @@ import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from http import HTTPStatus
 from typing import Any
 
 from muster.core.ambient import iso
@@ -18,11 +17,9 @@ from muster.identity.authority_contract import Authority, RevocationRules
 from muster.identity.certificates import CertificateError, read_certificate
 from muster.identity.revocation import RevocationList
 
-_TYPE = "Microsoft.Devices/IotHubs/Certificates"
 
-
-def certificate_body(one: Authority, resource: str, *, with_code: bool = False) -> dict[str, Any]:
-    """A ``CertificateDescription``; ``resource`` is its path as it was called, the case of names kept.
+def certificate_body(one: Authority, resource: str, kind: str, *, with_code: bool = False) -> dict[str, Any]:
+    """A ``CertificateDescription`` of the resource type ``kind``; ``resource`` is its path as it was called.
 
     With ``with_code`` a ``CertificateWithNonceDescription``: the only answer that shows the verification code.
     """
@@ -38,7 +35,7 @@ def certificate_body(one: Authority, resource: str, *, with_code: bool = False) 
         properties |= {"subject": read.subject_text, "expiry": _time(read.not_after), "thumbprint": read.sha1}
     if with_code:
         properties["verificationCode"] = one.code
-    return {"id": resource, "name": one.name, "type": _TYPE, "etag": etag_of(one.version), "properties": properties}
+    return {"id": resource, "name": one.name, "type": kind, "etag": etag_of(one.version), "properties": properties}
 
 
 def read_upload_body(body: Members) -> tuple[bytes, bool | None]:
@@ -51,16 +48,6 @@ def read_upload_body(body: Members) -> tuple[bytes, bool | None]:
 def read_verification_body(body: Members) -> bytes:
     """The certificate of a ``CertificateVerificationDescription``."""
     return body.needed_text("certificate").encode()
-
-
-def arm_error_body(error: HubError, tracking_id: str) -> dict[str, Any]:
-    """An ``ErrorDetails``."""
-    return {
-        "code": str(error.row.code),
-        "httpStatusCode": HTTPStatus(error.row.status).phrase.replace(" ", ""),
-        "message": error.message,
-        "details": f"Tracking ID:{tracking_id}",
-    }
 
 
 def read_rules(body: Members) -> RevocationRules:

@@ -40,7 +40,7 @@ def environment(
         ca_bundle: ours and the system's.
     """
     https = ports["https"]
-    own, dps = _with_port(hub.host, https, HTTPS_PORT), _with_port(dps_host, https, HTTPS_PORT)
+    own, dps = with_port(hub.host, https, HTTPS_PORT), with_port(dps_host, https, HTTPS_PORT)
     ca, bundle = str(ca_file.absolute()), str(ca_bundle.absolute())
     names = {
         "HUB_HOST": hub.host,
@@ -66,7 +66,7 @@ def environment(
 
 def local_connection_string(host: str, local: SharedAccessPolicy, https_port: int) -> str:
     """For commands on the data directory of the hub ``host``, whose policy is ``local``."""
-    return _service(_with_port(host, https_port, HTTPS_PORT), local)
+    return _service(with_port(host, https_port, HTTPS_PORT), local)
 
 
 def _for_services(hub: Hub) -> SharedAccessPolicy:
@@ -82,12 +82,13 @@ def _service(host: str, policy: SharedAccessPolicy) -> str:
 def _event_hub(hub: Hub, port: int, *, emulator: bool = False) -> str:
     """The entity is named as the hub is; ``UseDevelopmentEmulator`` makes clients speak without TLS."""
     policy = _for_services(hub)
-    host = _with_port(hub.host, port, 0 if emulator else AMQP_PORT)
+    host = with_port(hub.host, port, 0 if emulator else AMQP_PORT)
     return ConnectionString(
         endpoint=f"sb://{host}/", policy=policy.name, key=policy.primary_key, entity_path=hub.name, emulator=emulator
     ).text()
 
 
-def _with_port(host: str, port: int, usual: int) -> str:
+def with_port(host: str, port: int, usual: int) -> str:
+    """``host``, with its ``port`` where that is not the ``usual`` one."""
     named = f"[{host}]" if ":" in host else host
     return named if port == usual else f"{named}:{port}"

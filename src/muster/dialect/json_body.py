@@ -109,6 +109,16 @@ class Members:
             self._wrong(name, "a whole number", value)
         return int(value)
 
+    def over(self, present: Mapping[str, Any]) -> Members:
+        """The same with the members of ``present`` where it has none."""
+        given = {name: value for name, value in self._members.items() if value is not None}
+        return Members({**present, **given}, self._path)
+
+    @property
+    def whole(self) -> Mapping[str, Any]:
+        """The object as it is."""
+        return self._members
+
     def any(self, name: str) -> Any:
         """Whatever it is; ``None`` too when it is not there."""
         return self._members.get(name)

@@ -129,3 +129,19 @@ def _rule_set_body(found: RuleSet) -> dict[str, Any]:
         "applyToBuiltInEventHubEndpoint": found.events,
         "ipRules": [{"filterName": one.name, "action": _Access.ALLOW, "ipMask": one.mask} for one in found.rules],
     }
+
+
+NETWORK_MEMBERS = ("publicNetworkAccess", "ipFilterRules", "networkRuleSets", _PRIVATE)
+"""The members that are network rules."""
+
+
+def changed_network(properties: Members, present: NetworkRules, *, hub: bool) -> NetworkRules | None:
+    """The rules that ``properties`` want in place of ``present``; a member that is left out stays. ``None``: no others.
+
+    Raises ``HubError`` as ``read_network``.
+    """
+    given = {name: properties.raw(name) for name in NETWORK_MEMBERS if properties.raw(name) is not None}
+    if not given:
+        return None
+    rules = read_network(properties.over(network_body(present, hub=hub)), hub=hub)
+    return None if rules == present else rules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Coroutine
+from collections.abc import Container, Coroutine
 from functools import partial
 
 from muster.core.errors import ARGUMENT_INVALID, NOT_FOUND, SERVER_ERROR, UNAUTHORIZED, HubError
@@ -40,7 +40,6 @@ log = logging.getLogger("muster.eventhubs")
 
 MOST_EVENTS_AT_ONCE = 8 * EVENTS_AT_ONCE.open
 """In one go to a receiver that is far behind."""
-DEFAULT_GROUP = "$Default"
 EVENTS = ("messages", "events")
 """The hub's own name for its events; receivers there are sent to the entity."""
 
@@ -51,17 +50,15 @@ _REDIRECT_SECONDS = 0.05
 class EventHub:
     """The role that serves one entity and its partitions."""
 
-    def __init__(
-        self, telemetry: Telemetry, entity: str, *, groups: Collection[str] = (), redirect_port: int = 5671
-    ) -> None:
-        """``entity`` is the Event Hub-compatible name; ``groups`` are the consumer groups beside ``$Default``.
+    def __init__(self, telemetry: Telemetry, entity: str, *, groups: Container[str], redirect_port: int = 5671) -> None:
+        """``entity`` is the Event Hub-compatible name; ``groups`` are the consumer groups, in any case.
 
         ``redirect_port`` is told to clients that ask for events under the hub's own address.
         """
         self.telemetry = telemetry
         self.entity = entity
         self.readers = Readers()
-        self._groups = {group.lower() for group in (DEFAULT_GROUP, *groups)}
+        self._groups = groups
         self.redirect_port = redirect_port
         self._management = Management(telemetry, entity)
 
@@ -94,7 +91,7 @@ class EventHub:
         self, connection: AmqpConnection, link: SendingLink, address: PartitionAddress, scope: Scope
     ) -> LinkHandler:
         connection.require(scope)
-        if address.entity.lower() != self.entity.lower() or address.group.lower() not in self._groups:
+        if address.entity.lower() != self.entity.lower() or address.group not in self._groups:
             wanted = f"{address.entity}/ConsumerGroups/{address.group}"
             raise HubError(NOT_FOUND, f"The messaging entity '{wanted[:300]}' could not be found.")
         partition = partition_number(address.partition, self.telemetry.partitions)

@@ -127,6 +127,12 @@ class Commands:
         self._profile = profile
         self._ttl_seconds = ttl_seconds
 
+    def rule(self, ttl_seconds: float, deliveries: int) -> None:
+        """From now on a message without an expiry time waits for ``ttl_seconds``, and ``deliveries`` that failed end
+        one."""
+        self._ttl_seconds = ttl_seconds
+        self._queues.allow(deliveries)
+
     # --- for services
 
     async def send(self, key: IdentityKey, command: Command, principal: str = "") -> Entry:

@@ -102,6 +102,10 @@ class Queues:
         bus.subscribe(QUEUE_WAITING, self._tell)
         bus.subscribe(IDENTITY_CHANGED, lambda _: self._depths.clear())
 
+    def allow(self, deliveries: int) -> None:
+        """From now on so many failed deliveries end a message of a device or module."""
+        self._identities = self._identities._replace(deliveries=deliveries)
+
     def start(self) -> None:
         """Take up the deadlines of what an earlier run left. Raises ``HubError`` 500001."""
         self._arm(self._store.next_due(self._hub))

@@ -37,7 +37,7 @@ class Retention:
         self._seconds = seconds
         self._limit = limit_bytes
         self._trimmed = trimmed
-        self._pause = min(LONGEST_PAUSE, max(1.0, seconds / 10))
+        self._pause = _pause(seconds)
         self._started = False
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -46,6 +46,12 @@ class Retention:
         """Look now, and then again and again, until ``stop``."""
         self._started = True
         self.look()
+
+    def keep(self, seconds: float) -> None:
+        """From now on what is older than ``seconds`` is too old."""
+        if seconds != self._seconds:
+            self._seconds, self._pause = seconds, _pause(seconds)
+            self.look()
 
     def look(self) -> None:
         """Between ``start`` and ``stop``: trim now, unless that is under way."""
@@ -87,3 +93,7 @@ class Retention:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _pause(seconds: float) -> float:
+    return min(LONGEST_PAUSE, max(1.0, seconds / 10))

@@ -93,6 +93,10 @@ class Telemetry:
         self._look_every = max(1, retention_bytes // _LOOKS_PER_LIMIT)
         self._look_at = self._look_every
 
+    def retain(self, seconds: float) -> None:
+        """From now on keep what is up to ``seconds`` old."""
+        self._retention.keep(seconds)
+
     def partition_of(self, device_id: str) -> int:
         """Where the device's messages (and those of its modules) go: BLAKE2b, 8 bytes, big endian, modulo partitions.
 

@@ -59,7 +59,7 @@ class Certificates:
             certificates=own,
             troubles=self.news.troubles,
         )
-        return [*AuthorityOperations(self.authorities, self.trust, self.hub).table(), *doctor.table()]
+        return [*AuthorityOperations(self.authorities, self.trust).table(), *doctor.table()]
 
 
 async def open_certificates(

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from muster.core.audit import Note
-from muster.core.errors import NOT_FOUND, HubError
+from muster.core.errors import INVALID_OPERATION, NOT_FOUND, HubError
+from muster.dialect.arm_hubs import HubDescription
 from muster.dialect.hub_bodies import switches_body
+from muster.heads.arm.managed import ManagedHub
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
+from muster.node.hub import OpenHub, Site
 from muster.node.hubs import Hubs
+from muster.node.managed import default_hub, managed_hub
 from muster.node.own_certificate import OwnCertificate
 from muster.node.roster import Roster
 from muster.node.settings import HubSettings
@@ -26,16 +30,17 @@ class Deployment:
 
     def __init__(
         self,
+        site: Site,
         hubs: Hubs,
         roster: Roster,
         certificate: ServerCertificate | OwnCertificate,
-        eraser: Eraser,
         announce: Callable[[], Awaitable[None]],
     ) -> None:
+        self._site = site
         self._hubs = hubs
         self._roster = roster
         self._certificate = certificate
-        self._eraser = eraser
+        self._eraser = Eraser(site.writer, site.directory)
         self._announce = announce
         self._changing = asyncio.Lock()
 
@@ -57,6 +62,35 @@ class Deployment:
                 }
             )
         return found
+
+    # --- as the management API sees them
+
+    def managed(self) -> Sequence[ManagedHub]:
+        """See ``heads.arm.managed.ManagedNode``."""
+        return [self._managed(hub) for hub in self._hubs.all()]
+
+    def find(self, *hosts: str) -> ManagedHub:
+        """See there."""
+        return self._managed(self._hubs.named.find(*hosts))
+
+    def default(self, name: str) -> HubDescription:
+        """See there."""
+        return default_hub(name, self._site.settings, self._site.ports)
+
+    def check(self, name: str, members: Mapping[str, Any]) -> None:
+        """Raise ``HubError`` 400004 unless the hub ``name`` with ``members`` may be added."""
+        self._hubs.check(HubSettings(name=name, **members))
+
+    def removable(self, name: str) -> None:
+        """Raise ``HubError`` 400003 for the first hub or one of the settings, 404000 for none that was added."""
+        if name == self._hubs.first.name:
+            raise HubError(INVALID_OPERATION, f"{name} is the first hub, it is there as long as the deployment is.")
+        self._roster.check_added(name)
+
+    def _managed(self, hub: OpenHub) -> ManagedHub:
+        return managed_hub(hub, self._site.ports, first=hub is self._hubs.first)
+
+    # --- changed
 
     async def add(self, name: str, members: Mapping[str, Any], note: Note | None = None) -> None:
         """Open the hub ``name``, now and at every start; ``members`` are those of ``HubSettings``.

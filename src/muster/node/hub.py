@@ -35,6 +35,7 @@ from muster.identity.doctor import Shown
 from muster.identity.hub import Hub
 from muster.identity.kept_policies import KeptPolicies, Listener
 from muster.identity.kept_switches import KeptSwitches, open_switches
+from muster.node.changes import HubChanges, with_changes
 from muster.node.directory import DataDirectory
 from muster.node.files import file_operations
 from muster.node.foundation import Foundation, Undo
@@ -84,6 +85,7 @@ class OpenHub:
         self.when_access_changes(TokenGrounds(parts.sessions, base.hub, parts.refusals, base.ambient).changed)
         self.own_hosts = base.settings.hostnames
         self.parts = parts
+        self.changes = HubChanges(base.settings, base.kept, parts)
         self.rest: App | None = None
         """What answers its REST calls, once it serves."""
         self._site = site
@@ -93,9 +95,7 @@ class OpenHub:
             parts.twins, parts.methods, parts.messaging.commands, parts.meters,
             partial(site.renewals.renew, base.hub.host), parts.faults, parts.network,
         )  # fmt: skip
-        events = EventHub(
-            parts.telemetry, self.name, groups=base.settings.consumer_groups, redirect_port=site.ports["amqp"]
-        )
+        events = EventHub(parts.telemetry, self.name, groups=parts.groups, redirect_port=site.ports["amqp"])
         roles: list[Role] = [device_links(self.devices), events, *parts.messaging.roles]
         self.amqp = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults, parts.network)
 
@@ -171,6 +171,7 @@ async def open_hub(
 
     Raises ``HubError`` or ``OSError``; what was begun is undone.
     """
+    settings = await with_changes(settings, kept)
     switches = await open_switches(settings.switches, kept)
     hub = settings.hub(keys.name, keys.policies, site.ambient, switches.now)
     files = site.directory.hub_files("" if first else keys.name)

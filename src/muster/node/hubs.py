@@ -26,7 +26,7 @@ WhenClosing = Callable[[OpenHub], Awaitable[None] | None]
 class Hubs:
     """The open hubs. ``first`` is open as long as the node, and all there is where it has one hub only.
 
-    ``mqtt``, ``amqp``, ``apps`` and ``refusals`` are what the heads find them by.
+    ``mqtt``, ``amqp``, ``apps``, ``refusals`` and ``named`` are what the heads find them by.
     """
 
     def __init__(self, site: Site, first: OpenHub) -> None:
@@ -34,6 +34,7 @@ class Hubs:
         self.mqtt = HubDirectory(first.devices, first.name, first.facts.hosts)
         self.amqp = HubDirectory(first.amqp, first.name, first.facts.hosts)
         self.refusals = HubDirectory(first.parts.refusals, first.name, first.facts.hosts)
+        self.named = HubDirectory(first, first.name, first.facts.hosts)
         self.apps: HubDirectory[App]
         self._site = site
         self._shared: Sequence[Operation] = ()
@@ -115,6 +116,7 @@ class Hubs:
         self.mqtt.add(hub.devices, name, hosts)
         self.amqp.add(hub.amqp, name, hosts)
         self.refusals.add(hub.parts.refusals, name, hosts)
+        self.named.add(hub, name, hosts)
 
     async def close(self, name: str) -> None:
         """Close a hub other than the first: its sessions and connections end, what it has stays in its stores.
@@ -125,7 +127,7 @@ class Hubs:
             hub = self._open.get(name)
             if hub is None or hub is self.first:
                 raise HubError(NOT_FOUND, f"There is no hub {name[:80]} besides the first.")
-            for directory in (self.mqtt, self.amqp, self.apps, self.refusals):
+            for directory in (self.mqtt, self.amqp, self.apps, self.refusals, self.named):
                 directory.remove(name)
             hub.end(UNAVAILABLE)
             for listener in self._when_closing:

@@ -20,10 +20,12 @@ from muster.core.ambient import SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead
+from muster.heads.arm.app import build_management
+from muster.heads.arm.long_operations import LongOperations
 from muster.heads.front import FrontProtocol
 from muster.heads.handshakes import HandshakeRefusals
 from muster.heads.http.audit import AuditOperations
-from muster.heads.http.connection import HttpServer
+from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.hub_admin import HubOperations
 from muster.heads.http.hubs import answer_by_hub
 from muster.heads.http.provisioning_metrics import provisioning_families
@@ -47,7 +49,7 @@ from muster.node.linked_hub import local_hub
 from muster.node.material import Material, load_material, load_provisioning_policies
 from muster.node.network import end_refused_when_changed
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
-from muster.node.provisioning import Keeping, open_provisioning
+from muster.node.provisioning import Keeping, Provisioning, open_provisioning
 from muster.node.roster import Roster, open_roster
 from muster.node.settings import Settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
@@ -115,8 +117,8 @@ class Node:
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         writer, reader = self._database(directory)
         kept, audit = SqliteHubSettingsStore(writer, reader), SqliteAuditLog(writer, reader)
-        roster, eraser = await open_roster(settings, kept), Eraser(writer, directory)
-        await finish_removals(roster, eraser)
+        roster = await open_roster(settings, kept)
+        await finish_removals(roster, Eraser(writer, directory))
         material, certificate = await self._material(directory, kept, roster)
         linked = LinkedHubs()
         keeping = Keeping(
@@ -133,7 +135,7 @@ class Node:
         self._undo.append(hubs.close_all)
         announce = partial(self._announce, directory, kept, roster, Service(material.id_scope, keeping.policies), ports)
         keeping.policies.when_changed(announce)
-        deployment = Deployment(hubs, roster, certificate, eraser, announce)
+        deployment = Deployment(site, hubs, roster, certificate, announce)
         first = replace(hubs.first.base, undo=self._undo)
         for hub in hubs.all():
             linked.link(local_hub(hub))
@@ -146,7 +148,7 @@ class Node:
         first_only = [*HubOperations(deployment).table(), *AuditOperations(audit, None).table()]
         await hubs.serve(provisioning.operations, first_only, families)
 
-        http = HttpServer(answer_by_hub(hubs.apps), ambient.now)
+        http = HttpServer(answer_by_hub(hubs.apps, self._management(site, deployment, provisioning)), ambient.now)
         self._undo.append(http.close)
         make_amqp = AmqpHead(hubs.amqp, ambient, loop, RegistrationLinks(provisioning.requests))
         make_mqtt = connection_maker(hubs.mqtt, loop, partial(ProvisioningConnection, provisioning.requests, loop))
@@ -165,6 +167,12 @@ class Node:
         self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]
         await announce()
         self._ready = True
+
+    def _management(self, site: Site, deployment: Deployment, provisioning: Provisioning) -> App:
+        """The management API. What takes long there is waited for at the end."""
+        work = LongOperations(site.ambient)
+        self._undo.append(work.close)
+        return build_management(deployment, provisioning.managed, work, site.ambient, refused=site.refused.add)
 
     def _issuers(self) -> Issuers:
         """Those whose bearer tokens count; their keys are fetched from now on."""

@@ -10,6 +10,7 @@ from muster.access.decision import by_claim
 from muster.core.bus import LocalBus
 from muster.core.meters import Meters
 from muster.core.outbox import Outbox
+from muster.core.resource import ResourceRecord, load_record
 from muster.core.throttles import TELEMETRY
 from muster.dialect.event_bodies import event_record
 from muster.events.model import Source
@@ -21,6 +22,7 @@ from muster.identity.contract import IdentityStore
 from muster.identity.network_access import HUB_SETTING, NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
+from muster.messages.groups import ConsumerGroups
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
 from muster.node.certificates import Certificates, open_certificates
@@ -62,6 +64,8 @@ class Parts(NamedTuple):
     queries: Queries
     meters: Meters
     network: NetworkAccess
+    groups: ConsumerGroups
+    resource: ResourceRecord
     faults: Faults | None
 
 
@@ -108,8 +112,16 @@ async def make_parts(base: Foundation) -> Parts:
         queries=await _queries(base, sessions),
         meters=meters,
         network=network,
+        groups=await _groups(base),
+        resource=await load_record(base.kept),
         faults=Faults(ambient) if settings.takes_faults else None,
     )
+
+
+async def _groups(base: Foundation) -> ConsumerGroups:
+    groups = ConsumerGroups(base.settings.consumer_groups, base.kept, base.ambient)
+    await groups.load()
+    return groups
 
 
 def _telemetry(base: Foundation) -> Telemetry:

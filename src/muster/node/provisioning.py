@@ -10,7 +10,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
+from muster.core.resource import load_record
 from muster.dialect.enrollment_bodies import webhook_body
+from muster.heads.arm.managed import ManagedService
 from muster.heads.http.allocation import AllocationOperations
 from muster.heads.http.device_registration import DeviceRegistrationOperations
 from muster.heads.http.enrollments import EnrollmentOperations
@@ -22,7 +24,7 @@ from muster.heads.http.registrations import RegistrationOperations
 from muster.heads.http.service_policies import PROVISIONING_PATH, PolicyOperations
 from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
-from muster.identity.hub import make_hub
+from muster.identity.hub import hub_name, make_hub
 from muster.identity.kept_policies import KeptPolicies
 from muster.identity.network_access import PROVISIONING_SETTING, NetworkAccess
 from muster.node.credential_policies import PolicyBook
@@ -51,12 +53,13 @@ class Keeping(NamedTuple):
 
 class Provisioning(NamedTuple):
     """What heads need of the provisioning service; ``operations`` are those of its REST API, for devices and for
-    services, ``requests`` what devices ask over MQTT and AMQP."""
+    services, ``requests`` what devices ask over MQTT and AMQP; ``managed`` is how the management API sees it."""
 
     requests: RegistrationRequests
     timeline: Timeline
     operations: Sequence[Operation]
     network: NetworkAccess
+    managed: ManagedService
 
 
 async def open_provisioning(
@@ -102,7 +105,28 @@ async def open_provisioning(
         *PolicyOperations(policies, PROVISIONING_PATH, answers.operation).table(),
         *NetworkOperations(network, answers.operation).table(),
     ]
-    return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations, network)
+    managed = await _managed(base, gate, policies, hubs, first=first, network=network)
+    return Provisioning(RegistrationRequests(registrar, refusals, ambient), timeline, operations, network, managed)
+
+
+async def _managed(
+    base: Foundation,
+    gate: Authenticator,
+    policies: KeptPolicies,
+    hubs: LinkedHubs,
+    *,
+    first: Parts,
+    network: NetworkAccess,
+) -> ManagedService:
+    """Its name is its host's up to the first dot, as a hub's; its id scope and the host's other names will do too."""
+    settings, scope = base.settings, gate.hub.name
+    host = settings.dps_hostname or settings.hub_host
+    names = [hub_name(one).lower() for one in (host, *settings.all_hostnames)]
+    return ManagedService(
+        names=tuple(dict.fromkeys([*names, scope.lower()])), host=host, scope=scope, gate=gate, policies=policies,
+        hubs=hubs, store=base.kept, authorities=first.certificates.authorities, network=network,
+        resource=await load_record(base.kept, "provisioning-resource"),
+    )  # fmt: skip
 
 
 def make_webhook() -> Webhook:

@@ -65,15 +65,16 @@ class Roster:
         added = {other: hub for other, hub in self._added.items() if other != name}
         await self._keep(added, self.leaving, self._record(note, name, None))
 
-    async def remove(self, name: str, note: Note | None = None) -> None:
-        """Keep a hub no longer that was added; it is ``leaving`` until ``gone``.
-
-        Raises ``HubError`` 400003 for one of the settings, 404000 for none.
-        """
+    def check_added(self, name: str) -> None:
+        """Raise ``HubError`` 400003 for a hub of the settings, 404000 for none that was added."""
         if self.declares(name):
             raise HubError(INVALID_OPERATION, f"The hub {name} is in the settings of muster serve, take it out there.")
         if name not in self._added:
             raise HubError(NOT_FOUND, f"There is no hub {name[:80]} that was added, see: muster hub list")
+
+    async def remove(self, name: str, note: Note | None = None) -> None:
+        """Keep a hub no longer that was added; it is ``leaving`` until ``gone``. Raises as ``check_added``."""
+        self.check_added(name)
         added = {other: hub for other, hub in self._added.items() if other != name}
         await self._keep(added, {*self.leaving, name}, self._record(note, name, None))
 

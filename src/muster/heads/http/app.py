@@ -86,18 +86,32 @@ def build_app(
     ).answer
 
 
+def build_open_app(
+    operations: Iterable[Operation],
+    ambient: Ambient,
+    refuse: Callable[[HubError, str], Response],
+    refused: Refused | None = None,
+) -> App:
+    """An application of ``operations`` that judge their callers themselves; ``refuse`` shapes every refusal,
+    ``refused`` hears of those of changes."""
+    return _Dispatcher(
+        OperationTable(operations), None, ambient, Meters(ambient), refuse=refuse, refused=refused
+    ).answer
+
+
 class _Dispatcher:
     def __init__(
         self,
         operations: OperationTable,
-        gate: Gate,
+        gate: Gate | None,
         ambient: Ambient,
         meters: Meters,
         *,
-        network: NetworkAccess | None,
-        back_off: BackOff | None,
-        refused: Refused | None,
-        hub: str,
+        network: NetworkAccess | None = None,
+        back_off: BackOff | None = None,
+        refused: Refused | None = None,
+        hub: str = "",
+        refuse: Callable[[HubError, str], Response] = error_answer,
     ) -> None:
         self._operations = operations
         self._gate = gate
@@ -107,6 +121,7 @@ class _Dispatcher:
         self._back_off = back_off
         self._refused = refused
         self._hub = hub
+        self._refuse = refuse
 
     def answer(self, request: Request) -> Coroutine[Any, Any, Response | StreamResponse]:
         """Every request comes here."""
@@ -145,8 +160,8 @@ class _Dispatcher:
             raise ConnectionAbortedError(f"an answer had begun when its operation failed ({call.tracking_id})")
         told = refusal.tracking_id or call.tracking_id
         request.signature = _signature(request, told[:32])
-        refuse = error_answer if operation is None or operation.refuse is None else operation.refuse
-        answer = refuse(refusal, told)
+        refuse = None if operation is None else operation.refuse
+        answer = (refuse or self._refuse)(refusal, told)
         if isinstance(refusal, ThrottledError):
             answer.headers["Retry-After"] = str(ceil(refusal.retry_after))
         return answer
@@ -185,6 +200,7 @@ class _Dispatcher:
 
     def _authorize(self, call: Call, operation: Operation, right: Right) -> Awaitable[None] | None:
         """Judge the caller; what is to be awaited for that, if it is no service whose token is a policy's."""
+        assert self._gate is not None, "operations of an open app have no right"
         module = call.request.said.module if operation.by_modules else None
         if module is not None:  # Node names no api-version then
             return authorize_device(call, self._gate, read_calling_module(module), call.identity)

@@ -43,22 +43,31 @@ class Gate(ServiceGate, Protocol):
         ...
 
 
-def authorize(call: Call, right: Right, gate: ServiceGate, actions: tuple[Action, ...] = ()) -> Awaitable[None] | None:
+def authorize(
+    call: Call,
+    right: Right,
+    gate: ServiceGate,
+    actions: tuple[Action, ...] = (),
+    *,
+    token: str | None = None,
+    hub: str | None = None,
+) -> Awaitable[None] | None:
     """Let the call through, or refuse it with the verdict's error; what is to be awaited for that, if anything.
 
     A policy's token must have ``right``, the caller of a bearer token a role for each of ``actions``. The message says
-    no more than the service does; the verdict, kept under the same tracking id, says the rest.
+    no more than the service does; the verdict, kept under the same tracking id, says the rest. ``token`` is looked at
+    in place of the header, ``hub`` is the one that a bearer is about, where that is not the gate's.
     """
     request = call.request
-    token = request.said.authorization
+    token = request.said.authorization if token is None else token
     known = gate.proven(token, right)
     if known is not None:
         call.caller = known
         return None
     if gate.bearer is not None and is_bearer(token):
-        known = gate.bearer.proven(token, actions)
+        known = gate.bearer.proven(token, actions, hub)
         if known is None:
-            return _authorize_bearer(call, gate.bearer, actions)
+            return _authorize_bearer(call, gate.bearer, actions, hub)
         call.caller = known
         return None
     verdict = gate.service(
@@ -75,7 +84,7 @@ def authorize(call: Call, right: Right, gate: ServiceGate, actions: tuple[Action
     return None
 
 
-async def _authorize_bearer(call: Call, gate: BearerGate, actions: tuple[Action, ...]) -> None:
+async def _authorize_bearer(call: Call, gate: BearerGate, actions: tuple[Action, ...], hub: str | None) -> None:
     request = call.request
     verdict = await gate.judge(
         BearerAttempt(
@@ -84,6 +93,7 @@ async def _authorize_bearer(call: Call, gate: BearerGate, actions: tuple[Action,
             token=request.said.authorization,
             actions=actions,
             device_id=call.parameters.get("device_id"),
+            hub=hub,
         )
     )
     _settle(call, verdict)

@@ -7,11 +7,18 @@ from muster.heads.http.messages import Request
 from muster.heads.hubs import HubDirectory, server_name
 from muster.identity.sas import resource_hosts
 
+_MANAGEMENT = ("/subscriptions/", "/providers/")
+_LONGEST = max(map(len, _MANAGEMENT))
 
-def answer_by_hub(hubs: HubDirectory[App]) -> App:
-    """An application that leaves each request to the hub that it means."""
+
+def answer_by_hub(hubs: HubDirectory[App], management: App) -> App:
+    """An application that leaves each request to the hub that it means, and those of the management API, which names
+    the hub in its path, to ``management``."""
 
     def answer(request: Request) -> Answering:
+        if request.raw_path[:_LONGEST].lower().startswith(_MANAGEMENT):
+            request.app = management
+            return management(request)
         if hubs.alone:
             request.app = hubs.first
             return hubs.first(request)
