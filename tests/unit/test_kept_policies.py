@@ -113,10 +113,18 @@ async def test_those_that_wait_for_a_change_are_told_before_it_is_done() -> None
     async def later() -> None:
         told.append(f"{'reader' in held}")
 
-    held.when_changed(lambda: told.append("first"))
+    async def fails() -> None:
+        raise HubError(SERVER_ERROR, "the disk is full")
+
     held.when_changed(later)
+    held.when_changed(lambda: told.append("at once"))
     await held.put("reader", READ)
-    assert told == ["first", "True"]
+    assert told == ["at once", "True"]
+    held.when_changed(fails)
+    held.when_changed(lambda: told.append("last"))
+    with pytest.raises(HubError):
+        await held.remove("reader")
+    assert told[2:] == ["at once", "last", "False"], "who may fail keeps nobody from hearing of it"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from muster.core.ambient import Ambient
 from muster.core.audit import Note
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, NOT_FOUND, HubError
 from muster.core.hub_limits import POLICIES
+from muster.core.listeners import Listener, Listeners
 from muster.core.provisioning_errors import TOO_MANY_POLICIES
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.account import policies_told
@@ -70,9 +71,6 @@ class Rotation(StrEnum):
     SWAP = "swap"
 
 
-Listener = Callable[[], Awaitable[None] | None]
-
-
 class KeptPolicies(Mapping[str, SharedAccessPolicy]):
     """Policies by name. A change counts, is on disk, and those who wait for changes have heard of it, when it returns.
     It is put on record as its ``note`` says.
@@ -88,7 +86,7 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
         self._ambient = ambient
         self._policies = {one.name: one for one in policies}
         self._changing = asyncio.Lock()
-        self._when_changed: list[Listener] = []
+        self._listeners = Listeners()
 
     @property
     def owner(self) -> SharedAccessPolicy:
@@ -103,7 +101,7 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
 
     def when_changed(self, listener: Listener) -> None:
         """From now on call ``listener`` after each change, so that nothing counts by what the policies were."""
-        self._when_changed.append(listener)
+        self._listeners.add(listener)
 
     async def put(self, name: str, draft: PolicyDraft, note: Note | None = None) -> SharedAccessPolicy:
         """Add a policy or write over it.
@@ -179,10 +177,7 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
         record = None if note is None else note(*policies_told(self._policies, policies))
         await self._store.put_settings({self.kind.setting: _text(policies.values())}, record)
         self._policies = policies
-        for listener in self._when_changed:
-            pending = listener()
-            if pending is not None:
-                await pending
+        await self._listeners.tell()
 
     def __getitem__(self, name: str) -> SharedAccessPolicy:
         return self._policies[name]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from muster.core.audit import Note
 from muster.core.errors import INVALID_OPERATION, HubError
+from muster.core.listeners import Listener, Listeners
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import TAKES_ALL, Switches
-from muster.identity.kept_policies import Listener
 
 _SETTING = "switches"
 
@@ -22,7 +22,7 @@ class KeptSwitches:
         self._declared = declared
         self._store = store
         self._changing = asyncio.Lock()
-        self._when_changed: list[Listener] = []
+        self._listeners = Listeners()
         self._take(kept)
 
     def now(self) -> Switches:
@@ -31,7 +31,7 @@ class KeptSwitches:
 
     def when_changed(self, listener: Listener) -> None:
         """From now on call ``listener`` after each change, so that nothing counts by what was taken before."""
-        self._when_changed.append(listener)
+        self._listeners.add(listener)
 
     async def set(self, wanted: Mapping[str, bool], note: Note | None = None) -> None:
         """Switch those of the names in ``wanted``; it counts, and is on disk, when this returns.
@@ -47,10 +47,7 @@ class KeptSwitches:
             record = None if note is None else note(self._kept._asdict(), kept._asdict())
             await self._store.put_settings({_SETTING: json.dumps(kept._asdict()).encode()}, record)
             self._take(kept)
-            for listener in self._when_changed:
-                pending = listener()
-                if pending is not None:
-                    await pending
+            await self._listeners.tell()
 
     def _take(self, kept: Switches) -> None:
         self._kept = kept

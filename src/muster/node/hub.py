@@ -13,6 +13,7 @@ from muster.audit.contract import AuditLog
 from muster.audit.refused import RefusedChanges
 from muster.core.ambient import Ambient
 from muster.core.errors import ErrorRow
+from muster.core.listeners import Listener
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHub
 from muster.heads.amqp_faults import device_links
@@ -33,7 +34,7 @@ from muster.heads.http.service_policies import PolicyOperations
 from muster.heads.http.twins import TwinOperations
 from muster.identity.doctor import Shown
 from muster.identity.hub import Hub
-from muster.identity.kept_policies import KeptPolicies, Listener
+from muster.identity.kept_policies import KeptPolicies
 from muster.identity.kept_switches import KeptSwitches, open_switches
 from muster.node.changes import HubChanges, with_changes
 from muster.node.directory import DataDirectory
