@@ -106,7 +106,7 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
     async def put(self, name: str, draft: PolicyDraft, note: Note | None = None) -> SharedAccessPolicy:
         """Add a policy or write over it.
 
-        ``RegistryWrite`` grants ``RegistryRead`` too (cs Common/Security/AccessRights.cs). Raises ``HubError``: 400003
+        ``RegistryWrite`` grants ``RegistryRead`` too (cs Common/Data/AccessRights.cs). Raises ``HubError``: 400003
         for other rights of the owner, 400004 for a name, key or right that cannot be, 403203 for one too many.
         """
         async with self._changing:
