@@ -28,6 +28,7 @@ from muster.heads.http.health import HealthOperations
 from muster.heads.http.messages import Request, Response, StreamResponse
 from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.network import check_network
+from muster.heads.http.openapi import OpenApiOperations
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
 from muster.identity.back_off import BackOff
@@ -71,15 +72,14 @@ def build_app(
         refused: hears of refused changes.
         hub: its name, for the audit log.
     """
-    operations = OperationTable(
-        [
-            *HealthOperations(ready).table(),
-            *DeviceOperations(registry).table(),
-            *ModuleOperations(registry).table(),
-            *StatisticsOperations(registry).table(),
-            *more,
-        ]
-    )
+    rows = [
+        *HealthOperations(ready).table(),
+        *DeviceOperations(registry).table(),
+        *ModuleOperations(registry).table(),
+        *StatisticsOperations(registry).table(),
+        *more,
+    ]
+    operations = OperationTable([*rows, *OpenApiOperations(rows).table()])
     found = Meters(ambient) if meters is None else meters
     return _Dispatcher(
         operations, gate, ambient, found, network=network, back_off=back_off, refused=refused, hub=hub

@@ -147,9 +147,10 @@ class Operation:
     it gets none, which saves two rounds of the loop. ``refuse`` makes its refusals where they have not the usual shape.
     ``throttle`` is the rate that it is counted by, where nobody further inside does that. ``by_modules`` lets modules
     call it too, who name themselves in a header; what the path names is the target. ``anywhere``: the hub's network
-    rules are not about it. ``changes`` names in the audit log
-    what an operation does that changes something: its refusals are on record, and its handler puts ``Call.act`` on
-    record with the change. ``scope`` is whose records these are, where not the hub's.
+    rules are not about it. ``changes`` names in the audit log what an operation does that changes something: its
+    refusals are on record, and its handler puts ``Call.act`` on record with the change. ``scope`` is whose records these
+    are, where not the hub's. ``judges``: its handler judges the caller and looks at the api-version, for it is not the
+    hub's policies that count.
     """
 
     method: str
@@ -165,6 +166,7 @@ class Operation:
     anywhere: bool = False
     changes: str = ""
     scope: str | None = None
+    judges: bool = False
 
 
 @dataclass(slots=True)

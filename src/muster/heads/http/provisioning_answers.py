@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
 from typing import Any
 
 from muster.core.ambient import Ambient
@@ -58,6 +59,7 @@ class ProvisioningAnswers:
     def operation(self, method: str, path: str, right: Right, handler: Handler, *, changes: str = "") -> Operation:
         """A row of the operation table for callers with ``right`` at the provisioning service; see ``Operation``."""
 
+        @wraps(handler)
         async def judged(call: Call) -> Response:
             check_api_version(call.query("api-version"))
             if self._network is not None:
@@ -68,7 +70,15 @@ class ProvisioningAnswers:
             return await handler(call)
 
         return Operation(
-            method, path, None, judged, refuse=self.refuse, anywhere=True, changes=changes, scope=self.scope
+            method,
+            path,
+            None,
+            judged,
+            refuse=self.refuse,
+            anywhere=True,
+            changes=changes,
+            scope=self.scope,
+            judges=True,
         )
 
     def refuse(self, error: HubError, tracking_id: str) -> Response:
