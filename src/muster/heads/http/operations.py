@@ -148,9 +148,9 @@ class Operation:
     ``throttle`` is the rate that it is counted by, where nobody further inside does that. ``by_modules`` lets modules
     call it too, who name themselves in a header; what the path names is the target. ``anywhere``: the hub's network
     rules are not about it. ``changes`` names in the audit log what an operation does that changes something: its
-    refusals are on record, and its handler puts ``Call.act`` on record with the change. ``scope`` is whose records these
-    are, where not the hub's. ``judges``: its handler judges the caller and looks at the api-version, for it is not the
-    hub's policies that count.
+    refusals are on record, and its handler puts ``Call.act`` on record with the change. ``scope`` is whose records
+    these are, where not the hub's. ``judges``: its handler judges the caller and looks at the api-version, for it is
+    not the hub's policies that count.
     """
 
     method: str
