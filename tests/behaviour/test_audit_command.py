@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from test_commands import PORTS, Cli
 from two_hubs import EAST, WEST, two_hubs
 
+from muster.identity.sas import decode_key, make
 from muster.testing.hub import HubProcess
 
 
@@ -111,3 +113,18 @@ async def test_a_hub_sees_what_is_its_own_and_the_first_one_everything(tmp_path:
         assert (await hubs.call(WEST, "GET", "/$muster/audit/head")).status == 404
         assert (await hubs.call(EAST, "GET", "/$muster/audit?since=now")).status == 400
         assert (await hubs.call(EAST, "GET", "/$muster/audit", token="")).status == 401
+
+
+async def test_who_lacks_a_right_is_named_and_who_proves_nothing_is_not(tmp_path: Path) -> None:
+    async with two_hubs(tmp_path, second=False) as hubs:
+        service = hubs.hub(EAST).facts.policies["service"]
+        secret = decode_key(service.primary_key)
+        assert secret is not None
+        token = make(hubs.addresses[EAST], int(time.time()) + 600, secret, "service")
+        for shown in (token, token.replace("sig=", "sig=x")):
+            answer = await hubs.call(EAST, "PUT", "/devices/d", {"deviceId": "d"}, token=shown)
+            assert answer.status in {401, 403}
+        assert (await hubs.call(EAST, "PUT", "/devices/d", {"deviceId": "d"})).status == 200
+        answer = await hubs.call(EAST, "GET", "/$muster/audit")
+        told = [(one["verdict"], one["caller"]) for one in map(json.loads, answer.text.splitlines())]
+        assert told == [("refused", "service (policy)"), ("refused", ""), ("allowed", "iothubowner (policy)")]

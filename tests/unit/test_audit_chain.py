@@ -184,13 +184,14 @@ class Noted(list[Draft]):
 def test_strangers_fill_neither_the_disk_nor_the_room_of_those_who_are_let_in() -> None:
     log, ambient = Noted(), VirtualAmbient(1_700_000_000.0)
     refused = RefusedChanges(log, ambient)  # type: ignore[arg-type]
+    stranger = ACT._replace(caller="")
     for _ in range(1000):
-        refused.add("hub", ACT, "devices/d", UNAUTHORIZED)
+        refused.add("hub", stranger, "devices/d", UNAUTHORIZED)
     assert len(log) == AUDIT_REFUSALS_BURST.open
     refused.add("hub", ACT, "devices/d", DEVICE_NOT_FOUND)
     assert (log[-1].error, log[-1].omitted) == (404001, 0)
     ambient.advance(3600)
     for _ in range(1000):
-        refused.add("hub", ACT, "devices/d", UNAUTHORIZED)
+        refused.add("hub", stranger, "devices/d", UNAUTHORIZED)
     assert log[AUDIT_REFUSALS_BURST.open + 1].omitted == 900
     assert sum(one.error == 401002 for one in log) == 2 * AUDIT_REFUSALS_BURST.open

@@ -6,7 +6,7 @@ from muster.audit.contract import AuditLog
 from muster.core.ambient import Ambient
 from muster.core.audit import Act, Draft
 from muster.core.audit_limits import AUDIT_REFUSALS_AN_HOUR, AUDIT_REFUSALS_BURST
-from muster.core.errors import UNAUTHORIZED, ErrorRow
+from muster.core.errors import ErrorRow
 from muster.core.rate import RateLimit
 from muster.core.redaction import redacted
 
@@ -15,8 +15,8 @@ _SECONDS = 3600
 
 
 class RefusedChanges:
-    """Records refusals in ``log``. Who was not let in and who was have a rate each, so that strangers cannot keep
-    what a known caller tries off the record."""
+    """Records refusals in ``log``. Callers who are known and who are not have a rate each, so that strangers cannot
+    keep what a known caller tries off the record."""
 
     def __init__(self, log: AuditLog, ambient: Ambient) -> None:
         self._log = log
@@ -27,7 +27,7 @@ class RefusedChanges:
 
     def add(self, scope: str, act: Act, subject: str, row: ErrorRow) -> None:
         """``act`` on ``subject`` was refused with ``row``. Quick, whatever the load."""
-        known = row.status != UNAUTHORIZED.status
+        known = bool(act.caller)
         if not self._rates[known].take():
             self._omitted[known] += 1
             return

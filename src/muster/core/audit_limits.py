@@ -10,7 +10,7 @@ AUDIT_REFUSALS_BURST = Limit(
     100,
     "records",
     "own choice",
-    "Of callers that were not let in, and as many of those that were and lack a right; beyond, the rate holds.",
+    "Of callers that proved nothing, and as many of those that are known and lack a right; beyond, the rate holds.",
 )
 AUDIT_REFUSALS_AN_HOUR = Limit(
     "refused changes on record",

@@ -87,6 +87,11 @@ class Verdict:
     caller: Caller | None = None
 
     @property
+    def signed(self) -> bool:
+        """Whether a key of ``principal`` has signed what was shown: then he is who he says, also where he may not."""
+        return any(check.name == "signature" and check.outcome is Outcome.PASSED for check in self.checks)
+
+    @property
     def allowed(self) -> bool:
         """Whether the attempt succeeded."""
         return self.error is None

@@ -152,8 +152,7 @@ class _Dispatcher:
             refusal = HubError(SERVER_ERROR, "The hub failed, see its log under the tracking id.")
         operation = call.operation
         if self._refused is not None and operation is not None and operation.changes:
-            digits = (refusal.tracking_id or call.tracking_id)[:32]
-            self._refused(call.scope, call.act._replace(tracking_id=digits), call.subject, refusal.row)
+            self._refused(call.scope, _refused_act(call, refusal), call.subject, refusal.row)
         if refusal.row.status == UNAUTHORIZED.status and self._back_off is not None and not request.answered:
             await self._hold(call, self._back_off)
         if request.answered:
@@ -208,6 +207,14 @@ class _Dispatcher:
         if right is Right.DEVICE_CONNECT:
             return authorize_device(call, self._gate, call.identity)
         return authorize(call, right, self._gate, operation.actions)
+
+
+def _refused_act(call: Call, refusal: HubError) -> Act:
+    """What was refused, by whom if that is proven, under the tracking id that the caller is told."""
+    verdict, caller = call.verdict, call.caller
+    if not caller and verdict is not None and verdict.signed:
+        caller = verdict.principal
+    return call.act._replace(caller=caller, tracking_id=(refusal.tracking_id or call.tracking_id)[:32])
 
 
 def _signature(request: Request, request_id: str) -> str:
