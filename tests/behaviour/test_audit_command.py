@@ -12,8 +12,10 @@ import pytest
 from test_commands import PORTS, Cli
 from two_hubs import EAST, WEST, two_hubs
 
+from muster.core.audit import fingerprint
 from muster.identity.sas import decode_key, make
 from muster.testing.hub import HubProcess
+from tests.addresses import loopback
 
 
 @pytest.fixture
@@ -128,3 +130,18 @@ async def test_who_lacks_a_right_is_named_and_who_proves_nothing_is_not(tmp_path
         answer = await hubs.call(EAST, "GET", "/$muster/audit")
         told = [(one["verdict"], one["caller"]) for one in map(json.loads, answer.text.splitlines())]
         assert told == [("refused", "service (policy)"), ("refused", ""), ("allowed", "iothubowner (policy)")]
+
+
+def test_settings_that_are_others_at_a_start_are_on_record(tmp_path: Path) -> None:
+    secret = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0;BlobEndpoint=https://localhost:1/a"
+    first = HubProcess(tmp_path, loopback(), *PORTS)
+    options = ("--units", "2", "--storage-connection-string", secret)
+    then = HubProcess(tmp_path, first.address, *PORTS, *options)
+    for hub in (first, first, then, then):
+        with hub:
+            text = Cli(hub)("audit", "export")
+    (record,) = map(json.loads, text.splitlines())
+    assert (record["operation"], record["subject"], record["transport"]) == ("settings.change", "settings", "start")
+    assert (record["before"]["units"], record["after"]["units"]) == (1, 2)
+    assert record["after"]["storage_connection_string"] == fingerprint(secret)
+    assert "c2VjcmV0" not in text

@@ -52,6 +52,7 @@ from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.provisioning import Keeping, Provisioning, open_provisioning
 from muster.node.roster import Roster, open_roster
 from muster.node.settings import Settings
+from muster.node.settings_record import record_settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.renewals import Renewals
@@ -117,6 +118,7 @@ class Node:
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
         writer, reader = self._database(directory)
         kept, audit = SqliteHubSettingsStore(writer, reader), SqliteAuditLog(writer, reader)
+        await record_settings(settings, kept, ambient)
         roster = await open_roster(settings, kept)
         await finish_removals(roster, Eraser(writer, directory))
         material, certificate = await self._material(directory, kept, roster)
