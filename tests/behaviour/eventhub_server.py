@@ -11,12 +11,15 @@ from typing import Any, Self, TypeVar
 
 from amqp_client import AmqpClient
 
+from muster.access.decision import by_claim
+from muster.access.issuers import Issuer, Issuers
 from muster.core.ambient import SystemAmbient
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads.amqp import AmqpHead, AmqpHub
 from muster.heads.eventhubs import EventHub
 from muster.heads.hubs import HubDirectory
 from muster.identity.authenticator import Authenticator
+from muster.identity.bearer_gate import BearerGate
 from muster.identity.hub import make_hub
 from muster.identity.policies import development_policies
 from muster.identity.refusals import Refusals
@@ -28,6 +31,7 @@ from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
+from tests.issuer_parts import TestIssuer
 
 T = TypeVar("T")
 
@@ -41,12 +45,14 @@ class EventHubServer:
     """Listens on a free port of 127.0.0.1. Everything of the hub runs on the thread ``call`` reaches."""
 
     def __init__(
-        self, directory: Path, *, partitions: int = 2, tail_bytes: int = 1 << 20, clock: VirtualAmbient | None = None
-    ) -> None:
+        self, directory: Path, *, partitions: int = 2, tail_bytes: int = 1 << 20, clock: VirtualAmbient | None = None,
+        issuer: TestIssuer | None = None,
+    ) -> None:  # fmt: skip
         self.directory = directory
         self.partitions = partitions
         self.tail_bytes = tail_bytes
         self.clock = clock
+        self.issuer = issuer
         self.port = 0
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="event hub", daemon=True)
@@ -87,7 +93,11 @@ class EventHubServer:
             log, ambient, retention_seconds=10**9, retention_bytes=10**10, tail_bytes=self.tail_bytes
         )
         self.refusals = Refusals(ambient)
-        authenticator = Authenticator(hub, SqliteIdentityStore(self._writer, self._reader), ambient, self.refusals)
+        identities, gate = SqliteIdentityStore(self._writer, self._reader), None
+        if self.issuer is not None:
+            issuers = Issuers([Issuer(self.issuer.url, self.issuer.fetch, ambient)])
+            gate = BearerGate(issuers, by_claim, ambient, self.refusals, ENTITY)
+        authenticator = Authenticator(hub, identities, ambient, self.refusals, bearer=gate)
         groups = ConsumerGroups(("other", "third"), SqliteHubSettingsStore(self._writer, self._reader), ambient)
         self.event_hub = EventHub(self.telemetry, ENTITY, groups=groups)
         self.head = AmqpHead(HubDirectory(AmqpHub(authenticator, self.refusals, [self.event_hub])), ambient, self.loop)

@@ -1,8 +1,9 @@
 // azure-iothub with @azure/identity's client secret credential against the issuer of issuer.mjs.
-// usage: node token_credential.js registry|c2d DEVICE; the environment has HOST, AUTHORITY, TENANT, CLIENT and SECRET.
+// usage: node token_credential.js registry|c2d|provisioning DEVICE; the environment has HOST, AUTHORITY, TENANT, CLIENT and SECRET.
 // Prints one JSON line for each step: {did: name} or {refused: name, message, status}
 'use strict';
 const { ClientSecretCredential } = require('@azure/identity');
+const { ProvisioningServiceClient } = require('azure-iot-provisioning-service');
 const { Registry, Client } = require('azure-iothub');
 
 const { HOST, AUTHORITY, TENANT, CLIENT, SECRET } = process.env;
@@ -40,4 +41,15 @@ async function c2d() {
   await step('close', () => there.close());
 }
 
-({ registry, c2d })[what]().finally(() => process.exit());
+async function provisioning() {
+  const there = ProvisioningServiceClient.fromTokenCredential(HOST, credential);
+  const enrollment = { registrationId: device, attestation: { type: 'symmetricKey' } };
+  await step('put', () => there.createOrUpdateIndividualEnrollment(enrollment));
+  await step('get', () => there.getIndividualEnrollment(device));
+  await step('query', () => there.createIndividualEnrollmentQuery({ query: 'SELECT * FROM enrollments' }).next());
+  await step('keys', () => there.getIndividualEnrollmentAttestationMechanism(device));
+  await step('groups', () => there.createEnrollmentGroupQuery({ query: 'SELECT * FROM enrollmentGroups' }).next());
+  await step('delete', () => there.deleteIndividualEnrollment(device));
+}
+
+({ registry, c2d, provisioning })[what]().finally(() => process.exit());

@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from urllib.parse import urlsplit
 
 import jwt
 import pytest
+from azure.eventhub import EventHubConsumerClient, TransportType
+from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import QuerySpecification, Twin
 from msrest.exceptions import HttpOperationError
@@ -20,6 +24,7 @@ from msrest.exceptions import HttpOperationError
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.issuer_parts import rsa_key
+from tests.provisioning_client import Provisioning
 from tests.sdk.oidc_issuer import NODE_HOME, SECRET, TENANT, OidcIssuer
 
 pytestmark = pytest.mark.sdk
@@ -28,7 +33,10 @@ CLIENTS = {
     "reader": {"roles": ["IoT Hub Data Reader"]},
     "registry": {"roles": ["IoT Hub Registry Contributor"]},
     "contributor": {"roles": ["IoT Hub Data Contributor"]},
+    "events": {"roles": ["Azure Event Hubs Data Receiver"]},
     "manager": {"roles": ["Contributor"]},
+    "enroller": {"roles": ["Device Provisioning Service Data Contributor"]},
+    "auditor": {"roles": ["Device Provisioning Service Data Reader"]},
     "nobody": {},
 }
 
@@ -42,7 +50,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcIssuer]:
 @pytest.fixture(scope="module")
 def trusting(tmp_path_factory: pytest.TempPathFactory, issuer: OidcIssuer) -> Iterator[HubProcess]:
     """A hub that takes the issuer's tokens."""
-    with HubProcess(tmp_path_factory.mktemp("trusting"), loopback(), *issuer.options) as hub:
+    with HubProcess(tmp_path_factory.mktemp("trusting"), loopback(), "--partitions", "1", *issuer.options) as hub:
         hub.add_device("d")
         yield hub
 
@@ -93,7 +101,7 @@ def test_each_role_does_its_own_and_no_more_with_azure_iot_hub(trusting: HubProc
         assert caught.value.response.status_code == 403
         assert caught.value.response.headers["iothub-errorcode"] == "GenericForbidden"
         message = caught.value.response.json()["Message"]
-        assert message.startswith("ErrorCode:GenericForbidden;Principal reader is not authorized for ")
+        assert message.startswith(f"ErrorCode:GenericForbidden;Principal reader ({issuer.url}) is not authorized for ")
     registry = manager(trusting, issuer, "registry")
     registry.create_device_with_sas("new", "", "", "enabled")
     registry.delete_device("new")
@@ -187,6 +195,19 @@ def test_a_hub_without_an_issuer_says_how_to_name_one(make_hub: Callable[..., Hu
     assert refused(hub, issuer.token("reader")) == (401, "IotHubUnauthorizedAccess", "bearer-token")
 
 
+def test_the_short_way_by_the_environment(make_hub: Callable[..., HubProcess], issuer: OidcIssuer) -> None:
+    named = (
+        f"MUSTER_OIDC_ISSUER={issuer.url}",
+        "MUSTER_OIDC_AUDIENCE=api://plant other",
+        f"MUSTER_OIDC_CA={issuer.ca}",
+    )
+    hub = make_hub(prefix=("env", *named)).start()
+    hub.add_device("d")
+    for audience in ("api://plant", "https://iothubs.azure.net/"):
+        assert call(hub, issuer.token("reader", audience))[0] == 200
+    assert refused(hub, issuer.token("reader", "api://elsewhere"))[2] == "bearer-audience"
+
+
 def test_an_issuer_that_cannot_be_one_is_refused_at_the_start(make_hub: Callable[..., HubProcess]) -> None:
     with pytest.raises(RuntimeError, match=r"--oidc-issuer.*not HTTPS"):
         make_hub("--oidc-issuer", "http://issuer.example").start()
@@ -194,24 +215,26 @@ def test_an_issuer_that_cannot_be_one_is_refused_at_the_start(make_hub: Callable
         make_hub("--oidc-issuer", "https://issuer.example", "--oidc-ca", os.devnull).start()
 
 
-def node(hub: HubProcess, issuer: OidcIssuer, client: str, what: str) -> dict[str, Any]:
-    """What each step came to: ``True``, or how it was refused."""
+def names(hub: HubProcess, issuer: OidcIssuer, client: str) -> dict[str, str]:
+    """The environment of a client in another process."""
     bundle = issuer.ca.with_name("bundle.pem")
     bundle.write_bytes(issuer.ca.read_bytes() + Path(hub.facts["HUB_CA_FILE"]).read_bytes())
-    parts = urlsplit(issuer.url)
-    names = {
-        "HOST": hub.address, "AUTHORITY": f"https://{parts.netloc}", "TENANT": TENANT, "CLIENT": client,
-        "SECRET": SECRET, "NODE_EXTRA_CA_CERTS": str(bundle),
+    return {
+        **os.environ, "HOST": hub.address, "HUB_HOST": hub.address, "TENANT": TENANT, "CLIENT": client,
+        "SECRET": SECRET, "AUTHORITY": f"https://{urlsplit(issuer.url).netloc}", "AUTHORITY_CA": str(issuer.ca),
+        "NODE_EXTRA_CA_CERTS": str(bundle), "SSL_CERT_FILE": str(hub.facts["HUB_CA_BUNDLE"]),
     }  # fmt: skip
+
+
+def node(hub: HubProcess, issuer: OidcIssuer, client: str, what: str) -> dict[str, Any]:
+    """What each step came to: ``True``, or how it was refused."""
     ran = subprocess.run(
-        ["node", "token_credential.js", what, "d"], cwd=NODE_HOME, env={**os.environ, **names}, capture_output=True,
-        text=True, timeout=120, check=False,
+        ["node", "token_credential.js", what, "d"], cwd=NODE_HOME, env=names(hub, issuer, client),
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     steps = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     assert steps, ran.stderr
-    return {one["did"]: True for one in steps if "did" in one} | {
-        one["refused"]: one for one in steps if "refused" in one
-    }
+    return {one.get("did", one.get("refused")): one if "refused" in one else True for one in steps}
 
 
 def test_node_registry_with_a_token_credential(trusting: HubProcess, issuer: OidcIssuer) -> None:
@@ -222,3 +245,112 @@ def test_node_registry_with_a_token_credential(trusting: HubProcess, issuer: Oid
     for name in ("updateTwin", "create"):
         assert steps[name]["name"] == "TooManyDevicesError", "what it takes any 403 for"
     assert set(node(trusting, issuer, "contributor", "registry").values()) == {True}
+
+
+def test_node_sends_and_listens_with_a_token_credential(trusting: HubProcess, issuer: OidcIssuer) -> None:
+    assert set(node(trusting, issuer, "contributor", "c2d").values()) == {True}
+    steps = node(trusting, issuer, "reader", "c2d")
+    assert steps["open"] is True
+    assert steps["send"]["name"] == "UnauthorizedError"
+
+
+@pytest.mark.parametrize(("client", "outcome"), [("contributor", "sent"), ("registry", "")])
+def test_azure_iot_hub_sends_to_devices(trusting: HubProcess, issuer: OidcIssuer, client: str, outcome: str) -> None:
+    pytest.importorskip("uamqp", reason="uamqp has no build for this Python")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("uamqp_sender.py")), "credential"],
+        env=names(trusting, issuer, client), capture_output=True, text=True, timeout=120, check=False,
+        input=json.dumps({"device": "d", "body": "x", "properties": {}}) + "\n",
+    )  # fmt: skip
+    if outcome:
+        assert done.stdout == "sent\n", done.stderr[-2000:]
+    else:
+        assert "sent" not in done.stdout.splitlines()
+        _, kept = trusting.request("GET", "/$muster/why")
+        assert (kept["refusals"][0]["cause"], kept["refusals"][0]["principal"]) == (
+            "role-missing",
+            f"{client} ({issuer.url})",
+        )
+
+
+class Credential:
+    """The issuer's tokens, for azure-eventhub: counts how often it was asked."""
+
+    def __init__(self, issuer: OidcIssuer, client: str) -> None:
+        self._inner, self.asked = issuer.credential(client), []
+
+    def get_token(self, *scopes: str, **options: Any) -> Any:
+        self.asked.append(scopes)
+        return self._inner.get_token(*scopes, **options)
+
+
+def receive(hub: HubProcess, issuer: OidcIssuer, client: str, transport: TransportType) -> list[str]:
+    """The errors that a consumer with the application's tokens meets until it gets an event."""
+    consumer = EventHubConsumerClient(
+        hub.address, hub.facts["EVENTHUB_CONNECTION_STRING"].rpartition("EntityPath=")[2], "$Default",
+        Credential(issuer, client), connection_verify=hub.facts["HUB_CA_FILE"], transport_type=transport,
+        retry_total=0, retry_backoff_factor=0.1,
+    )  # fmt: skip
+    errors: list[str] = []
+
+    def failed(_: Any, error: Exception) -> None:
+        errors.append(str(error))
+        threading.Thread(target=consumer.close).start()
+
+    def got(_: Any, event: Any) -> None:
+        errors.append(event.body_as_str())
+        threading.Thread(target=consumer.close).start()
+
+    consumer.receive(got, on_error=failed, partition_id="0", starting_position="-1")
+    return errors
+
+
+@pytest.fixture
+def told(trusting: HubProcess) -> None:
+    """There is an event in the first partition."""
+    device = IoTHubDeviceClient.create_from_connection_string(
+        trusting.device_connection_string("d", trusting.request("GET", "/devices/d")[1]["authentication"]
+        ["symmetricKey"]["primaryKey"]), server_verification_cert=Path(trusting.facts["HUB_CA_FILE"]).read_text(),
+    )  # fmt: skip
+    device.connect()
+    device.send_message("an event")
+    device.shutdown()
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize("transport", [TransportType.Amqp, TransportType.AmqpOverWebsocket])
+def test_azure_eventhub_reads_with_a_token_credential(
+    trusting: HubProcess, issuer: OidcIssuer, transport: TransportType
+) -> None:
+    for client in ("events", "contributor"):
+        assert receive(trusting, issuer, client, transport)[0] == "an event"
+    assert "not authorized for messages/receive/action" in receive(trusting, issuer, "reader", transport)[0]
+
+
+def test_node_enrolls_devices_with_a_token_credential(trusting: HubProcess, issuer: OidcIssuer) -> None:
+    if trusting.port("https") != 443:
+        pytest.skip("the port is fixed")
+    trusting_provisioning = Provisioning(trusting)
+    trusting_provisioning.enroll("d")
+    steps = node(trusting, issuer, "auditor", "provisioning")
+    assert [steps[name] for name in ("get", "query", "groups")] == [True] * 3, steps
+    assert {steps[name]["status"] for name in ("put", "keys", "delete")} == {403}
+    assert set(node(trusting, issuer, "enroller", "provisioning").values()) == {True}
+
+
+def test_provisioning_tells_401_from_403_in_its_own_shape(trusting: HubProcess, issuer: OidcIssuer) -> None:
+    dps = Provisioning(trusting)
+    expected = {
+        issuer.token("enroller"): (401, 401002, "bearer-audience"),
+        issuer.token("nobody", "https://azure-devices-provisioning.net"): (403, 403000, "role-missing"),
+        issuer.token("contributor", "https://azure-devices-provisioning.net/"): (403, 403000, "role-missing"),
+    }
+    for token, (status, code, cause) in expected.items():
+        answer = dps.call(
+            "POST", "/enrollments/query", {"query": "SELECT * FROM enrollments"}, Authorization=f"Bearer {token}"
+        )
+        assert (answer.status, answer.body["errorCode"]) == (status, code)
+        _, kept = trusting.request("GET", f"/$muster/why?trackingId={answer.body['trackingId']}")
+        assert kept["refusals"][0]["cause"] == cause
+    management = issuer.token("manager", "https://management.azure.com")
+    assert dps.call("GET", "/$muster/provisioning/policies", Authorization=f"Bearer {management}").status == 200

@@ -1,7 +1,9 @@
 """Sends cloud-to-device messages with uamqp, and prints what became of each: ``sent`` or the error.
 
-usage: uamqp_sender.py amqp|websocket|cli, with the names of `muster env` in the environment and on standard input a
-JSON line for each message: device, body, properties. ``cli``: the way `az iot device c2d-message send` logs in.
+usage: uamqp_sender.py amqp|websocket|cli|credential, with the names of `muster env` in the environment and on
+standard input a JSON line for each message: device, body, properties. ``cli``: the way
+`az iot device c2d-message send` logs in;
+``credential``: with azure-identity's, as AUTHORITY, TENANT, CLIENT, SECRET and AUTHORITY_CA say.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import uamqp
+from azure.identity import ClientSecretCredential
 from azure.iot.hub import IoTHubRegistryManager
 from uamqp import errors
 
@@ -22,6 +25,16 @@ from uamqp import errors
 def registry_manager(transport: str) -> Callable[..., Any]:
     kind = uamqp.TransportType.AmqpOverWebsocket if transport == "websocket" else uamqp.TransportType.Amqp
     manager = IoTHubRegistryManager.from_connection_string(os.environ["SERVICE_CONNECTION_STRING"], kind)
+    return manager.send_c2d_message  # type: ignore[no-any-return]
+
+
+def with_credential() -> Callable[..., Any]:
+    names = os.environ
+    credential = ClientSecretCredential(
+        names["TENANT"], names["CLIENT"], names["SECRET"], authority=names["AUTHORITY"],
+        disable_instance_discovery=True, connection_verify=names["AUTHORITY_CA"],
+    )  # fmt: skip
+    manager = IoTHubRegistryManager.from_token_credential(names["HUB_HOST"], credential)
     return manager.send_c2d_message  # type: ignore[no-any-return]
 
 
@@ -44,7 +57,10 @@ def command_line(token: str) -> Callable[..., Any]:
 
 
 def main() -> None:
-    send = command_line(sys.argv[2]) if sys.argv[1] == "cli" else registry_manager(sys.argv[1])
+    if sys.argv[1] == "credential":
+        send = with_credential()
+    else:
+        send = command_line(sys.argv[2]) if sys.argv[1] == "cli" else registry_manager(sys.argv[1])
     for line in sys.stdin:
         wanted = json.loads(line)
         try:

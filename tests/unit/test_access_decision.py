@@ -22,7 +22,7 @@ def test_claims_name_subject_groups_and_application() -> None:
     assert who.groups == {"g", "h"}
     assert who.applications == {"a", "b", "c"}
     assert who.roles == {"Reader"}
-    assert (who.issuer, who.name) == (ISSUER, "s")
+    assert (who.issuer, who.name, who.principal) == (ISSUER, "s", f"s ({ISSUER})")
     assert caller(azp="a").name == "a"
     assert caller().name == "a caller without a name"
 

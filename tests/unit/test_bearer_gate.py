@@ -21,6 +21,7 @@ from muster.identity.verdict import Outcome, Verdict
 from muster.testing.clock import VirtualAmbient
 from tests.issuer_parts import HUBS, TestIssuer
 
+ALICE = "alice (https://issuer.test/tenant)"
 READER = ["IoT Hub Data Reader"]
 READ, WRITE = (DataAction.TWINS_READ,), (DataAction.TWINS_WRITE,)
 STEPS = ["token", "issuer", "signature", "audience", "expiry", "not-before", "role", "scope"]
@@ -64,7 +65,7 @@ async def test_a_token_with_the_role_is_let_in_and_every_check_is_told() -> None
     assert verdict.allowed
     assert [check.name for check in verdict.checks] == STEPS
     assert {check.outcome for check in verdict.checks} == {Outcome.PASSED}
-    assert verdict.principal == "alice"
+    assert verdict.principal == ALICE
     assert verdict.caller is not None
     assert verdict.expires_at == scene.ambient.now() + 3600 + 300
     assert verdict.checks[6].seen == "role IoT Hub Data Reader of the token"
@@ -112,7 +113,7 @@ async def test_a_refused_role_names_those_that_would_do() -> None:
     check = next(check for check in verdict.checks if check.name == "role")
     assert check.expected == "IoT Hub Twin Contributor or IoT Hub Data Contributor"
     assert check.seen == "IoT Hub Data Reader"
-    assert verdict.principal == "alice"
+    assert verdict.principal == ALICE
 
 
 async def test_an_expired_token_for_another_audience_is_told_both() -> None:
@@ -157,7 +158,7 @@ async def test_a_token_that_was_let_in_is_known_until_it_expires() -> None:
     assert scene.gate.proven(token, READ) is None
     await scene.judge(token)
     asked = scene.decide.asked
-    assert scene.gate.proven(token, READ) == "alice"
+    assert scene.gate.proven(token, READ) == ALICE
     assert scene.gate.proven(token, WRITE) is None
     assert scene.gate.proven(token, ()) is None
     assert scene.gate.proven(token, READ, "another") is None
@@ -166,7 +167,7 @@ async def test_a_token_that_was_let_in_is_known_until_it_expires() -> None:
     scene.gate.proven(token, READ)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert scene.gate.proven(token, READ) == "alice"
+    assert scene.gate.proven(token, READ) == ALICE
     scene.ambient.advance(1)
     assert scene.gate.proven(token, READ) is None
     assert (await scene.judge(token)).cause == "bearer-expired"
@@ -198,7 +199,7 @@ async def test_when_roles_change_callers_are_asked_about_anew() -> None:
     scene.gate.roles_changed()
     assert scene.gate.proven(token, READ) is None
     await scene.judge(token)
-    assert scene.gate.proven(token, READ) == "alice"
+    assert scene.gate.proven(token, READ) == ALICE
 
 
 async def test_roles_that_change_while_they_are_asked_about_are_not_remembered() -> None:
@@ -243,3 +244,47 @@ def test_what_is_a_bearer_token() -> None:
     assert not is_bearer("SharedAccessSignature sr=x")
     assert not is_bearer("Bearer")
     assert not is_bearer("")
+
+
+async def test_a_token_is_admitted_before_it_is_known_what_for() -> None:
+    scene = Scene()
+    wanted = (DataAction.C2D_SEND, DataAction.UPLOAD_NOTIFICATIONS, StreamAction.RECEIVE)
+    attempt = BearerAttempt(transport="amqp", peer="p", token=scene.token(), actions=wanted)
+    verdict = await scene.gate.admit(attempt)
+    assert verdict.allowed
+    assert verdict.admission == (wanted, {DataAction.UPLOAD_NOTIFICATIONS}, set())
+    refusal = scene.gate.refused(verdict, DataAction.C2D_SEND)
+    assert (refusal.error, refusal.cause, refusal.principal) == (FORBIDDEN, "role-missing", ALICE)
+    assert await scene.refusals.find(refusal.tracking_id) is not None
+    assert refusal.tracking_id != verdict.tracking_id
+
+
+async def test_a_token_for_events_admits_to_nothing_else() -> None:
+    scene = Scene()
+    token = scene.token(aud="https://eventhubs.azure.net/", roles=["IoT Hub Data Contributor"])
+    wanted = (DataAction.C2D_SEND, StreamAction.RECEIVE)
+    verdict = await scene.gate.admit(BearerAttempt(transport="amqp", peer="p", token=token, actions=wanted))
+    assert verdict.admission == ((StreamAction.RECEIVE,), {StreamAction.RECEIVE}, set())
+    assert await scene.gate.again(verdict) == verdict
+
+
+async def test_what_is_asked_about_for_each_device_is_told_apart() -> None:
+    scene = Scene()
+    both = (DataAction.C2D_SEND, DataAction.C2D_FEEDBACK)
+    token = scene.token(sub="bob")
+    attempt = BearerAttempt(transport="amqp", peer="p", token=token, actions=both)
+    verdict = await scene.gate.admit(attempt, frozenset({DataAction.C2D_SEND}))
+    assert verdict.admission == (both, set(), {DataAction.C2D_SEND}), "feedback is of all devices"
+    assert await scene.gate.refuse(verdict, DataAction.C2D_SEND, "mine") is None
+    refusal = await scene.gate.refuse(verdict, DataAction.C2D_SEND, "yours")
+    assert refusal is not None
+    assert refusal.cause == "role-elsewhere"
+
+
+async def test_who_listens_hears_that_roles_have_changed() -> None:
+    scene, heard = Scene(), []
+    scene.gate.when_roles_change(lambda: heard.append(scene.gate.proven(token, READ)))
+    token = scene.token()
+    await scene.judge(token)
+    scene.gate.roles_changed()
+    assert heard == [None], "once nothing of before is remembered"

@@ -30,7 +30,12 @@ class Caller(NamedTuple):
     roles: frozenset[str]
     expires: float
     name: str
-    """How a verdict calls it: the subject, or else the application."""
+    """The subject, or else the application."""
+
+    @property
+    def principal(self) -> str:
+        """How verdicts call it: the name means nothing without the issuer, and is never taken for a device's id."""
+        return f"{self.name} ({self.issuer})"
 
 
 class Decision(NamedTuple):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from muster.access.roles import Action
 from muster.core.ambient import Ambient
 from muster.core.amqp_limits import (
     AMQP_COMMANDS_IN_FLIGHT,
@@ -35,7 +36,7 @@ from muster.core.errors import (
 )
 from muster.core.limits import CONNECT_WAIT
 from muster.dialect.amqp import address_host, address_path, to_error
-from muster.heads import amqp_network, amqp_sasl
+from muster.heads import amqp_network, amqp_roles, amqp_sasl
 from muster.heads.amqp_heartbeat import Heartbeat
 from muster.heads.amqp_links import LinkHandler, Role
 from muster.heads.cbs import Cbs
@@ -144,7 +145,7 @@ class AmqpConnection:
         self.head = head
         self.hub = head.hubs.first
         """Whose connection it is, see ``choose_hub``."""
-        self.grants = Grants(head.ambient, partial(self._check_links, "The token for this link has expired."))
+        self.grants = Grants(head.ambient, partial(self.check_links, "The token for this link has expired."))
         self.device_grants = DeviceGrants(head.ambient)
         self.host = ""
         self.nodes: dict[str, Any] = {}
@@ -306,12 +307,16 @@ class AmqpConnection:
             if not hubs.alone:
                 self.hub = hubs.find(*hosts, self.host, server_name(self.transport), entity=entity)
 
-    def require(self, scope: Scope | None) -> None:
-        """Raise ``HubError`` 401002, and keep the refusal, unless a token covers ``scope`` (``None``: there is any)."""
-        if not (self.grants if scope is None else self.grants.covers(scope)):
+    def require(self, scope: Scope | None, action: Action | None = None) -> None:
+        """Raise ``HubError``, and keep the refusal, unless a token covers ``scope`` (``None``: there is any), else
+        401002, and its holder may do ``action``, else 403000."""
+        found = self.grants.of(scope)
+        if not found:
             wanted = "the hub" if scope is None else "/".join(scope)
             kept = self.keep("link-scope", f"a token for {shown(wanted)} or what is above it", self.grants.described())
             raise HubError(UNAUTHORIZED, f"There is no token for '{shown(wanted)}'.", tracking_id=kept)
+        if action is not None and not any(one.admission is None or one.admission.admits(action) for one in found):
+            raise amqp_roles.without_role(self, found[-1], action)
 
     def detach(self, link: Link, problem: HubError | Error) -> None:
         """Detach ``link`` with ``problem``, or refuse it if it was not answered yet, and forget its handler."""
@@ -419,13 +424,13 @@ class AmqpConnection:
         if lost:
             cause, seen = next(iter(lost.values()))
             self.keep(cause, "a token that still counts", seen)
-            self._check_links("The token for this link counts no more.")
+            self.check_links("The token for this link counts no more.")
         self.device_grants.withdraw(hub)
 
-    def _check_links(self, why: str) -> None:
-        """A token ran out, or was withdrawn: what no other covers ends (service.md 3.2)."""
+    def check_links(self, why: str) -> None:
+        """A token ran out, was withdrawn, or another was put: what none covers ends (service.md 3.2)."""
         for link, handler in tuple(self._handlers.items()):
-            if handler.scope is not None and not self.grants.covers(handler.scope):
+            if handler.scope is not None and not self.grants.covers(handler.scope, handler.action):
                 self.detach(link, HubError(UNAUTHORIZED, why))
 
     def _too_slow(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from muster.access.roles import Action
 from muster.heads.grants import Scope
 from muster.wire.amqp.events import Delivery, Outcome
 from muster.wire.amqp.link import Link
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
 
 
 class LinkHandler:
-    """Serves one attached link. Overrides what concerns it; ``scope`` must stay covered or the link is detached."""
+    """Serves one attached link. Overrides what concerns it; ``scope`` must stay covered, for ``action`` too where the
+    caller of a bearer token needs a role for it, or the link is detached."""
 
-    __slots__ = ("scope",)
+    __slots__ = ("action", "scope")
 
-    def __init__(self, scope: Scope | None) -> None:
-        self.scope = scope
+    def __init__(self, scope: Scope | None, action: Action | None = None) -> None:
+        self.scope, self.action = scope, action
 
     def flow(self) -> None:
         """There is credit, or the client wants the link drained (sending links)."""

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from muster.core.errors import UNAUTHORIZED, HubError
 from muster.dialect.amqp import PutToken
 from muster.dialect.device_amqp import identity_path, plain_identity, token_audience, token_identity
+from muster.heads import amqp_roles
 from muster.heads.amqp_cuts import break_off
 from muster.heads.client_certificates import tls_credential
 from muster.heads.grants import Scope, scope_of
 from muster.identity.authenticator import DeviceAttempt, ServiceAttempt
+from muster.identity.bearer_gate import bearer_of
 from muster.identity.mistakes import shown
 from muster.identity.model import IdentityKey
 from muster.identity.sas import SasError, parse
@@ -39,6 +41,10 @@ def put_token(connection: AmqpConnection, asked: PutToken) -> Judged:
     key = token_identity(asked)
     if key is not None:
         return partial(device, connection, asked.token, key)
+    gate, token = connection.hub.authenticator.bearer, bearer_of(asked.token)
+    if gate is not None and token:
+        scope = scope_of(asked.audience) if connection.head.hubs.knows(asked.host) else ()
+        return partial(amqp_roles.admit, connection, gate, token, scope)
     return service(connection, asked.token, token_audience(asked))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from muster.access.roles import DataAction
 from muster.core.ambient import tracking_id
 from muster.core.errors import INVALID_OPERATION, SERVER_ERROR, HubError
 from muster.core.limits import MESSAGE_BYTES
@@ -13,6 +14,7 @@ from muster.dialect.amqp import same_words, to_error
 from muster.dialect.command_messages import read_command
 from muster.heads.amqp import AmqpConnection
 from muster.heads.amqp_links import LinkHandler
+from muster.heads.amqp_roles import permit
 from muster.heads.grants import Scope, scope_of
 from muster.messages.commands import Commands
 from muster.wire.amqp.decoding import AmqpDecodeError
@@ -34,7 +36,7 @@ class Devicebound:
         """See ``heads.amqp_links.Role``."""
         if not same_words(path, "messages", "devicebound"):
             return None
-        connection.require(scope_of(path))
+        connection.require(scope_of(path), DataAction.C2D_SEND)
         if not isinstance(link, ReceivingLink):
             raise HubError(INVALID_OPERATION, "Services send to /messages/devicebound, they do not receive from it.")
         # More than a command may have: one that is too large shall be refused by itself, not with the link.
@@ -52,7 +54,7 @@ class _Sender(LinkHandler):
     __slots__ = ("_commands", "_connection", "_link", "_tasks")
 
     def __init__(self, connection: AmqpConnection, link: ReceivingLink, commands: Commands, scope: Scope) -> None:
-        super().__init__(scope)
+        super().__init__(scope, DataAction.C2D_SEND)
         self._connection = connection
         self._link = link
         self._commands = commands
@@ -69,6 +71,8 @@ class _Sender(LinkHandler):
         try:
             key, command = read_command(decode_message(event.payload))
             sender = self._connection.grants.principal(self.scope or ())
+            if self.scope is not None and not self._connection.grants.covers_all(self.scope, DataAction.C2D_SEND):
+                await permit(self._connection, self.scope, DataAction.C2D_SEND, key.device_id)
             await self._commands.send(key, command, sender)
         except AmqpDecodeError as error:
             outcome = Rejected(Error(error.condition, str(error)))

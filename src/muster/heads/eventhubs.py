@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Container, Coroutine
 from functools import partial
 
+from muster.access.roles import StreamAction
 from muster.core.errors import ARGUMENT_INVALID, NOT_FOUND, SERVER_ERROR, UNAUTHORIZED, HubError
 from muster.core.limits import CATCH_UP_BYTES, EVENTS_AT_ONCE
 from muster.dialect.amqp import MANAGEMENT, same_words
@@ -43,6 +44,7 @@ MOST_EVENTS_AT_ONCE = 8 * EVENTS_AT_ONCE.open
 EVENTS = ("messages", "events")
 """The hub's own name for its events; receivers there are sent to the entity."""
 
+_READ = StreamAction.RECEIVE
 _REDIRECT_SECONDS = 0.05
 """Between the attach and the redirect that follows it: the JavaScript helper listens only after it saw the attach."""
 
@@ -66,8 +68,8 @@ class EventHub:
         """See ``heads.amqp_links.Role``."""
         entity = self.entity.lower()
         if same_words(path, MANAGEMENT) or same_words(path, entity, MANAGEMENT):
-            connection.require(None if len(path) == 1 else scope_of(path))
-            answer = partial(self._management.answer, connection.grants)
+            connection.require(None if len(path) == 1 else scope_of(path))  # for the role each request is asked
+            answer = partial(self._management.answer, connection.require)
             return node_of(connection, MANAGEMENT, lambda: RequestNode(connection, answer, None)).attach(link)
         if isinstance(link, SendingLink):
             if scope_of(path[:2]) == EVENTS:
@@ -79,7 +81,7 @@ class EventHub:
         return None
 
     def _redirect(self, connection: AmqpConnection, link: SendingLink, path: tuple[str, ...]) -> LinkHandler:
-        connection.require(scope_of(path))
+        connection.require(scope_of(path), _READ)
         hub = connection.hub.authenticator.hub
         host = host_name(connection.host) if hub.knows(connection.host) else hub.host
         error = redirect(host, self.redirect_port, self.entity, path[2:])
@@ -90,7 +92,7 @@ class EventHub:
     def _receiver(
         self, connection: AmqpConnection, link: SendingLink, address: PartitionAddress, scope: Scope
     ) -> LinkHandler:
-        connection.require(scope)
+        connection.require(scope, _READ)
         if address.entity.lower() != self.entity.lower() or address.group not in self._groups:
             wanted = f"{address.entity}/ConsumerGroups/{address.group}"
             raise HubError(NOT_FOUND, f"The messaging entity '{wanted[:300]}' could not be found.")
@@ -112,7 +114,7 @@ class PartitionReceiver(LinkHandler):
     def __init__(
         self, connection: AmqpConnection, link: SendingLink, telemetry: Telemetry, partition: int, scope: Scope
     ) -> None:
-        super().__init__(scope)
+        super().__init__(scope, _READ)
         self._connection = connection
         self._link = link
         self._telemetry = telemetry

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
+from muster.access.roles import Action
 from muster.core.ambient import Ambient, Timer
 from muster.core.amqp_limits import AMQP_TOKENS
 from muster.core.errors import TOO_MANY_TOKENS, HubError
@@ -44,9 +45,35 @@ class Grants:
         if verdict.expires_at is not None and verdict.expires_at < self._due:
             self._arm(verdict.expires_at)
 
-    def covers(self, scope: Scope) -> bool:
-        """Whether something that is still good covers ``scope``."""
-        return any(scope[:length] in self._held for length in range(len(scope) + 1))
+    def covers(self, scope: Scope, action: Action | None = None) -> bool:
+        """Whether something that is still good covers ``scope``, and its holder may do ``action``.
+
+        A policy's token has been asked for its right already: it allows every action.
+        """
+        return any(
+            action is None or verdict.admission is None or verdict.admission.admits(action)
+            for verdict in self.of(scope)
+        )
+
+    def covers_all(self, scope: Scope, action: Action) -> bool:
+        """Whether ``action`` is allowed on the whole hub, so that no device has to be asked about."""
+        return any(verdict.admission is None or action in verdict.admission.allowed for verdict in self.of(scope))
+
+    def admitted(self) -> list[tuple[Scope, Verdict]]:
+        """The bearer tokens among them."""
+        return [(scope, verdict) for scope, verdict in self._held.items() if verdict.admission is not None]
+
+    def replace(self, scope: Scope, verdict: Verdict, other: Verdict) -> None:
+        """Put ``other``, which lasts as long, where ``verdict`` stands, if it still does."""
+        if self._held.get(scope) is verdict:
+            self._held[scope] = other
+
+    def of(self, scope: Scope | None) -> list[Verdict]:
+        """What covers ``scope``; ``None``: all there is."""
+        if scope is None:
+            return list(self._held.values())
+        above = (scope[:length] for length in range(len(scope) + 1))
+        return [self._held[one] for one in above if one in self._held]
 
     def only_below(self, first: str) -> bool:
         """Whether there are grants, and all of them for paths that begin with ``first``."""

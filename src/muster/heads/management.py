@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from muster.core.errors import INVALID_OPERATION, NOT_FOUND, PARTITION_NOT_FOUND, UNAUTHORIZED, HubError
+from muster.access.roles import Action, StreamAction
+from muster.core.errors import INVALID_OPERATION, NOT_FOUND, PARTITION_NOT_FOUND, HubError
 from muster.dialect.amqp import MANAGEMENT, status_reply
 from muster.dialect.eventhubs import hub_information, partition_information
-from muster.heads.grants import Grants
+from muster.heads.grants import Scope
 from muster.messages.telemetry import Telemetry
 from muster.wire.amqp.message import Message
 
@@ -19,8 +21,8 @@ class Management:
         self._telemetry = telemetry
         self._entity = entity
 
-    def answer(self, grants: Grants, request: Message) -> Message:
-        """The reply to ``request`` on a connection with ``grants``.
+    def answer(self, require: Callable[[Scope, Action], None], request: Message) -> Message:
+        """The reply to ``request`` on a connection that asks ``require`` whether a scope is covered for an action.
 
         Raises ``HubError`` 400003 for an operation that is none.
         """
@@ -32,14 +34,14 @@ class Management:
             name = str(properties.get("name", ""))
             if name.lower() != self._entity.lower():
                 raise HubError(NOT_FOUND, f"The messaging entity '{name[:200]}' could not be found.")
-            if not grants.covers((self._entity.lower(), MANAGEMENT)):
-                raise HubError(UNAUTHORIZED, f"There is no token for '{self._entity}'.")
+            require((self._entity.lower(), MANAGEMENT), StreamAction.RECEIVE)
             body = self._read(kind, properties)
         except HubError as problem:
             # azure-eventhub 5.15.1 looks for the description under the second name here, and shows None without it.
-            more = {"error-condition": problem.row.condition, "statusDescription": problem.message}
+            told = f"{problem.message} TrackingId:{problem.tracking_id}" if problem.tracking_id else problem.message
+            more = {"error-condition": problem.row.condition, "statusDescription": told}
             status = _STATUS.get(problem.row.code, problem.row.status)
-            return status_reply(request, status, problem.message, application_properties=more, value=None)
+            return status_reply(request, status, told, application_properties=more, value=None)
         return status_reply(request, 200, "OK", value=body)
 
     def _read(self, kind: str, properties: dict[Any, Any]) -> dict[Any, Any]:

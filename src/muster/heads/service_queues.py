@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from muster.access.roles import DataAction
 from muster.core.ambient import tracking_id
 from muster.core.errors import INVALID_OPERATION, LOCK_LOST, SERVER_ERROR, HubError
 from muster.core.queue_limits import SERVICE_MESSAGES_AT_ONCE
@@ -39,13 +40,14 @@ class Endpoint(NamedTuple):
 
     queue: ServiceQueue
     content_type: str
+    action: DataAction
 
 
 def service_endpoints(feedback: ServiceQueue, file_notifications: ServiceQueue) -> dict[Scope, Endpoint]:
     """The hub's table. File notifications have a second name, which a page of the documentation uses."""
-    files = Endpoint(file_notifications, FILE_NOTIFICATION_TYPE)
+    files = Endpoint(file_notifications, FILE_NOTIFICATION_TYPE, DataAction.UPLOAD_NOTIFICATIONS)
     return {
-        ("messages", "servicebound", "feedback"): Endpoint(feedback, FEEDBACK_TYPE),
+        ("messages", "servicebound", "feedback"): Endpoint(feedback, FEEDBACK_TYPE, DataAction.C2D_FEEDBACK),
         ("messages", "servicebound", "filenotifications"): files,
         ("messages", "servicebound", "fileuploadnotifications"): files,
     }
@@ -65,7 +67,7 @@ class ServiceQueues:
         endpoint = self._endpoints.get(scope)
         if endpoint is None:
             return None
-        connection.require(scope)
+        connection.require(scope, endpoint.action)
         if not isinstance(link, SendingLink):
             raise HubError(INVALID_OPERATION, f"Services receive from /{'/'.join(path)}, they do not send to it.")
         link.accept()
@@ -95,7 +97,7 @@ class _Receiver(LinkHandler):
     def __init__(
         self, connection: AmqpConnection, link: SendingLink, endpoint: Endpoint, hub: str, scope: Scope
     ) -> None:
-        super().__init__(scope)
+        super().__init__(scope, endpoint.action)
         self._connection = connection
         self._link = link
         self._queue = endpoint.queue

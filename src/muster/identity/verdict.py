@@ -6,7 +6,7 @@ A verdict is a value. It never holds a secret: keys, tokens and passwords are de
 from __future__ import annotations
 
 from enum import Flag, StrEnum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from muster.core.errors import ErrorRow
 from muster.core.values import value
@@ -14,6 +14,7 @@ from muster.identity.model import Identity
 
 if TYPE_CHECKING:
     from muster.access.decision import Caller
+    from muster.access.roles import Action
     from muster.identity.token_ground import TokenGround
     from muster.identity.trust import ChainProof
 
@@ -53,6 +54,22 @@ class Check:
     remedy: str = ""
 
 
+class Admission(NamedTuple):
+    """What the caller of a bearer token may do.
+
+    ``asked`` is what he was judged for and his token is made for, ``allowed`` what of it he may do on the whole hub,
+    and ``by_device`` what perhaps to some devices: each is to be asked about.
+    """
+
+    asked: tuple[Action, ...]
+    allowed: frozenset[Action]
+    by_device: frozenset[Action]
+
+    def admits(self, action: Action) -> bool:
+        """Whether there is anything that he may do ``action`` to."""
+        return action in self.allowed or action in self.by_device
+
+
 @value(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The decision on one attempt to authenticate or to act.
@@ -64,7 +81,7 @@ class Verdict:
     of a certificate that an authority has issued, ``ground`` what a SAS token counts by: what was allowed ends when it
     is lost;
     ``by_certificate`` whether one was judged at all, ``thumbprint`` that of the identity which was its. ``caller`` is
-    who a bearer token speaks for.
+    who a bearer token speaks for, ``admission`` what he may do where that was judged before it was known what for.
     """
 
     tracking_id: str
@@ -85,6 +102,7 @@ class Verdict:
     by_certificate: bool = False
     thumbprint: str = ""
     caller: Caller | None = None
+    admission: Admission | None = None
 
     @property
     def signed(self) -> bool:

@@ -20,6 +20,7 @@ from muster.core.ambient import SystemAmbient
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead
+from muster.heads.amqp_roles import readmit
 from muster.heads.arm.app import build_management
 from muster.heads.arm.long_operations import LongOperations
 from muster.heads.front import FrontProtocol
@@ -283,8 +284,9 @@ def _flag(listener: str) -> str:
 
 
 def _end_withdrawn(head: AmqpHead, hub: OpenHub) -> None:
-    """From now on end what tokens have let in over AMQP that count no more."""
+    """From now on end what tokens have let in over AMQP that count no more, or whose callers lost their roles."""
     hub.when_access_changes(partial(head.access_changed, hub.amqp))
+    hub.parts.bearer.when_roles_change(partial(readmit, head, hub.amqp))
 
 
 def _close_sockets(bound: Mapping[str, Sequence[socket.socket]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from muster.access.decision import by_claim
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
 from muster.core.resource import load_record
 from muster.dialect.enrollment_bodies import webhook_body
@@ -24,6 +25,7 @@ from muster.heads.http.registrations import RegistrationOperations
 from muster.heads.http.service_policies import PROVISIONING_PATH, PolicyOperations
 from muster.heads.registration_requests import RegistrationRequests
 from muster.identity.authenticator import Authenticator
+from muster.identity.bearer_gate import BearerGate
 from muster.identity.hub import hub_name, make_hub
 from muster.identity.kept_policies import KeptPolicies
 from muster.identity.network_access import PROVISIONING_SETTING, NetworkAccess
@@ -92,7 +94,8 @@ async def open_provisioning(
     await registrar.resume()
     base.undo.append(registrar.close)
     service = make_hub(base.settings.all_hostnames, policies, profile, name=scope)
-    gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals)
+    bearer = BearerGate(base.issuers, by_claim, ambient, refusals, scope) if base.issuers else None
+    gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals, bearer=bearer)
     policies.when_changed(gate.policies_changed)
     answers = ProvisioningAnswers(scope, gate, ambient, profile, meters=meters, network=network)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)

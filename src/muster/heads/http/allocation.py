@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from muster.access.roles import ManagementAction
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.settings_store import HubSettingsStore
 from muster.dialect.json_body import Members
@@ -28,8 +29,8 @@ class AllocationOperations:
         """The rows for the operation table."""
         right, operation = Right.SERVICE_CONFIG, self._answers.operation
         return [
-            operation("GET", _PATH, right, self.get),
-            operation("PATCH", _PATH, right, self.patch, changes="allocation.patch"),
+            operation("GET", _PATH, right, self.get, ManagementAction.READ),
+            operation("PATCH", _PATH, right, self.patch, ManagementAction.WRITE, changes="allocation.patch"),
         ]
 
     async def get(self, _: Call) -> Response:

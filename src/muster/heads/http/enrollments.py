@@ -6,6 +6,7 @@ import re
 from functools import partial
 from typing import Any
 
+from muster.access.roles import ProvisioningAction
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.provisioning_errors import REGISTRATION_NOT_FOUND
 from muster.dialect.enrollment_bodies import (
@@ -32,6 +33,20 @@ from muster.provisioning.registrar import Registrar
 _QUERY = re.compile(r"\s*select\s+\*\s+from\s+([a-z]+)\s*;?\s*", re.IGNORECASE)
 _ITEM_TYPES = {EnrollmentKind.INDIVIDUAL: "enrollment", EnrollmentKind.GROUP: "enrollmentGroup"}
 
+_ACTIONS = {
+    EnrollmentKind.INDIVIDUAL: (
+        ProvisioningAction.ENROLLMENTS_READ,
+        ProvisioningAction.ENROLLMENTS_WRITE,
+        ProvisioningAction.ENROLLMENTS_DELETE,
+    ),
+    EnrollmentKind.GROUP: (
+        ProvisioningAction.GROUPS_READ,
+        ProvisioningAction.GROUPS_WRITE,
+        ProvisioningAction.GROUPS_DELETE,
+    ),
+}
+"""What the caller of a bearer token must be allowed: to read, to write, to delete."""
+
 
 class EnrollmentOperations:
     """Enrollments of both kinds; they differ in what they are called."""
@@ -48,13 +63,17 @@ class EnrollmentOperations:
         for kind in EnrollmentKind:
             every = f"/{LIST_NAMES[kind]}"
             one = f"{every}/{{enrollment_id}}"
+            reading, writing, deleting = _ACTIONS[kind]
+            keys = ProvisioningAction.ATTESTATION_DETAILS
             rows += [
-                operation("POST", every, write, partial(self.bulk, kind), changes="enrollments.bulk"),
-                operation("POST", f"{every}/query", read, partial(self.query, kind)),
-                operation("GET", one, read, partial(self.get, kind)),
-                operation("PUT", one, write, partial(self.put, kind), changes="enrollment.put"),
-                operation("DELETE", one, write, partial(self.delete, kind), changes="enrollment.delete"),
-                operation("POST", f"{one}/attestationmechanism", write, partial(self.attestation, kind)),
+                operation(
+                    "POST", every, write, partial(self.bulk, kind), writing, deleting, changes="enrollments.bulk"
+                ),
+                operation("POST", f"{every}/query", read, partial(self.query, kind), reading),
+                operation("GET", one, read, partial(self.get, kind), reading),
+                operation("PUT", one, write, partial(self.put, kind), writing, changes="enrollment.put"),
+                operation("DELETE", one, write, partial(self.delete, kind), deleting, changes="enrollment.delete"),
+                operation("POST", f"{one}/attestationmechanism", write, partial(self.attestation, kind), keys),
             ]
         return rows
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from muster.access.roles import Action
 from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.core.limits import Profile
@@ -56,30 +57,28 @@ class ProvisioningAnswers:
         self._ambient = ambient
         self._most = ENROLLMENT_PAGE.under(profile)
 
-    def operation(self, method: str, path: str, right: Right, handler: Handler, *, changes: str = "") -> Operation:
-        """A row of the operation table for callers with ``right`` at the provisioning service; see ``Operation``."""
+    def operation(
+        self, method: str, path: str, right: Right, handler: Handler, *actions: Action, changes: str = ""
+    ) -> Operation:
+        """A row of the operation table for callers with ``right`` at the provisioning service, or, of bearer tokens,
+        with roles for all ``actions``; see ``Operation``."""
 
         @wraps(handler)
         async def judged(call: Call) -> Response:
             check_api_version(call.query("api-version"))
             if self._network is not None:
                 check_network(call, self._network, Target.SERVICE)
-            authorize(call, right, self._gate)
+            verdict = authorize(call, right, self._gate, actions)
+            if verdict is not None:
+                await verdict
             self._meters.take_principal(call.caller)
             self._meters.take(PROVISIONING)
             return await handler(call)
 
         return Operation(
-            method,
-            path,
-            None,
-            judged,
-            refuse=self.refuse,
-            anywhere=True,
-            changes=changes,
-            scope=self.scope,
-            judges=True,
-        )
+            method, path, None, judged, refuse=self.refuse, anywhere=True, actions=actions, changes=changes,
+            scope=self.scope, judges=True,
+        )  # fmt: skip
 
     def refuse(self, error: HubError, tracking_id: str) -> Response:
         """A refusal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from muster.access.roles import ProvisioningAction
 from muster.dialect.etag import etag_of
 from muster.dialect.registration_bodies import state_body
 from muster.heads.http.answers import json_answer
@@ -31,12 +32,20 @@ class RegistrationOperations:
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
         read, write, operation = Right.REGISTRATION_READ, Right.REGISTRATION_WRITE, self._answers.operation
+        reading, deleting = ProvisioningAction.REGISTRATIONS_READ, ProvisioningAction.REGISTRATIONS_DELETE
         return [
-            operation("GET", "/registrations/{registration_id}", read, self.get),
-            operation("DELETE", "/registrations/{registration_id}", write, self.delete, changes="registration.delete"),
-            operation("POST", "/registrations/{registration_id}/query", read, self.query),
-            operation("GET", "/$muster/provisioning/log", read, self.log),
-            operation("GET", "/$muster/provisioning/counts", read, self.counts),
+            operation("GET", "/registrations/{registration_id}", read, self.get, reading),
+            operation(
+                "DELETE",
+                "/registrations/{registration_id}",
+                write,
+                self.delete,
+                deleting,
+                changes="registration.delete",
+            ),
+            operation("POST", "/registrations/{registration_id}/query", read, self.query, reading),
+            operation("GET", "/$muster/provisioning/log", read, self.log, reading),
+            operation("GET", "/$muster/provisioning/counts", read, self.counts, reading),
         ]
 
     async def get(self, call: Call) -> Response:

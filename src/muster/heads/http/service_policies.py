@@ -15,16 +15,22 @@ from muster.heads.http.operations import Call, Operation
 from muster.identity.kept_policies import KeptPolicies
 from muster.identity.verdict import Right
 
-Make = Callable[[str, str, Right, Callable[[Call], Awaitable[Response]]], Operation]
-"""Makes a row of the operation table from method, path, the right that it asks for and the handler."""
+Make = Callable[[str, str, Right, Callable[[Call], Awaitable[Response]], ManagementAction], Operation]
+"""Makes a row of the operation table from method, path, the right that it asks for, the handler, and what the caller of
+a bearer token must be allowed."""
 
 HUB_PATH, PROVISIONING_PATH = "/$muster/policies", "/$muster/provisioning/policies"
 
 
-def hub_row(method: str, path: str, right: Right, handler: Callable[[Call], Awaitable[Response]]) -> Operation:
-    """A row among the operations of a hub; a bearer token's caller sees keys only if he may also change them."""
-    needed = ManagementAction.READ if path == HUB_PATH else ManagementAction.WRITE
-    return Operation(method, path, right, handler, actions=(needed,))
+_SEE, _CHANGE = ManagementAction.READ, ManagementAction.WRITE
+"""The caller of a bearer token sees keys only if he may also change them."""
+
+
+def hub_row(
+    method: str, path: str, right: Right, handler: Callable[[Call], Awaitable[Response]], action: ManagementAction
+) -> Operation:
+    """A row among the operations of a hub."""
+    return Operation(method, path, right, handler, actions=(action,))
 
 
 class PolicyOperations:
@@ -40,11 +46,11 @@ class PolicyOperations:
         """The rows for the operation table."""
         right, make, one = self._policies.kind.rights, self._make, f"{self._path}/{{policy}}"
         return [
-            make("GET", self._path, right, self.list),
-            make("GET", one, right, self.show),
-            replace(make("PUT", one, right, self.put), changes="policy.put"),
-            replace(make("POST", f"{one}/rotate", right, self.rotate), changes="policy.rotate"),
-            replace(make("DELETE", one, right, self.remove), changes="policy.delete"),
+            make("GET", self._path, right, self.list, _SEE),
+            make("GET", one, right, self.show, _CHANGE),
+            replace(make("PUT", one, right, self.put, _CHANGE), changes="policy.put"),
+            replace(make("POST", f"{one}/rotate", right, self.rotate, _CHANGE), changes="policy.rotate"),
+            replace(make("DELETE", one, right, self.remove, _CHANGE), changes="policy.delete"),
         ]
 
     async def list(self, _: Call) -> Response:
