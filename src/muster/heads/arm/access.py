@@ -57,7 +57,7 @@ class Access:
     async def judge(self, call: Call, about: str = "") -> Reach:
         """What the caller may manage; a role must be good for the hub ``about``, or with none for all.
 
-        Raises ``HubError`` 401002, and 403000 for a bearer without the role.
+        Raises ``HubError`` 401002, 403000 for a bearer without the role, 429001 above a caller's own rate.
         """
         token = signature_of(call)
         hub = self._node.find(*resource_hosts(token))
@@ -68,6 +68,7 @@ class Access:
             pending = authorize(call, BUILT_IN[OWNER], hub.gate, actions, token=token, hub=about)
             if pending is not None:
                 await pending
+        hub.meters.take_principal(call.caller)
         return Reach(None if hub.first else hub.name)
 
     async def everything(self, call: Call) -> None:
@@ -112,6 +113,7 @@ class Access:
         async with _held_back(call, self._node.find().refusals):
             check_network(call, self._provisioning.network, Target.SERVICE)
             authorize(call, PROVISIONING_RIGHTS, self._provisioning.gate, token=token)
+        self._node.find().meters.take_principal(call.caller)
         return True
 
     async def service(self, call: Call) -> ManagedService:
