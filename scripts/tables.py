@@ -1,4 +1,4 @@
-"""Write docs/errors.md and docs/limits.md from the tables of the source, so that they cannot drift apart.
+"""Write docs/errors.md, limits.md and roles.md from the tables of the source, so that they cannot drift apart.
 
 usage: tables.py     (`make docs`; tests/unit/test_house_rules.py compares)
 """
@@ -9,6 +9,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from muster.access.custom_roles import full_name
+from muster.access.roles import (
+    ALL_ROLES,
+    ALLOWED,
+    Action,
+    DataAction,
+    ManagementAction,
+    ProvisioningAction,
+    StreamAction,
+)
 from muster.core import (
     access_errors,
     errors,
@@ -87,6 +97,13 @@ midnight UTC, and so are new connections of devices.
 """
 
 
+ROLES_INTRODUCTION = """# Built-in roles
+
+What each role allows (`src/muster/access/roles.py`). Names and actions are Azure's; a role by command or file may have
+any of those that are not management's: [access.md](access.md). `muster role list --actions` prints the same, and yours.
+"""
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, a line a row; what would be read as the table's or as HTML's is escaped."""
     escapes = str.maketrans({"|": "\\|", "<": "\\<"})
@@ -145,7 +162,24 @@ def quotas_table() -> str:
     return markdown_table(("tier", "messages a unit", "bytes in a block"), cells)
 
 
-PAGES = {"errors.md": errors_page, "limits.md": limits_page}
+def roles_page() -> str:
+    """docs/roles.md: what each built-in role allows, a table for each kind of action."""
+    return ROLES_INTRODUCTION + "".join(f"\n## {title}\n\n{roles_table(kind)}" for title, kind in ACTIONS.items())
+
+
+def roles_table(kind: type[Action]) -> str:
+    roles = [role.name for role in ALL_ROLES if kind in role.kinds]
+    cells = [(f"`{full_name(action)}`", *("x" if action in ALLOWED[role] else "" for role in roles)) for action in kind]
+    return markdown_table(("action", *roles), cells)
+
+
+ACTIONS: dict[str, type[Action]] = {
+    "The hub": DataAction,
+    "The built-in endpoint": StreamAction,
+    "The provisioning service": ProvisioningAction,
+    "Management": ManagementAction,
+}
+PAGES = {"errors.md": errors_page, "limits.md": limits_page, "roles.md": roles_page}
 
 
 def main() -> int:

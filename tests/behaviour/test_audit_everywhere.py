@@ -139,7 +139,7 @@ def filled(template: str, hub: str) -> str:
     names = {
         "device_id": "d", "module_id": "m", "enrollment_id": "e", "registration_id": "r", "policy": "p", "name": "ca",
         "subscription": "s", "group": "g", "hub": "north" if template.startswith("/$muster") else hub,
-        "service": hub, "endpoint": "events",
+        "role": "mine", "service": hub, "endpoint": "events",
     }  # fmt: skip
     return re.sub(r"\{(\w+)\}", lambda found: names[found[1]], template)
 
@@ -258,6 +258,10 @@ async def deployment(walk: Walk) -> None:
     await walk("PUT", "/$muster/hubs/{hub}", {"hostNames": ["north.example"]})
     await walk("PATCH", "/$muster/hubs/{hub}", {"disableDeviceSAS": True})
     await walk("DELETE", "/$muster/hubs/{hub}")
+    await walk("PUT", "/$muster/roles/{role}", {"actions": ["twins/read"]})
+    made = await walk("POST", "/$muster/grants", {"role": "mine", "group": "g", "devices": "tags.a = 'b'"})
+    await walk("DELETE", "/$muster/grants/{grant}", at=f"/$muster/grants/{made['id']}")
+    await walk("DELETE", "/$muster/roles/{role}")
 
 
 @pytest.mark.timeout(300)

@@ -19,7 +19,8 @@ from tls_server import Server, echo_server, until
 
 from muster.node.certificate_files import CertificateFileError, CertificateFiles
 from muster.node.directory import DataDirectory
-from muster.node.own_certificate import LOOK_SECONDS, OwnCertificate
+from muster.node.file_watch import LOOK_SECONDS
+from muster.node.own_certificate import OwnCertificate
 from muster.testing.clock import VirtualAmbient
 from muster.testing.hub import HubProcess
 from tests.certificate_maker import Maker, Pair, address
@@ -65,7 +66,7 @@ class Parts:
         """Let the hub look at the files."""
         for _ in range(count):
             self.ambient.advance(LOOK_SECONDS)
-            await until(lambda: not self.certificate._tasks)
+            await until(lambda: not self.certificate._watch._tasks)
 
     async def shows(self, pair: Pair) -> None:
         async with asyncio.timeout(20):

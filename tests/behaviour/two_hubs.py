@@ -118,20 +118,20 @@ class TwoHubs:
         return [one.report["cause"] for one in await self.hub(name).parts.refusals.newest(limit=10)]
 
 
-def settings_of(directory: Path, addresses: dict[str, str], *hubs: HubSettings) -> Settings:
-    """Of a node on any free ports."""
+def settings_of(directory: Path, addresses: dict[str, str], *hubs: HubSettings, **more: Any) -> Settings:
+    """Of a node on any free ports; ``more`` are other members."""
     return Settings(
         data=directory, hostnames=(addresses[EAST], "east.example"), bind=tuple(addresses.values()), mqtt_port=0,
-        amqp_port=0, https_port=0, amqp_plain_port=0, partitions=2, sync=False, hubs=hubs,
+        amqp_port=0, https_port=0, amqp_plain_port=0, partitions=2, sync=False, hubs=hubs, **more,
     )  # fmt: skip
 
 
 @contextlib.asynccontextmanager
-async def two_hubs(directory: Path, *, second: bool = True) -> AsyncIterator[TwoHubs]:
-    """Both hubs, or the address for the second one alone."""
+async def two_hubs(directory: Path, *, second: bool = True, **more: Any) -> AsyncIterator[TwoHubs]:
+    """Both hubs, or the address for the second one alone; ``more`` are members of the settings."""
     addresses = {EAST: loopback(), WEST: loopback()}
     west = HubSettings(name=WEST, hostnames=(addresses[WEST], "west.example"), partitions=3)
-    node = Node(settings_of(directory / "data", addresses, *[west] * second))
+    node = Node(settings_of(directory / "data", addresses, *[west] * second, **more))
     await node.start()
     try:
         trust = ssl.create_default_context(cafile=node.facts["HUB_CA_FILE"])

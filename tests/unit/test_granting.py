@@ -12,6 +12,7 @@ from muster.access.decision import Caller, Decision, read_caller
 from muster.access.granting import Granting
 from muster.access.grants import Grant, KeptRoles, PrincipalKind
 from muster.access.roles import Action, DataAction, ManagementAction, ProvisioningAction
+from muster.core.audit import Draft
 from muster.core.errors import INVALID_OPERATION, NOT_FOUND, HubError
 from muster.core.grant_limits import CONDITION_CHARACTERS, CUSTOM_ROLES, GRANTS
 from muster.twins.query.parser import parse_condition
@@ -31,16 +32,16 @@ class Store:
     async def load(self) -> KeptRoles:
         return KeptRoles(list(self.roles.values()), list(self.grants.values()))
 
-    async def put_role(self, role: CustomRole) -> None:
+    async def put_role(self, role: CustomRole, draft: Draft | None = None) -> None:
         self.roles[role.name] = role
 
-    async def remove_role(self, name: str) -> None:
+    async def remove_role(self, name: str, draft: Draft | None = None) -> None:
         del self.roles[name]
 
-    async def put_grant(self, grant: Grant) -> None:
+    async def put_grant(self, grant: Grant, draft: Draft | None = None) -> None:
         self.grants[grant.id] = grant
 
-    async def remove_grant(self, grant: Grant) -> None:
+    async def remove_grant(self, grant: Grant, draft: Draft | None = None) -> None:
         del self.grants[grant.id]
 
 

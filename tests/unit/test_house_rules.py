@@ -148,7 +148,7 @@ def test_no_two_rows_of_the_errors_catalogue_share_a_code_or_a_name() -> None:
     assert len({row.code for row in ROWS}) == len(ROWS) == len({row.name for row in ROWS})
 
 
-@pytest.mark.parametrize("page", ["errors.md", "limits.md"])
+@pytest.mark.parametrize("page", ["errors.md", "limits.md", "roles.md"])
 def test_generated_page_is_in_step_with_its_table(page: str) -> None:
     spec = importlib.util.spec_from_file_location("tables", ROOT / "scripts" / "tables.py")
     assert spec is not None

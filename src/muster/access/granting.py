@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import asdict
+from typing import Any, NamedTuple, Protocol
 
 from muster.access.custom_roles import CustomRole, make_role
 from muster.access.decision import Caller, Decision, by_claim
 from muster.access.grants import CheckCondition, Grant, GrantStore, KeptRoles, PrincipalKind, check_grant
 from muster.access.roles import ALLOWED, Action, roles_for
+from muster.core.audit import Draft, Note
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, NOT_FOUND, HubError
 from muster.core.grant_limits import CUSTOM_ROLES, GRANTS
 
@@ -87,7 +89,7 @@ class Granting:
 
     # --- changes
 
-    async def define(self, name: str, patterns: Sequence[str]) -> CustomRole:
+    async def define(self, name: str, patterns: Sequence[str], note: Note | None = None) -> CustomRole:
         """Make a role, or another one of it; it counts, and is on disk, when this returns.
 
         Raises ``HubError``: as ``make_role``, 400003 for one of the file, 400004 for one too many.
@@ -97,12 +99,13 @@ class Granting:
             self._check_not_filed(name)
             if name not in self._kept_roles and len(self._kept_roles) >= CUSTOM_ROLES.open:
                 raise HubError(ARGUMENT_INVALID, f"There are {CUSTOM_ROLES.open} roles already, remove one first.")
-            await self._store.put_role(role)
+            before = self._kept_roles.get(name)
+            await self._store.put_role(role, _record(note, _role_told(before), _role_told(role)))
             self._kept_roles[name] = role
             self._settle()
         return role
 
-    async def remove_role(self, name: str) -> None:
+    async def remove_role(self, name: str, note: Note | None = None) -> None:
         """Remove a role. Raises ``HubError``: 400003 for a built-in one, one of the file, or one that is granted;
         404000 for none."""
         if name in ALLOWED:
@@ -114,11 +117,11 @@ class Granting:
             granted = sum(told.grant.role == name for told in self.grants())
             if granted:
                 raise HubError(INVALID_OPERATION, f"{name} is granted ({granted} grants), revoke those first.")
-            await self._store.remove_role(name)
+            await self._store.remove_role(name, _record(note, _role_told(self._kept_roles[name]), None))
             del self._kept_roles[name]
             self._settle()
 
-    async def grant(self, grant: Grant) -> None:
+    async def grant(self, grant: Grant, note: Note | None = None) -> None:
         """Grant a role; it counts, and is on disk, when this returns. A grant that is there already stays.
 
         Raises ``HubError``: as ``check_grant``, 400003 for one that stands in the file, 400004 for an unknown role or
@@ -129,15 +132,17 @@ class Granting:
             self._check_role(grant, self.custom_roles)
             if grant.id in self._filed:
                 raise HubError(INVALID_OPERATION, f"The grant {grant.id} stands in the file of roles already.")
-            if grant.id not in self._kept and len(self._kept) >= GRANTS.open:
+            if grant.id in self._kept:
+                return
+            if len(self._kept) >= GRANTS.open:
                 raise HubError(
                     ARGUMENT_INVALID, f"There are {GRANTS.open} grants already, grant roles to groups, not to each one."
                 )
-            await self._store.put_grant(grant)
+            await self._store.put_grant(grant, _record(note, None, asdict(grant)))
             self._kept[grant.id] = grant
             self._settle()
 
-    async def revoke(self, grant_id: str) -> None:
+    async def revoke(self, grant_id: str, note: Note | None = None) -> None:
         """Take a grant back. Raises ``HubError``: 400003 for one of the file, 404000 for none."""
         async with self._changing:
             if grant_id in self._filed:
@@ -145,7 +150,8 @@ class Granting:
                 raise HubError(INVALID_OPERATION, message)
             if grant_id not in self._kept:
                 raise HubError(NOT_FOUND, f"There is no grant {grant_id[:_SHOWN]!r}, see: muster role list")
-            await self._store.remove_grant(self._kept[grant_id])
+            grant = self._kept[grant_id]
+            await self._store.remove_grant(grant, _record(note, asdict(grant), None))
             del self._kept[grant_id]
             self._settle()
 
@@ -234,6 +240,14 @@ class Granting:
             if await self._matches(hub, device_id, tuple(dict.fromkeys(grant.devices for grant in some))):
                 return " or ".join(dict.fromkeys(f"role {one.role} granted for some devices" for one in some))
         return ""
+
+
+def _role_told(role: CustomRole | None) -> Any:
+    return None if role is None else {"name": role.name, "actions": list(role.patterns)}
+
+
+def _record(note: Note | None, before: Any, after: Any) -> Draft | None:
+    return None if note is None else note(before, after)
 
 
 def _elsewhere(held: Sequence[Grant], here: Sequence[Grant], device_id: str | None) -> str:

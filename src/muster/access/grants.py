@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from muster.access.custom_roles import CustomRole, check_role_name
+from muster.core.audit import Draft
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
 from muster.core.grant_limits import CONDITION_CHARACTERS, PRINCIPAL_CHARACTERS
 
@@ -105,26 +106,26 @@ class KeptRoles(NamedTuple):
 class GrantStore(Protocol):
     """Keeps roles and grants that were made by command, for all hubs of a deployment.
 
-    Promises: what a call has written is durable when it returns. Does not promise any order, nor that a grant's role
-    is among the roles. Raises ``HubError`` 500001 when the disk fails.
+    Promises: what a call has written is durable when it returns, with the record that ``draft`` asks for. Does not
+    promise any order, nor that a grant's role is among the roles. Raises ``HubError`` 500001 when the disk fails.
     """
 
     async def load(self) -> KeptRoles:
         """All of them."""
         ...
 
-    async def put_role(self, role: CustomRole) -> None:
+    async def put_role(self, role: CustomRole, draft: Draft | None = None) -> None:
         """Keep ``role``, in place of one of its name."""
         ...
 
-    async def remove_role(self, name: str) -> None:
+    async def remove_role(self, name: str, draft: Draft | None = None) -> None:
         """Keep the role no longer, if there is one."""
         ...
 
-    async def put_grant(self, grant: Grant) -> None:
+    async def put_grant(self, grant: Grant, draft: Draft | None = None) -> None:
         """Keep ``grant``; nothing changes if it is kept already."""
         ...
 
-    async def remove_grant(self, grant: Grant) -> None:
+    async def remove_grant(self, grant: Grant, draft: Draft | None = None) -> None:
         """Keep ``grant`` no longer, if it is kept."""
         ...

@@ -23,6 +23,7 @@ from muster.core.errors import HubError
 COMMANDS = {
     "serve": ("muster.cli.serve:serve", "Run the hub in the foreground."),
     "hub": ("muster.cli.hub:hub", "List, add and remove the hubs of a deployment."),
+    "role": ("muster.cli.role:role", "Grant roles to callers with bearer tokens."),
     "env": ("muster.cli.env:env", "Print what clients need to reach the hub."),
     "ca": ("muster.cli.ca:ca", "Trust certificate authorities for devices, issue and revoke certificates."),
     "device": ("muster.cli.device:device", "Register devices and modules, show their connection strings."),

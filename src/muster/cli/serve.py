@@ -117,6 +117,9 @@ def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="An audience that such tokens may have, besides Azure's own. Repeatable.")  # fmt: skip
 @click.option("--oidc-ca", type=click.Path(path_type=Path, dir_okay=False),
               help="Certificates (PEM) to trust at the issuers, besides the system's.")  # fmt: skip
+@click.option("--roles", type=click.Path(path_type=Path, dir_okay=False),
+              help="A file (TOML or JSON) of roles and of grants to subjects, groups and applications, beside those of "
+                   "`muster role`; taken anew when it changes, and at once on SIGHUP.")  # fmt: skip
 @click.option("--certificate", type=click.Path(path_type=Path, dir_okay=False),
               help="Show clients the certificate in this file (PEM, its issuers behind it) instead of one by the hub's "
                    "own CA; taken anew when it changes, and at once on SIGHUP.")  # fmt: skip
@@ -194,6 +197,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         oidc_issuers=options["oidc_issuer"],
         oidc_audiences=options["oidc_audience"],
         oidc_ca=options["oidc_ca"],
+        roles_file=options["roles"],
         certificate=_certificate_files(options["certificate"], options["key"]),
         switches=Switches(options["disable_local_auth"], options["disable_device_sas"], options["disable_module_sas"]),
     )
@@ -247,8 +251,8 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     node = Node(settings)
-    if settings.certificate is not None:  # else it ends the hub, as that of a terminal that is closed
-        loop.add_signal_handler(signal.SIGHUP, node.reload_certificate)
+    if settings.certificate or settings.roles_file:  # else it ends the hub, as that of a terminal that is closed
+        loop.add_signal_handler(signal.SIGHUP, node.reload_files)
     try:
         await node.start()
     except (BindError, CertificateFileError, DirectoryInUseError, HubError, OSError) as error:

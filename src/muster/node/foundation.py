@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from muster.access.decision import Decide
 from muster.access.issuers import Issuers
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
@@ -22,7 +23,8 @@ Undo = list[Callable[[], Awaitable[None] | None]]
 @dataclass(frozen=True, slots=True)
 class Foundation:
     """Under one hub. Whoever begins something puts what ends it into ``undo``. ``writer`` and ``reader`` are those of
-    all hubs, as are ``issuers``, whose bearer tokens count; ``settings``, ``files`` and ``kept`` are the hub's own."""
+    all hubs, as are ``issuers``, whose bearer tokens count, and ``decide``, which says for what. ``settings``,
+    ``files`` and ``kept`` are the hub's own."""
 
     settings: Settings
     files: HubFiles
@@ -33,6 +35,7 @@ class Foundation:
     ambient: Ambient
     undo: Undo
     issuers: Issuers
+    decide: Decide
 
     @property
     def durable(self) -> bool:

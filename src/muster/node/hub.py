@@ -8,6 +8,7 @@ from functools import partial
 
 import apsw
 
+from muster.access.decision import Decide
 from muster.access.issuers import Issuers
 from muster.audit.contract import AuditLog
 from muster.audit.refused import RefusedChanges
@@ -70,6 +71,7 @@ class Site:
     issuers: Issuers
     audit: AuditLog
     refused: RefusedChanges
+    decide: Decide
 
 
 class OpenHub:
@@ -176,7 +178,7 @@ async def open_hub(
     switches = await open_switches(settings.switches, kept)
     hub = settings.hub(keys.name, keys.policies, site.ambient, switches.now)
     files = site.directory.hub_files("" if first else keys.name)
-    base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [], site.issuers)
+    base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [], site.issuers, site.decide)
     try:
         return OpenHub(base, await make_parts(base), site, keys.policies, switches)
     except BaseException:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -45,12 +45,13 @@ from muster.node.facts import Reach, Service, facts_of, keep_reach
 from muster.node.fetch import fetch_trusting
 from muster.node.foundation import Undo
 from muster.node.hub import OpenHub, Site
-from muster.node.hubs import open_hubs
+from muster.node.hubs import Hubs, open_hubs
 from muster.node.linked_hub import local_hub
 from muster.node.material import Material, load_material, load_provisioning_policies
 from muster.node.network import end_refused_when_changed
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.provisioning import Keeping, Provisioning, open_provisioning
+from muster.node.roles import Roles
 from muster.node.roster import Roster, open_roster
 from muster.node.settings import Settings
 from muster.node.settings_record import record_settings
@@ -105,10 +106,11 @@ class Node:
             if pending is not None:
                 await pending
 
-    def reload_certificate(self) -> None:
-        """Take the operator's certificate from its files now, if he has brought one."""
+    def reload_files(self) -> None:
+        """Take the operator's certificate and roles from his files now, if he has brought any."""
         if isinstance(self._certificate, OwnCertificate):
             self._certificate.reload()
+        self._roles.reload()
 
     async def _start(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
@@ -128,11 +130,12 @@ class Node:
             SqliteProvisioningStore(writer, reader), PolicyBook(directory.path, settings.credential_policies),
             await load_provisioning_policies(kept, ambient, development=settings.data is None),
         )  # fmt: skip
+        roles = await self._load_roles(writer, reader)
         site = Site(
             settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
-            lambda: not self.hubs.failing(), certificate.own,
-            Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient), self._issuers(),
-            audit, RefusedChanges(audit, ambient),
+            lambda: not self.hubs.failing(), certificate.own, issuers=self._issuers(), decide=roles.granting.decide,
+            renewals=Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient),
+            audit=audit, refused=RefusedChanges(audit, ambient),
         )  # fmt: skip
         self.hubs = hubs = await open_hubs(site, roster)
         self._undo.append(hubs.close_all)
@@ -140,16 +143,12 @@ class Node:
         keeping.policies.when_changed(announce)
         deployment = Deployment(site, hubs, roster, certificate, announce)
         first = replace(hubs.first.base, undo=self._undo)
-        for hub in hubs.all():
-            linked.link(local_hub(hub))
-            hub.when_access_changes(announce)
+        _with_each(hubs, partial(_join, linked, announce))
         provisioning = await open_provisioning(first, keeping, material, linked, hubs.first.parts)
-        hubs.when_opened(lambda hub: linked.link(local_hub(hub)))
-        hubs.when_opened(lambda hub: hub.when_access_changes(announce))
         hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
-        families = partial(provisioning_families, provisioning.timeline)
-        first_only = [*HubOperations(deployment).table(), *AuditOperations(audit, None).table()]
-        await hubs.serve(provisioning.operations, first_only, families)
+        own = [*HubOperations(deployment).table(), *AuditOperations(audit, None).table()]
+        own += roles.serve(hubs, material.id_scope, provisioning.managed.gate.bearer)
+        await hubs.serve(provisioning.operations, own, partial(provisioning_families, provisioning.timeline))
 
         http = HttpServer(answer_by_hub(hubs.apps, self._management(site, deployment, provisioning)), ambient.now)
         self._undo.append(http.close)
@@ -162,9 +161,7 @@ class Node:
         if "amqp_plain" in sockets:
             await self._listen_plain(sockets["amqp_plain"], make_amqp)
         end_refused_when_changed(hubs, make_amqp)
-        for hub in hubs.all():
-            _end_withdrawn(make_amqp, hub)
-        hubs.when_opened(partial(_end_withdrawn, make_amqp))
+        _with_each(hubs, partial(_end_withdrawn, make_amqp))
         hubs.when_closing(lambda hub: make_amqp.end_all(UNAVAILABLE, hub.amqp))
         hubs.when_closing(lambda hub: http.settle(hub.rest, DRAIN_SECONDS))
         self._undo += [partial(make_amqp.end_all, UNAVAILABLE), hubs.end]
@@ -176,6 +173,11 @@ class Node:
         work = LongOperations(site.ambient)
         self._undo.append(work.close)
         return build_management(deployment, provisioning.managed, work, site.ambient, refused=site.refused.add)
+
+    async def _load_roles(self, writer: Writer, reader: apsw.Connection) -> Roles:
+        self._roles = Roles(writer, reader, lambda: self.hubs)
+        await self._roles.load(self.settings.roles_file, self.ambient, self._undo)
+        return self._roles
 
     def _issuers(self) -> Issuers:
         """Those whose bearer tokens count; their keys are fetched from now on."""
@@ -281,6 +283,19 @@ class Node:
 def _flag(listener: str) -> str:
     """The option that chooses the port of a listener."""
     return f"--{listener.replace('_', '-')}-port"
+
+
+def _with_each(hubs: Hubs, listener: Callable[[OpenHub], None]) -> None:
+    """Call ``listener`` with the hubs that are open, and from now on with those that are opened."""
+    for hub in hubs.all():
+        listener(hub)
+    hubs.when_opened(listener)
+
+
+def _join(linked: LinkedHubs, announce: Callable[[], Awaitable[None]], hub: OpenHub) -> None:
+    """Have provisioning know ``hub``, and tell how to reach it when that has changed."""
+    linked.link(local_hub(hub))
+    hub.when_access_changes(announce)
 
 
 def _end_withdrawn(head: AmqpHead, hub: OpenHub) -> None:

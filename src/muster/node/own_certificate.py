@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from muster.core.ambient import Ambient, Timer
+from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.heads.tls import context_of
 from muster.identity.doctor import Shown
 from muster.node.certificate import system_roots
 from muster.node.certificate_files import CertificateFileError, CertificateFiles, Supplied, load
 from muster.node.directory import DataDirectory
-
-LOOK_SECONDS = 5.0
-"""So often the files are looked at. What has changed is taken at the second look that sees the same: certificate and
-key are written one after the other."""
+from muster.node.file_watch import FileWatch
 
 ROOT_NOT_KNOWN = (
     "The root that clients have to trust is neither in {certificate} nor among this system's: append it there, so that "
@@ -30,16 +26,13 @@ ROOT_NOT_KNOWN = (
 
 log = logging.getLogger("muster.node")
 
-_Stamp = tuple[tuple[int, int, int], ...]
-
 
 class OwnCertificate:
     """What new connections are shown; see ``certificate.ServerCertificate``.
 
     Both ways to a new one are there: SIGHUP (``reload``), which tools that renew certificates know to send, and looking
-    at the files, for those that merely replace them: secrets mounted into containers, and people. Looking works across
-    symbolic links and network file systems, where the kernel's notices do not. A new one that is no good is told once,
-    in the log and by `muster doctor`; the old one goes on.
+    at the files, for those that merely replace them: secrets mounted into containers, and people. A new one that is no
+    good is told once, in the log and by `muster doctor`; the old one goes on.
     """
 
     def __init__(
@@ -52,12 +45,8 @@ class OwnCertificate:
         self._ambient = ambient
         self._supplied: Supplied
         self._context: SSL.Context
-        self._tried: _Stamp = ()
-        self._seen: _Stamp = ()
         self._trouble = ""
-        self._timer: Timer | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Lock()
+        self._watch = FileWatch((files.certificate, files.key), self._again, ambient)
 
     @classmethod
     async def open(
@@ -68,8 +57,12 @@ class OwnCertificate:
         Raises ``CertificateFileError`` when it is no good, ``OSError`` when ``directory`` cannot be written.
         """
         made = cls(files, names, directory, ambient)
-        await made._take()
-        made._arm()
+        await made._watch.begin()
+        try:
+            await made._take()
+        except BaseException:
+            await made.close()
+            raise
         return made
 
     def context(self) -> SSL.Context:
@@ -101,23 +94,13 @@ class OwnCertificate:
 
     def reload(self) -> None:
         """Take the files now, whether they have changed or not."""
-        self._begin(self._again(told=True))
+        self._watch.take_now()
 
     async def close(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._watch.close()
 
     async def _take(self) -> None:
-        self._tried = await asyncio.to_thread(_stamp, self._files)
         supplied = await asyncio.to_thread(load, self._files, self._names(), self._ambient.now(), system_roots)
         try:
             context = context_of([one.parsed for one in supplied.chain], supplied.key)
@@ -128,41 +111,13 @@ class OwnCertificate:
         self._directory.write(self._directory.bundle_file, system_roots() + anchor)
         self._supplied, self._context = supplied, context
 
-    async def _again(self, *, told: bool) -> None:
-        async with self._turn:
-            try:
-                await self._take()
-            except (CertificateFileError, OSError) as error:
-                if told or str(error) != self._trouble:
-                    log.error("the new certificate is not taken, the one of before goes on: %s", error)
-                self._trouble = str(error)
-            else:
-                self._trouble = ""
-                log.warning("the certificate in %s is taken", self._files.certificate)
-
-    def _arm(self) -> None:
-        self._timer = self._ambient.at(self._ambient.now() + LOOK_SECONDS, self._due)
-
-    def _due(self) -> None:
-        if not self._tasks:
-            self._begin(self._look())
-        self._arm()
-
-    async def _look(self) -> None:
-        stamp = await asyncio.to_thread(_stamp, self._files)
-        settled, self._seen = stamp == self._seen, stamp
-        if settled and stamp != self._tried:
-            await self._again(told=False)
-
-
-def _stamp(files: CertificateFiles) -> _Stamp:
-    """What differs when one of the files was written or replaced."""
-    return tuple(_stamp_of(path) for path in (files.certificate, files.key))
-
-
-def _stamp_of(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0, 0
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    async def _again(self, told: bool) -> None:
+        try:
+            await self._take()
+        except (CertificateFileError, OSError) as error:
+            if told or str(error) != self._trouble:
+                log.error("the new certificate is not taken, the one of before goes on: %s", error)
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+            log.warning("the certificate in %s is taken", self._files.certificate)

@@ -6,7 +6,6 @@ import asyncio
 from functools import partial
 from typing import NamedTuple
 
-from muster.access.decision import by_claim
 from muster.core.bus import LocalBus
 from muster.core.meters import Meters
 from muster.core.outbox import Outbox
@@ -90,7 +89,7 @@ async def make_parts(base: Foundation) -> Parts:
         base.hub, SqliteAuthorityStore(writer, reader), sessions=sessions, refusals=refusals, bus=bus, ambient=ambient
     )
     base.undo.append(certificates.news.stop)
-    bearer = BearerGate(base.issuers, by_claim, ambient, refusals, name)
+    bearer = BearerGate(base.issuers, base.decide, ambient, refusals, name)
     queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
     registry = Registry(name, identities, sessions, bus, ambient, depth=queues.depth)
     methods = Methods(registry, sessions, ambient, meters)

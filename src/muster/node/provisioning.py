@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from muster.access.decision import by_claim
 from muster.core.provisioning_limits import ALLOCATION_ANSWER_BYTES, ALLOCATION_CALLS, ALLOCATION_WAIT
 from muster.core.resource import load_record
 from muster.dialect.enrollment_bodies import webhook_body
@@ -94,7 +93,7 @@ async def open_provisioning(
     await registrar.resume()
     base.undo.append(registrar.close)
     service = make_hub(base.settings.all_hostnames, policies, profile, name=scope)
-    bearer = BearerGate(base.issuers, by_claim, ambient, refusals, scope) if base.issuers else None
+    bearer = BearerGate(base.issuers, base.decide, ambient, refusals, scope) if base.issuers else None
     gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals, bearer=bearer)
     policies.when_changed(gate.policies_changed)
     answers = ProvisioningAnswers(scope, gate, ambient, profile, meters=meters, network=network)

@@ -59,7 +59,7 @@ class Settings:
     ``fault_injection`` lets clients ask for faults of their own connections; ``None`` for an ephemeral hub's only.
     ``certificate``: where the operator's own
     certificate for the hub is, ``None`` for one by the hub's own CA. ``credential_policies`` are authorities that issue
-    certificates to devices, besides that of ``muster ca init``.
+    certificates to devices, besides that of ``muster ca init``. ``roles_file`` holds roles and grants of the operator.
     ``switches`` say which kinds of SAS token the hub takes no more. ``throttle``, ``None`` for the profile's own way,
     says whether the rates and the daily quota of ``units`` of ``tier`` are enforced; ``principal_rate`` is how many
     calls a second each caller of the service API has, 0 for any number. ``oidc_issuers`` are the OpenID
@@ -96,6 +96,7 @@ class Settings:
     switches: Switches = TAKES_ALL
     fault_injection: bool | None = None
     certificate: CertificateFiles | None = None
+    roles_file: Path | None = None
     tier: Tier = Tier.S1
     units: int = 1
     throttle: bool | None = None

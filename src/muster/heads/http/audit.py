@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from muster.access.roles import ManagementAction
 from muster.audit.contract import AuditLog
 from muster.audit.filter import Filter, moment_from
 from muster.core.audit_limits import AUDIT_PAGE
@@ -27,10 +28,11 @@ class AuditOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
-        right = BUILT_IN[OWNER]
-        rows = [Operation("GET", "/$muster/audit", right, self.read)]
+        right, read = BUILT_IN[OWNER], (ManagementAction.READ,)
+        at = "" if self._scope is None else None
+        rows = [Operation("GET", "/$muster/audit", right, self.read, actions=read, scope=at)]
         if self._scope is None:  # what one hub has of it is no chain
-            rows.append(Operation("GET", "/$muster/audit/head", right, self.head))
+            rows.append(Operation("GET", "/$muster/audit/head", right, self.head, actions=read, scope=at))
         return rows
 
     async def read(self, call: Call) -> Response:

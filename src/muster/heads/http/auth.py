@@ -56,10 +56,12 @@ def authorize(
 
     A policy's token must have ``right``, the caller of a bearer token a role for each of ``actions``. The message says
     no more than the service does; the verdict, kept under the same tracking id, says the rest. ``token`` is looked at
-    in place of the header, ``hub`` is the one that a bearer is about, where that is not the gate's.
+    in place of the header, ``hub`` is the one that a bearer is about, where that is neither the operation's nor that of
+    the gate.
     """
     request = call.request
     token = request.said.authorization if token is None else token
+    hub = _place(call) if hub is None else hub
     known = gate.proven(token, right)
     if known is not None:
         call.caller = known
@@ -119,6 +121,11 @@ async def authorize_device(call: Call, gate: Gate, key: IdentityKey, target: Ide
         )
     )
     _settle(call, verdict)
+
+
+def _place(call: Call) -> str | None:
+    """Where the caller must have his role: at every hub, at the one that the operation names, or that of the gate."""
+    return None if call.operation is None else call.operation.scope
 
 
 def _settle(call: Call, verdict: Verdict) -> None:

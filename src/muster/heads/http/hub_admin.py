@@ -45,7 +45,7 @@ class HubOperations:
         right = BUILT_IN[OWNER]
         read, write = (ManagementAction.READ,), (ManagementAction.WRITE,)
         return [
-            Operation("GET", "/$muster/hubs", right, self.list, actions=read),
+            Operation("GET", "/$muster/hubs", right, self.list, actions=read, scope=""),
             *(
                 Operation(method, "/$muster/hubs/{hub}", right, handler, actions=write, changes=changes, scope="")
                 for method, handler, changes in (

@@ -47,11 +47,10 @@ def is_local(request: Request) -> bool:
 
 
 _Handler = Callable[[Call], Awaitable[Response]]
-Maker = Callable[[str, str, Right, _Handler], Operation]
+Maker = Callable[[str, str, Right, _Handler, ManagementAction], Operation]
 
 
-def _hub_operation(method: str, path: str, right: Right, handler: _Handler) -> Operation:
-    action = ManagementAction.READ if method == "GET" else ManagementAction.WRITE
+def _hub_operation(method: str, path: str, right: Right, handler: _Handler, action: ManagementAction) -> Operation:
     return Operation(method, path, right, handler, actions=(action,))
 
 
@@ -66,11 +65,12 @@ class NetworkOperations:
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
+        make = self._operation
         path, right = (HUB_PATH, BUILT_IN[OWNER]) if self._hub else (PROVISIONING_PATH, PROVISIONING_RIGHTS)
         return [
-            self._operation("GET", path, right, self.show),
-            replace(self._operation("PUT", path, right, self.replace), changes="network.put"),
-            self._operation("GET", f"{path}/check", right, self.check),
+            make("GET", path, right, self.show, ManagementAction.READ),
+            replace(make("PUT", path, right, self.replace, ManagementAction.WRITE), changes="network.put"),
+            make("GET", f"{path}/check", right, self.check, ManagementAction.READ),
         ]
 
     async def show(self, _: Call) -> Response:

@@ -149,8 +149,8 @@ class Operation:
     call it too, who name themselves in a header; what the path names is the target. ``anywhere``: the hub's network
     rules are not about it. ``changes`` names in the audit log what an operation does that changes something: its
     refusals are on record, and its handler puts ``Call.act`` on record with the change. ``scope`` is whose records
-    these are, where not the hub's. ``judges``: its handler judges the caller and looks at the api-version, for it is
-    not the hub's policies that count.
+    these are, and where roles must allow the operation, if not at the hub: empty for the deployment, all hubs that is.
+    ``judges``: its handler judges the caller and looks at the api-version, for it is not the hub's policies that count.
     """
 
     method: str
@@ -192,11 +192,14 @@ _LONGEST_REMEMBERED = 256
 
 
 class OperationTable:
-    """Finds operations by method and path; where a fixed part and a parameter both fit, the fixed part goes first."""
+    """Finds operations by method and path; where a fixed part and a parameter both fit, the fixed part goes first.
+
+    ``rows`` are all of them."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._root = _Node()
-        for operation in operations:
+        self.rows = tuple(operations)
+        for operation in self.rows:
             node = self._root
             for part in operation.path.strip("/").split("/"):
                 node = _descend(node, part)

@@ -8,6 +8,8 @@ import apsw
 
 from muster.access.custom_roles import CustomRole, kept_role
 from muster.access.grants import Grant, KeptRoles, PrincipalKind
+from muster.core.audit import Draft
+from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, told_as_refusal
 
 _ROLES = "SELECT name, patterns FROM roles ORDER BY name"
@@ -35,21 +37,23 @@ class SqliteGrantStore:
             roles = [kept_role(name, json.loads(patterns)) for name, patterns in self._reader.execute(_ROLES)]
             return KeptRoles(roles, [_grant(row) for row in self._reader.execute(_GRANTS)])
 
-    async def put_role(self, role: CustomRole) -> None:
-        await self._write(_PUT_ROLE, role.name, json.dumps(role.patterns))
+    async def put_role(self, role: CustomRole, draft: Draft | None = None) -> None:
+        await self._write(_PUT_ROLE, (role.name, json.dumps(role.patterns)), draft)
 
-    async def remove_role(self, name: str) -> None:
-        await self._write(_DELETE_ROLE, name)
+    async def remove_role(self, name: str, draft: Draft | None = None) -> None:
+        await self._write(_DELETE_ROLE, (name,), draft)
 
-    async def put_grant(self, grant: Grant) -> None:
-        await self._write(_PUT, *_row(grant))
+    async def put_grant(self, grant: Grant, draft: Draft | None = None) -> None:
+        await self._write(_PUT, _row(grant), draft)
 
-    async def remove_grant(self, grant: Grant) -> None:
-        await self._write(_DELETE, *_row(grant))
+    async def remove_grant(self, grant: Grant, draft: Draft | None = None) -> None:
+        await self._write(_DELETE, _row(grant), draft)
 
-    async def _write(self, statement: str, *values: str) -> None:
+    async def _write(self, statement: str, values: tuple[str, ...], draft: Draft | None) -> None:
         def write(connection: apsw.Connection) -> None:
             connection.execute(statement, values)
+            if draft is not None:
+                keep(self._writer, connection, (draft,))
 
         await self._writer.submit(write)
 
