@@ -46,6 +46,7 @@ def description(hub: HubProcess) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("mode", "named"),
     [(GenerationMode.POSITIVE, KNOWN), (GenerationMode.POSITIVE, {}), (GenerationMode.NEGATIVE, {})],
