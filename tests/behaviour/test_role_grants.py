@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,15 @@ async def test_grants_count_in_the_management_api(scene: Scene) -> None:
     assert await allowed() == [False] * 4
     await scene.grant("Reader")
     assert await allowed() == [True] * 4
+
+
+async def test_what_the_file_grants_is_on_record_when_it_changes_and_not_at_each_start(tmp_path: Path) -> None:
+    file = tmp_path / "roles.toml"
+    for content in ('[roles]\nFiled = ["twins/read"]\n', '[roles]\nFiled = ["twins/read"]\n', ""):
+        file.write_text(content)
+        async with two_hubs(tmp_path, second=False, roles_file=file) as hubs:
+            lines = (await hubs.call(EAST, "GET", "/$muster/audit?subject=roles")).text.splitlines()
+    made, emptied = (json.loads(line) for line in lines)
+    assert (made["operation"], made["subject"], made["transport"]) == ("roles.file", "roles/file", "file")
+    assert (made["before"], made["after"]["roles"]) == (None, {"Filed": ["twins/read"]})
+    assert (emptied["before"], emptied["after"]["roles"]) == (made["after"], {})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from muster.access.granting import Granting
 from muster.access.grants import GrantStore
+from muster.core.audit import Draft
 from muster.core.errors import HubError
 from muster.core.grant_limits import ROLES_FILE_BYTES
 from muster.node.file_watch import LOOK_SECONDS
@@ -29,6 +30,7 @@ class Place:
         self.path = path
         self.ambient = VirtualAmbient()
         self.granting = Granting(_Nothing(), lambda text: void(parse_condition(text)), _nowhere)
+        self.kept = _Kept()
         self.file: RolesFile
         self._changed = asyncio.Event()
         self.granting.changed = self._changed.set
@@ -67,6 +69,21 @@ class Place:
 class _Nothing(GrantStore): ...
 
 
+class _Kept:
+    """A ``HubSettingsStore``, and what was put on record with them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.records: list[Draft] = []
+
+    async def get_setting(self, name: str) -> bytes | None:
+        return self.values.get(name)
+
+    async def put_settings(self, values: Mapping[str, bytes], draft: Draft | None = None) -> None:
+        self.values |= values
+        self.records += [] if draft is None else [draft]
+
+
 async def _nowhere(hub: str, device_id: str, conditions: Sequence[str]) -> bool:
     return False
 
@@ -79,7 +96,7 @@ def void(_: object) -> None:
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     place = Place(tmp_path / "roles.toml")
     place.path.write_text(grant_to("first"))
-    place.file = await RolesFile.open(place.path, place.granting, place.ambient)
+    place.file = await RolesFile.open(place.path, place.granting, place.kept, place.ambient)
     yield place
     await place.file.close()
 
@@ -88,6 +105,7 @@ async def test_what_is_written_counts_after_two_looks(place: Place) -> None:
     assert place.groups == ["first"]
     place.path.write_text(grant_to("first", "second"))
     await place.look()
+    assert [record.after.count("group") for record in place.kept.records] == [1, 2]
     assert place.groups == ["first", "second"]
     place.path.write_text("")
     await place.look()
@@ -131,4 +149,4 @@ async def test_at_the_start_a_file_that_is_wrong_is_a_refusal(tmp_path: Path, co
     if content is not None:
         place.path.write_text(content)
     with pytest.raises(HubError, match=said):
-        await RolesFile.open(place.path, place.granting, place.ambient)
+        await RolesFile.open(place.path, place.granting, place.kept, place.ambient)

@@ -158,8 +158,16 @@ class Granting:
     def take_file(self, filed: KeptRoles) -> None:
         """The file holds ``filed`` now, in place of what it held; all of it counts, or when it raises none.
 
-        Raises ``HubError``: as ``check_grant``, 400004 for an unknown role, one defined twice or too many.
+        Raises ``HubError`` as ``check_file``.
         """
+        self.check_file(filed)
+        self._filed_roles = {role.name: role for role in filed.roles}
+        self._filed = {grant.id: grant for grant in filed.grants}
+        self._settle()
+
+    def check_file(self, filed: KeptRoles) -> None:
+        """Whether the file may hold ``filed``. Raises ``HubError``: as ``check_grant``, 400004 for an unknown role, one
+        defined twice or too many."""
         roles = {role.name: role for role in filed.roles}
         if len(roles) < len(filed.roles) or len(roles) > CUSTOM_ROLES.open:
             raise HubError(ARGUMENT_INVALID, f"roles are up to {CUSTOM_ROLES.open}, each with a name of its own.")
@@ -172,8 +180,6 @@ class Granting:
                 self._check_role(grant, known)
             except HubError as error:
                 raise HubError(error.row, f"grant {number}: {error.message}") from None
-        self._filed_roles, self._filed = roles, {grant.id: grant for grant in filed.grants}
-        self._settle()
 
     def hub_closed(self, name: str) -> None:
         """The hub ``name`` is being removed: what was granted there by command is gone, no later hub inherits it."""

@@ -17,6 +17,7 @@ from muster.node.foundation import Undo
 from muster.node.roles_file import RolesFile
 from muster.stores.sqlite.database import Writer
 from muster.stores.sqlite.grants import SqliteGrantStore
+from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.twins.query.parser import parse_condition
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Roles:
     """``granting`` decides from the start on. Until ``serve`` nobody remembers what it has decided."""
 
     def __init__(self, writer: Writer, reader: apsw.Connection, hubs: Callable[[], Hubs]) -> None:
+        self._kept = SqliteHubSettingsStore(writer, reader)
         self.granting = Granting(SqliteGrantStore(writer, reader), _check_condition, _asking(hubs))
         self._file: RolesFile | None = None
 
@@ -34,7 +36,7 @@ class Roles:
         """Take what was kept, and what is in the file if there is one. Raises ``HubError``."""
         await self.granting.load()
         if path is not None:
-            self._file = await RolesFile.open(path, self.granting, ambient)
+            self._file = await RolesFile.open(path, self.granting, self._kept, ambient)
             undo.append(self._file.close)
 
     def reload(self) -> None:
