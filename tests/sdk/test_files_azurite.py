@@ -87,6 +87,8 @@ def tell(place: Place) -> list[tuple[int, str, bytes, set[str]]]:
         answer = place.connection.getresponse()
         content = answer.read()
         names = {name.lower() for name in answer.headers} - OF_THE_CONNECTION - OURS_ALONE - THEIRS_ALONE
+        if answer.headers["Cache-Control"] == "no-store":  # ours, where the blob says nothing
+            names.discard("cache-control")
         error = answer.headers.get("x-ms-error-code", "")
         good = answer.status < 300
         answers.append((answer.status, error, content if good else b"", names if good else set()))
