@@ -218,8 +218,9 @@ class AmqpClient:
         receiver = self.attach(source=node, channel=channel)
         self.credit(receiver, 10, channel)
         sender = self.attach(target=node, channel=channel)
-        self.wait_for(Attach)
-        self.wait_for(Attach)
+        names = {f"link-{receiver}", f"link-{sender}"}
+        while names:  # answers to earlier attaches may come between
+            names.discard(self.wait_for(Attach).body.name)
         self.send(Transfer(sender, 0, b"1", 0, False), encode_message(message), channel)
         return self.messages(1)[0]
 
