@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import os
 
-_hosts = itertools.count(11)
+_numbers = itertools.count()
+_BLOCK = 240
 
 
 def loopback() -> str:
     """An address that no other process of tests has, in this run or another."""
-    high, low = divmod(os.getpid() % 60_000, 250)
-    return f"127.{high + 10}.{low}.{next(_hosts)}"
+    block, host = divmod(next(_numbers), _BLOCK)
+    high, low = divmod((os.getpid() + 20_011 * block) % 60_000, 250)
+    return f"127.{high + 10}.{low}.{host + 11}"
