@@ -25,6 +25,7 @@ pytestmark = pytest.mark.sdk
 ENDLESS = ["/$muster/monitor"]
 """Answers without an end; tests/behaviour has its own."""
 KNOWN = {"device_id": "d1", "module_id": "m1"}
+PATIENCE = "connectTimeoutInSeconds"
 EXAMPLES = 6
 HELD_TO = [
     not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
@@ -46,7 +47,7 @@ def description(hub: HubProcess) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("mode", "named"),
     [(GenerationMode.POSITIVE, KNOWN), (GenerationMode.POSITIVE, {}), (GenerationMode.NEGATIVE, {})],
@@ -68,6 +69,8 @@ def test_every_operation_answers_as_it_is_described(
         @given(operation.as_strategy(generation_mode=mode))
         def hold(case: schemathesis.Case) -> None:
             case.path_parameters.update({name: named[name] for name in case.path_parameters if name in named})
+            if isinstance(case.body, dict) and isinstance(case.body.get(PATIENCE), int | float):
+                case.body[PATIENCE] = 0  # else the call waits for the device, minutes if so asked
             answer = case.call(headers={"Authorization": token}, timeout=60)
             statuses[answer.status_code // 100] += 1
             case.validate_response(answer, checks=HELD_TO)
