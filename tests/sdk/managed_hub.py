@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -69,3 +70,13 @@ def finish(answer: Any) -> Any:
     if hasattr(answer, "result"):
         return answer.result()
     return list(answer) if hasattr(answer, "by_page") else answer
+
+
+def operations_of(client: object, groups: Iterable[str]) -> set[str]:
+    """Every operation of an SDK's client, found by looking."""
+    return {
+        f"{group}.{name}"
+        for group in groups
+        for name, _ in inspect.getmembers(type(getattr(client, group)), inspect.isfunction)
+        if not name.startswith("_")
+    }

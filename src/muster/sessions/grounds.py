@@ -21,20 +21,16 @@ log = logging.getLogger("muster.sessions")
 _AT_ONCE = 500  # sessions looked at before others get their turn: some 2 ms
 
 
-class _Grounds:
-    """Looks at all sessions whenever some may have lost their ground; never by itself."""
+class Sweep:
+    """Looks at all sessions whenever something has changed that may end some; never by itself."""
 
-    expected = ""
-
-    def __init__(self, sessions: SessionTable, refusals: Refusals, ambient: Ambient) -> None:
+    def __init__(self, sessions: SessionTable) -> None:
         self._sessions = sessions
-        self._refusals = refusals
-        self._ambient = ambient
         self._looking: asyncio.Task[None] | None = None
         self._again = False
 
     def changed(self) -> None:
-        """Some may have lost it: look, soon."""
+        """Look, soon."""
         self._again = True
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._look())
@@ -50,6 +46,21 @@ class _Grounds:
                         await asyncio.sleep(0)
         finally:
             self._looking = None
+
+    def _check(self, session: Session) -> None:
+        """End ``session`` if it cannot go on."""
+        raise NotImplementedError
+
+
+class _Grounds(Sweep):
+    """Sessions that may have lost their ground."""
+
+    expected = ""
+
+    def __init__(self, sessions: SessionTable, refusals: Refusals, ambient: Ambient) -> None:
+        super().__init__(sessions)
+        self._refusals = refusals
+        self._ambient = ambient
 
     def _check(self, session: Session) -> None:
         cause, seen = self.lost(session)
