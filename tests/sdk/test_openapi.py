@@ -82,5 +82,6 @@ def test_every_operation_answers_as_it_is_described(
         except (FailureGroup, Failure) as failed:
             broken.append(f"{operation.label}: {failed}")
     assert not broken, "\n\n".join(broken)
-    assert statuses[2] > (100 if named else 0), statuses
+    if mode is GenerationMode.POSITIVE:  # what is not as described need not be accepted even once
+        assert statuses[2] > (100 if named else 0), statuses
     assert statuses[4] > 100, statuses
