@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.nats_servers import nats as nats  # noqa: PLC0414  a fixture for all
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
