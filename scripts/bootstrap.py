@@ -4,7 +4,8 @@ usage: bootstrap.py run|lint|test|bench
 
   run    a virtual environment (.venv) with the locked packages of the hub, and the hub itself
   lint   the same with the test and lint tools
-  test   the same with Node.js, when the machine has none, the npm packages of tests/node, and a TPM in software
+  test   the same with Node.js, when the machine has none, the npm packages of tests/node, a TPM in software, and
+         PostgreSQL 15
   bench  as run, with Mosquitto, RabbitMQ and OpenSSL's headers from Debian
 
 Everything is done once: a stamp beside what was installed holds a digest of what it was installed from, so a second run
@@ -189,6 +190,16 @@ def install_tpm() -> None:
         say(f"tests with a TPM will be skipped: {missing}")
 
 
+def install_postgres() -> None:
+    """Install PostgreSQL's server; tests start their own, and skip what needs it without it."""
+    if Path("/usr/lib/postgresql/15/bin/initdb").exists():
+        return
+    try:
+        install_debian(["postgresql-15"], "there is no PostgreSQL 15")
+    except Missing as missing:
+        say(f"tests with PostgreSQL will be skipped: {missing}")
+
+
 # -- Node.js -----------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +269,7 @@ def prepare_test() -> None:
     install_npm()
     install_proton()
     install_tpm()
+    install_postgres()
 
 
 def prepare_bench() -> None:

@@ -1,0 +1,1 @@
+"""Implementations of the contracts on PostgreSQL, for deployments of several nodes."""

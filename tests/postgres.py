@@ -1,0 +1,109 @@
+"""A PostgreSQL of our own for tests: Debian's, one server for all tests of a process, a database for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from muster.stores.postgres.schema import migrate
+from tests.addresses import loopback
+
+BINARIES = Path("/usr/lib/postgresql/15/bin")
+_numbers = count(1)
+
+
+class PostgresServer:
+    """A server on a loopback address, in a directory of its own that goes with it.
+
+    ``durable``: with fsync, for tests that kill it; without, it is several times faster.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self.address, self.port = loopback(), 5432
+        self._directory = Path(tempfile.mkdtemp(prefix="muster-postgres-"))
+        self._data = self._directory / "data"
+        self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if self._user:
+            shutil.chown(self._directory, "postgres")
+        self._run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+        sync = "on" if durable else "off"
+        options = {
+            "listen_addresses": f"'{self.address}'", "unix_socket_directories": "''", "fsync": sync,
+            "full_page_writes": sync, "max_connections": "200", "shared_buffers": "64MB", "log_min_messages": "fatal",
+        }  # fmt: skip
+        with (self._data / "postgresql.conf").open("a") as conf:
+            conf.writelines(f"{name} = {value}\n" for name, value in options.items())
+        self.start()
+
+    def url(self, database: str) -> str:
+        """How to reach ``database``."""
+        return f"postgresql://postgres@{self.address}:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Start it; when this returns it takes connections."""
+        self._run("pg_ctl", "--wait", f"--log={self._directory / 'log'}", "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop it: ``immediate`` is as a crash of all its processes."""
+        self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+
+    def remove(self) -> None:
+        """Stop it and remove its directory."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _run(self, command: str, *options: str) -> None:
+        subprocess.run(
+            [*self._user, BINARIES / command, f"--pgdata={self._data}", *options],
+            check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=self._directory,
+        )  # fmt: skip
+
+
+@cache
+def shared_server() -> PostgresServer:
+    """The server of this process, started when it is first asked for."""
+    if not BINARIES.is_dir():
+        pytest.skip("there is no PostgreSQL 15 on this machine: apt-get install postgresql-15")
+    server = PostgresServer()
+    atexit.register(server.remove)
+    asyncio.new_event_loop().run_until_complete(_make_template(server))
+    return server
+
+
+def new_database(server: PostgresServer | None = None) -> str:
+    """The URL of a database of the test's own, with all tables, empty. Not to be called on a running loop."""
+    server = server or shared_server()
+    name = f"muster_{next(_numbers)}"
+    asyncio.new_event_loop().run_until_complete(_execute(server, f"CREATE DATABASE {name} TEMPLATE muster_template"))
+    return server.url(name)
+
+
+async def _make_template(server: PostgresServer) -> None:
+    await _execute(server, "CREATE DATABASE muster_template")
+    await migrate(server.url("muster_template"))
+
+
+async def _execute(server: PostgresServer, statement: str) -> None:
+    connection = await asyncpg.connect(server.url("postgres"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def database_url() -> str:
+    """A database of the test's own."""
+    return new_database()
