@@ -90,6 +90,32 @@ def new_database(server: PostgresServer | None = None) -> str:
     return server.url(name)
 
 
+def emptied_database() -> str:
+    """The URL of a database that the tests of this process use one after the other, emptied now: much cheaper than one
+    of the test's own. Not to be called on a running loop."""
+    url = _reused_database()
+    asyncio.new_event_loop().run_until_complete(_empty(url))
+    return url
+
+
+@cache
+def _reused_database() -> str:
+    return new_database()
+
+
+async def _empty(url: str) -> None:
+    connection = await asyncpg.connect(url, server_settings={"session_replication_role": "replica"})  # no triggers
+    try:
+        names = await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') "
+            "AND NOT relispartition AND relname NOT IN ('alembic_version', 'audit_written')"
+        )
+        deletions = "; ".join(f"DELETE FROM {name}" for (name,) in names)
+        await connection.execute(f"{deletions}; UPDATE audit_written SET number = 0")
+    finally:
+        await connection.close()
+
+
 async def _make_template(server: PostgresServer) -> None:
     await _execute(server, "CREATE DATABASE muster_template")
     await migrate(server.url("muster_template"))

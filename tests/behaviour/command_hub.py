@@ -136,8 +136,8 @@ class CommandHub:
         await take_commands(client, device_id, module_id, qos)
         return client
 
-    def depth(self, device: str = "d") -> int:
-        return self.queues.depth(device)
+    def depth(self, device: str = "d") -> int | None:
+        return self.queues.waiting(device)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         await self.mqtt.settled(condition)

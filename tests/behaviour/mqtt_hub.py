@@ -260,7 +260,7 @@ async def mqtt_hub(
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
     hub.subscriptions = Subscriptions(facts.name, SqliteSubscriptionStore(writer, reader))
     hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
-    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, depth=hub.queues.depth)
+    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, depths=hub.queues.depths)
     hub.refusals = Refusals(ambient)
     hub.log, hub.telemetry = _telemetry(directory, ambient)
     hub.relay = EventRelay(outbox, hub.telemetry, ambient)
@@ -271,7 +271,7 @@ async def mqtt_hub(
     hub.trust_authorities(facts.name, SqliteAuthorityStore(writer, reader), bus)
     hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trusted, ask=hub.news.ask)
     hub.methods = Methods(hub.registry, hub.sessions, ambient, hub.meters)
-    hub.messaging, stop_queues = make_messaging(
+    hub.messaging, stop_queues = await make_messaging(
         facts.name, hub.queues, hub.registry, ambient, SETTINGS, meters=hub.meters
     )
     hub.amqp = AmqpHead(HubDirectory(_amqp_hub(hub)), ambient, loop)

@@ -273,11 +273,11 @@ async def test_19_1_a_batch_holds_a_bounded_number_of_messages(tmp_path: Path) -
 async def test_20_calls_are_activity_and_no_connection(hub: DeviceHttpHub) -> None:
     key = IdentityKey("d")
     await hub.mqtt.key("d")
-    assert hub.registry.activity(key).last_activity == 0
+    assert (await hub.registry.activity(key)).last_activity == 0
     for call in (hub.send, hub.receive):
         hub.ambient.advance(10)
         await call()
-        activity = hub.registry.activity(key)
+        activity = await hub.registry.activity(key)
         assert (activity.connected, activity.connection_changed) == (False, 0)
         assert activity.last_activity == hub.ambient.now()
     assert hub.registry.connected_count() == 0
@@ -289,16 +289,16 @@ async def test_21_an_identity_made_anew_has_no_activity_of_the_old_one(hub: Devi
     path = "/devices/d/modules/m/messages/events"
     await hub.call("POST", path, b"x", Authorization=await hub.mqtt.token("d", "m"))
     keys = IdentityKey("d"), IdentityKey("d", "m")
-    assert all(hub.registry.activity(key).last_activity for key in keys)
+    assert all(one.last_activity for one in await hub.registry.activities(keys))
     await hub.registry.delete(IdentityKey("d"))
-    await hub.mqtt.settled(lambda: not any(hub.registry.activity(key).last_activity for key in keys))
+    await hub.mqtt.settled(lambda: not any(hub.mqtt.sessions.activity(key)[2] for key in keys))
 
 
 async def test_22_a_call_during_a_session_counts_beside_it(hub: DeviceHttpHub) -> None:
     await hub.mqtt.device("d")
     hub.ambient.advance(5)
     await hub.send()
-    activity = hub.registry.activity(IdentityKey("d"))
+    activity = await hub.registry.activity(IdentityKey("d"))
     assert (activity.connected, activity.last_activity) == (True, hub.ambient.now())
 
 

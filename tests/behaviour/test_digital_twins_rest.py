@@ -49,7 +49,7 @@ async def model_of(hub: MethodHub, module_id: str | None = None) -> str:
     """As the twin's body and the digital twin say it."""
     key = IdentityKey("d", module_id)
     registry = hub.mqtt.registry
-    body = json.loads(twin_body(await registry.get(key), await hub.mqtt.twins.get(key), registry.activity(key)))
+    body = json.loads(twin_body(await registry.get(key), await hub.mqtt.twins.get(key), await registry.activity(key)))
     path = "/digitaltwins/d" if module_id is None else f"/digitaltwins/d/modules/{module_id}"
     assert (await hub.rest.call("GET", path)).json["$metadata"]["$model"] == body["modelId"]
     return str(body["modelId"])

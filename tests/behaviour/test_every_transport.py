@@ -175,7 +175,7 @@ async def test_2_2_the_registry_tells_when_a_device_was_last_active(hub: EveryHu
     device = await hub.connect(transport)
     hub.ambient.advance(10)
     await device.send(b"x")
-    activity = hub.registry.activity(key_of("d"))
+    activity = await hub.registry.activity(key_of("d"))
     assert activity.connected == transport.can(Ability.SESSION)
     assert hub.ambient.now() - 1 < activity.last_activity <= hub.ambient.now()
 

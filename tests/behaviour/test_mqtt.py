@@ -198,13 +198,13 @@ async def test_317_who_sends_faster_than_the_disk_writes_is_not_read_and_loses_n
 
 async def test_318_a_message_is_activity_and_a_ping_is_none(hub: MqttHub) -> None:
     client, key = await hub.device("d"), IdentityKey("d")
-    connected = hub.registry.activity(key).connection_changed
+    connected = (await hub.registry.activity(key)).connection_changed
     hub.ambient.advance(600)
     await alive(client)
-    assert hub.registry.activity(key).last_activity == connected
+    assert (await hub.registry.activity(key)).last_activity == connected
     await client.send(mqtt.publish(EVENTS, b"1", packet_id=1))
     await client.expect("PUBACK")
-    activity = hub.registry.activity(key)
+    activity = await hub.registry.activity(key)
     assert activity.connection_changed == connected
     assert activity.last_activity > connected + 300
 

@@ -1,4 +1,4 @@
-"""A ``hub.db`` for the contract tests of the stores that lie in it."""
+"""What the contract tests of the stores of a hub run on: a ``hub.db``, and a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import apsw
 
+from muster.stores.postgres.database import Database
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 
@@ -31,5 +32,20 @@ def opener_of(directory: Path, make: Callable[[Writer, apsw.Connection], Store])
         finally:
             reader.close()
             await writer.close()
+
+    return opener
+
+
+def postgres_opener(url: str, make: Callable[[Database], Store]) -> Opener[Store]:
+    """Opens the database at ``url``: what ``make`` builds on it."""
+
+    @contextlib.asynccontextmanager
+    async def opener() -> AsyncIterator[Store]:
+        database = Database(url)
+        await database.open()
+        try:
+            yield make(database)
+        finally:
+            await database.close()
 
     return opener

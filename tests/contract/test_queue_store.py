@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import DEVICE_NOT_FOUND, LOCK_LOST, MODULE_NOT_FOUND, QUEUE_DEPTH, HubError
 from muster.identity.contract import Edit, IdentityStore
@@ -30,8 +30,11 @@ from muster.messages.queue_contract import (
     Visible,
     WithToken,
 )
+from muster.stores.postgres.database import Database, Step, Work
+from muster.stores.postgres.queues import PostgresQueueStore, forget_queues
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.queues import SqliteQueueStore
+from tests.postgres import emptied_database
 
 HUB, DEVICE, MODULE, FEEDBACK = "hub", "d", "d/m", "/feedback"
 TOKENS = [UUID(int=number) for number in range(1, 100)]
@@ -68,6 +71,12 @@ class Stores(NamedTuple):
             Visible(0, limit), lambda _, entry: replace(entry, lock=Lock(next(tokens), until, holder)), queue
         )
 
+    async def depths(self, *queues: str) -> list[int]:
+        return await self.queues.depths(HUB, queues)
+
+    async def next_due(self, hub: str = HUB) -> float | None:
+        return (await self.queues.edit_due(hub, Due(-1, 0), keep, ignore)).next
+
     async def all(self, queue: str = DEVICE) -> list[Entry]:
         return [one.before for one in await self.edit(Everything(), keep, queue)]
 
@@ -97,13 +106,51 @@ def numbers(edited: Sequence[Edited]) -> list[int]:
     return [one.before.number for one in edited]
 
 
+class Rows:
+    """Identities in PostgreSQL, as far as queues look at them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | None]:
+        return [await self._database.submit(f"{hub}/{one.key.device_id}", self._work(hub, one)) for one in edits]
+
+    def _work(self, hub: str, edit: Edit) -> Work[Identity | None]:
+        key = hub, edit.key.device_id, edit.key.module_id or ""
+
+        async def work(step: Step) -> Identity | None:
+            after = edit.change({})
+            if isinstance(after, Identity):
+                await step.write(_IDENTITY, *key, after.generation_id)
+                return after
+            await step.write(f"{_DROP} AND ($3 = '' OR module_id = $3)", *key)
+            await forget_queues(step, hub, edit.key)
+            return None
+
+        return work
+
+
+_IDENTITY = (
+    "INSERT INTO identities (hub, device_id, module_id, generation_id, version, authentication, status, status_updated,"
+    " iot_edge) VALUES ($1, $2, $3, $4, 1, 'sas', 'enabled', 0, false)"
+)
+_DROP = "DELETE FROM identities WHERE hub = $1 AND device_id = $2"
+
+
 def _sqlite(directory: Path) -> Opener[Stores]:
     return opener_of(
         directory, lambda writer, reader: Stores(SqliteIdentityStore(writer, reader), SqliteQueueStore(writer, reader))
     )
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[Stores]:
+    return postgres_opener(
+        emptied_database(),
+        lambda database: Stores(Rows(database), PostgresQueueStore(database)),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made
@@ -122,7 +169,7 @@ async def test_messages_are_numbered_by_queue_and_come_in_that_order(stores: Sto
     taken = await stores.lock(2)
     assert [(one.before.number, one.body) for one in taken] == [(1, b"a"), (2, b"b")]
     assert [one.body for one in await stores.lock(2, first=2)] == [b"c"], "what is locked is not visible"
-    assert stores.queues.depth(HUB, DEVICE) == 3
+    assert await stores.depths(DEVICE) == [3]
 
 
 async def test_what_was_put_is_there_when_the_store_is_opened_anew(opener: Opener[Stores]) -> None:
@@ -135,7 +182,7 @@ async def test_what_was_put_is_there_when_the_store_is_opened_anew(opener: Opene
         first, second = await stores.all()
         assert first == Entry(1, 5, 50, "h\u20ac", 0, Lock(TOKENS[0], 30, "x"))
         assert (second.number, second.expires, second.lock) == (2, 40, None)
-        assert stores.queues.next_due(HUB) == 30
+        assert await stores.next_due() == 30
         assert [one.body for one in await stores.edit(Visible(30, 9), keep)] == [b"\x00\xff", b""], "lapsed: visible"
 
 
@@ -154,7 +201,7 @@ async def test_a_message_is_found_by_its_token_in_its_own_queue_only(stores: Sto
     assert numbers(await stores.edit(WithToken(TOKENS[1]), end)) == [2]
     assert await stores.edit(WithToken(TOKENS[1]), end) == []
     assert await stores.edit(WithToken(TOKENS[0]), end, MODULE) == []
-    assert stores.queues.depth(HUB, DEVICE) == 1
+    assert await stores.depths(DEVICE) == [1]
 
 
 async def test_messages_are_found_by_who_holds_them(stores: Stores) -> None:
@@ -190,13 +237,13 @@ async def test_a_change_that_raises_undoes_the_whole_edit(stores: Stores) -> Non
     with pytest.raises(HubError) as caught:
         await stores.queues.edit(HUB, DEVICE, Everything(), refuse, told.append)
     assert caught.value.row is LOCK_LOST
-    assert (len(await stores.all()), stores.queues.records(HUB), told) == (2, (0, None), [])
+    assert (len(await stores.all()), await stores.queues.records(HUB), told) == (2, (0, None), [])
 
 
 async def test_what_ended_is_gone_and_its_number_is_not_used_again(stores: Stores) -> None:
     await stores.put()
     await stores.edit(Everything(), end)
-    assert (stores.queues.depth(HUB, DEVICE), await stores.all(), stores.queues.next_due(HUB)) == (0, [], None)
+    assert (await stores.depths(DEVICE), await stores.all(), await stores.next_due()) == ([0], [], None)
     assert (await stores.put()).number == 2
 
 
@@ -221,7 +268,7 @@ async def test_an_identity_that_is_not_there_has_no_queue(
     with pytest.raises(HubError) as caught:
         await stores.put(queue)
     assert (caught.value.row, caught.value.message) == (row, message)
-    assert stores.queues.depth(HUB, queue) == 0
+    assert await stores.depths(queue) == [0]
 
 
 async def test_a_message_meant_for_an_earlier_identity_is_not_put(stores: Stores) -> None:
@@ -238,8 +285,8 @@ async def test_a_deleted_identity_leaves_nothing_and_a_later_one_begins_empty(st
     for queue in (DEVICE, MODULE, "d2"):
         await stores.edit(Visible(0, 1), end_with_record, queue)
     await stores.drop(DEVICE)
-    assert [stores.queues.depth(HUB, queue) for queue in (DEVICE, MODULE, "d2", FEEDBACK)] == [0, 0, 1, 2]
-    assert stores.queues.records(HUB) == (1, 0)
+    assert await stores.depths(DEVICE, MODULE, "d2", FEEDBACK) == [0, 0, 1, 2]
+    assert await stores.queues.records(HUB) == (1, 0)
     await stores.add(DEVICE, MODULE)
     assert await stores.all() == []
     assert (await stores.put()).number == 1
@@ -249,7 +296,7 @@ async def test_a_deleted_module_leaves_its_device_alone(stores: Stores) -> None:
     await stores.put()
     await stores.put(MODULE)
     await stores.drop(MODULE)
-    assert [stores.queues.depth(HUB, queue) for queue in (DEVICE, MODULE)] == [1, 0]
+    assert await stores.depths(DEVICE, MODULE) == [1, 0]
 
 
 async def test_what_is_due_is_found_in_all_queues_of_the_hub_the_longest_overdue_first(stores: Stores) -> None:
@@ -257,21 +304,21 @@ async def test_what_is_due_is_found_in_all_queues_of_the_hub_the_longest_overdue
     await stores.put(MODULE, expires=10)
     await stores.put(FEEDBACK, expires=20)
     await stores.put(FEEDBACK, expires=40, hub="another")
-    assert (stores.queues.next_due(HUB), stores.queues.next_due("another")) == (10, 40)
-    found = await stores.queues.edit_due(HUB, Due(30, 2), keep, ignore)
+    assert (await stores.next_due(), await stores.next_due("another")) == (10, 40)
+    found = (await stores.queues.edit_due(HUB, Due(30, 2), keep, ignore)).edited
     assert [(one.queue, one.before.due) for one in found] == [(MODULE, 10), (FEEDBACK, 20)]
     ended = await stores.queues.edit_due(HUB, Due(29, 9), end, ignore)
-    assert [one.queue for one in ended] == [MODULE, FEEDBACK]
-    assert (stores.queues.depth(HUB, MODULE), stores.queues.next_due(HUB)) == (0, 30)
+    assert ([one.queue for one in ended.edited], ended.next) == ([MODULE, FEEDBACK], 30)
+    assert (await stores.depths(MODULE), await stores.next_due()) == ([0], 30)
     await stores.lock(1, until=25)
-    assert stores.queues.next_due(HUB) == 25, "a locked message is due when its lock lapses"
+    assert await stores.next_due() == 25, "a locked message is due when its lock lapses"
 
 
 async def test_records_are_collected_the_oldest_first(stores: Stores) -> None:
     for number in range(5):
         await stores.put(at=number)
     await stores.edit(Everything(), end_with_record)
-    assert stores.queues.records(HUB) == (5, 0)
+    assert await stores.queues.records(HUB) == (5, 0)
 
     def make(records: Sequence[Record]) -> New:
         return New(9, 99, "", ",".join(record.text for record in records).encode())
@@ -303,4 +350,4 @@ async def test_writers_at_the_same_time_lose_nothing(stores: Stores) -> None:
     await asyncio.gather(*(stores.put(body=b"%d" % number) for number in range(50)))
     assert [entry.number for entry in await stores.all()] == list(range(1, 51))
     await asyncio.gather(*(stores.edit(Visible(0, 1), end) for _ in range(50)))
-    assert stores.queues.depth(HUB, DEVICE) == 0
+    assert await stores.depths(DEVICE) == [0]

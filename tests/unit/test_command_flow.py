@@ -226,13 +226,13 @@ async def test_feedback_of_an_earlier_run_is_gathered_after_the_start(bench: Ben
         return b"[]"
 
     feedback = Feedback(bench.queues, bench.ambient, encode)
-    feedback.start()
+    await feedback.start()
     bench.ambient.advance(4)
     await bench.settled()
     assert bodies == []
     bench.ambient.advance(1)
     await bench.settled()
-    assert (bodies, bench.queues.depth("/feedback"), bench.queues.records()) == ([2], 1, (0, None))
+    assert (bodies, bench.queues.waiting("/feedback"), await bench.queues.records()) == ([2], 1, (0, None))
     feedback.close()
     await bench.send(b"3")
     await bench.commands.purge(KEY)
@@ -250,12 +250,12 @@ async def test_feedback_that_could_not_be_gathered_is_tried_again(bench: Bench) 
             raise OSError("disk")
         return b"[]"
 
-    Feedback(bench.queues, bench.ambient, encode).start()
+    await Feedback(bench.queues, bench.ambient, encode).start()
     await bench.send(b"1")
     await bench.commands.purge(KEY)
     bench.ambient.advance(15)
     await bench.settled()
-    assert bench.queues.records()[0] == 1
+    assert (await bench.queues.records())[0] == 1
     bench.ambient.advance(5)
     await bench.settled()
-    assert (bench.queues.records()[0], bench.queues.depth("/feedback"), len(tries)) == (0, 1, 2)
+    assert ((await bench.queues.records())[0], bench.queues.waiting("/feedback"), len(tries)) == (0, 1, 2)

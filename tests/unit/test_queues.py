@@ -87,18 +87,18 @@ async def test_what_is_put_is_told_and_taken_and_settled_once(bench: Bench) -> N
     with pytest.raises(HubError) as caught:
         await bench.queues.settle(QUEUE, one.token, Settlement.COMPLETE)
     assert caught.value.row is LOCK_LOST
-    assert bench.feedback.depth() == 0
+    assert bench.feedback.waiting() == 0
 
 
 async def test_a_message_nobody_takes_expires_at_its_time(bench: Bench) -> None:
     await bench.feedback.put(b"")
     await bench.feedback.put(b"", ttl_seconds=10)
     await bench.advance(9.9)
-    assert bench.feedback.depth() == 2
+    assert bench.feedback.waiting() == 2
     await bench.advance(0.1)
-    assert bench.feedback.depth() == 1
+    assert bench.feedback.waiting() == 1
     await bench.advance(TTL)
-    assert bench.feedback.depth() == 0
+    assert bench.feedback.waiting() == 0
 
 
 async def test_a_lock_lapses_and_the_message_is_told_of_again_without_being_counted(bench: Bench) -> None:
@@ -124,7 +124,7 @@ async def test_an_abandoned_message_is_told_of_again_until_it_was_ten_times(benc
         heard = bench.heard
         await bench.queues.settle(QUEUE, one.token, Settlement.ABANDON)
         assert bench.heard == heard + (failed < 9)
-    assert bench.feedback.depth() == 0
+    assert bench.feedback.waiting() == 0
 
 
 async def test_what_a_connection_held_comes_back_when_it_ends(bench: Bench) -> None:
@@ -157,9 +157,9 @@ async def test_deadlines_outlast_a_restart(tmp_path: Path) -> None:
     ambient.advance(10)
     async with opened(tmp_path, ambient) as bench:
         await bench.advance(19.9)
-        assert bench.feedback.depth() == 2
+        assert bench.feedback.waiting() == 2
         await bench.advance(0.1)
-        assert (bench.feedback.depth(), await bench.take()) == (1, []), "one expired, one is still locked"
+        assert (bench.feedback.waiting(), await bench.take()) == (1, []), "one expired, one is still locked"
         await bench.advance(30)
         (again,) = await bench.take()
         assert (again.body, again.entry.number) == (b"locked", held.entry.number)
@@ -172,14 +172,14 @@ async def test_what_falls_due_while_the_hub_is_down_is_dealt_with_at_its_start(t
     ambient.advance(2 * TTL)
     async with opened(tmp_path, ambient) as bench:
         await bench.advance(0)
-        assert bench.feedback.depth() == 0
+        assert bench.feedback.waiting() == 0
 
 
 async def test_thousands_due_at_once_end_in_several_goes(bench: Bench) -> None:
     await asyncio.gather(*(bench.feedback.put(b"") for _ in range(600)))
     bench.ambient.advance(TTL)
     async with asyncio.timeout(5):
-        while bench.feedback.depth():
+        while bench.feedback.waiting():
             await asyncio.sleep(0)
             bench.ambient.advance(0)
 
@@ -204,9 +204,9 @@ async def test_a_store_that_fails_is_tried_again(bench: Bench, monkeypatch: pyte
     monkeypatch.setattr(bench.store, "edit_due", broken)
     await bench.advance(10)
     monkeypatch.setattr(bench.store, "edit_due", real)
-    assert bench.feedback.depth() == 1
+    assert bench.feedback.waiting() == 1
     await bench.advance(5)
-    assert bench.feedback.depth() == 0
+    assert bench.feedback.waiting() == 0
 
 
 async def test_what_ended_leaves_the_record_that_its_rules_ask_for(bench: Bench) -> None:
@@ -222,7 +222,7 @@ async def test_what_ended_leaves_the_record_that_its_rules_ask_for(bench: Bench)
     for _ in range(2):
         (last,) = await bench.take(1, queue="/kept")
         await kept.settle(last.token, Settlement.ABANDON)
-    assert (counts, bench.queues.records()[0]) == ([1, 1, 1, 1], 4)
+    assert (counts, (await bench.queues.records())[0]) == ([1, 1, 1, 1], 4)
     seen: list[str] = []
 
     def make(records: object) -> object:
@@ -232,7 +232,7 @@ async def test_what_ended_leaves_the_record_that_its_rules_ask_for(bench: Bench)
     with pytest.raises(HubError):
         await bench.queues.collect(FEEDBACK, 9, make)  # type: ignore[arg-type]
     assert seen == ["completed", "rejected", "expired", "delivery count exceeded"]
-    assert bench.queues.records()[0] == 4, "nothing was made of them, they are kept"
+    assert (await bench.queues.records())[0] == 4, "nothing was made of them, they are kept"
 
 
 async def test_a_purge_takes_the_locked_too_and_their_locks_are_lost(bench: Bench) -> None:
@@ -250,7 +250,7 @@ async def test_a_cancelled_wait_settles_all_the_same(bench: Bench) -> None:
     (one,) = await bench.take()
     bench.queues.settle(QUEUE, one.token, Settlement.COMPLETE).cancel()
     await bench.settled()
-    assert bench.feedback.depth() == 0
+    assert bench.feedback.waiting() == 0
 
 
 async def test_who_has_left_is_not_told(bench: Bench) -> None:

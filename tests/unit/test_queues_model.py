@@ -111,7 +111,7 @@ class Real:
         for _ in range(20):
             await self.writer.submit(lambda _: None)
             await asyncio.sleep(0)
-            due = self.queues._store.next_due("hub")
+            due = self.reader.execute("SELECT min(due) FROM queue_messages").get
             if due is None or due > self.ambient.now():
                 return
             self.ambient.advance(0)
@@ -165,7 +165,7 @@ async def play(real: Real, model: Model, operations: list[tuple[object, ...]]) -
             real.ambient.advance(args[0])  # type: ignore[arg-type]
             model.pass_to(real.ambient.now())
         await real.settled()
-        assert real.queues.depth(QUEUE) == len(model.waiting)
+        assert real.queues.waiting(QUEUE) == len(model.waiting)
         assert sorted(real.endings()) == sorted(model.ended)
 
 

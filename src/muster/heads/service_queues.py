@@ -131,18 +131,18 @@ class _Receiver(LinkHandler):
             self._again = True
             return
         room = min(self._link.ready, SERVICE_MESSAGES_AT_ONCE.open - len(self._held))
-        if room > 0 and self._connection.writable and self._depth() > 0:
+        if room > 0 and self._connection.writable and self._waiting():
             self._taking, self._again = True, False
             self._queue.take(room, self._holder).add_done_callback(self._taken)
         else:
             self._drained()
 
-    def _depth(self) -> int:
+    def _waiting(self) -> bool:
         try:
-            return self._queue.depth()
+            return self._queue.waiting() != 0
         except HubError as error:
             self._failed(error)
-            return 0
+            return False
 
     def _taken(self, future: asyncio.Future[list[Edited]]) -> None:
         self._taking = False

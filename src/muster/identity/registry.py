@@ -7,7 +7,7 @@ may have to hear of, ``core.bus.IDENTITY_CHANGED`` is published.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient
@@ -57,11 +57,11 @@ class Registry:
 
     def __init__(
         self, hub: str, store: IdentityStore, presence: Presence, bus: Bus, ambient: Ambient,
-        *, depth: Callable[[str], int] = lambda _: 0,
+        *, depths: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None,
     ) -> None:  # fmt: skip
-        """``depth`` tells how many messages are in the queue of an identity, named by its key."""
+        """``depths`` tells how many messages are in the queues of identities, named by their keys."""
         self._hub = hub
-        self._depth = depth
+        self._depths = depths
         self._store = store
         self._presence = presence
         self._bus = bus
@@ -97,9 +97,14 @@ class Registry:
         """Devices that are connected now."""
         return self._presence.connected_count()
 
-    def activity(self, key: IdentityKey) -> Activity:
+    async def activity(self, key: IdentityKey) -> Activity:
         """The identity's connection state."""
-        return Activity(*self._presence.activity(key), self._depth(str(key)))
+        return (await self.activities([key]))[0]
+
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[Activity]:
+        """The connection state of each."""
+        depths = [0] * len(keys) if self._depths is None else await self._depths(list(map(str, keys)))
+        return [Activity(*self._presence.activity(key), depth) for key, depth in zip(keys, depths, strict=True)]
 
     # --- changing
 

@@ -184,9 +184,9 @@ class Commands:
         """A connection has ended that held this; it counts as a failed delivery if it was ``sent``."""
         self._queues.give_back(str(key), token, counted=sent)
 
-    def waiting(self, key: IdentityKey) -> int:
-        """How many commands are in the queue, those in the device's hands too."""
-        return self._queues.depth(str(key))
+    def waiting(self, key: IdentityKey) -> int | None:
+        """How many commands are in the queue, those in the device's hands too; ``None``: take, and see."""
+        return self._queues.waiting(str(key))
 
     def watch(self, key: IdentityKey, listener: Callable[[], None]) -> Callable[[], None]:
         """See ``Queues.watch``."""

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 
 from muster.core.ambient import Ambient, Timer
-from muster.core.errors import HubError
 from muster.core.queue_limits import FEEDBACK_RECORDS, FEEDBACK_WAIT, QUEUE_TTL
 from muster.messages.commands import FeedbackRecord, feedback_record
 from muster.messages.queue_contract import Collected, New, Record
@@ -37,9 +36,9 @@ class Feedback:
         self._gathering = self._closed = False
         queues.recorded = self._recorded
 
-    def start(self) -> None:
-        """Take up the records of an earlier run. Raises ``HubError`` 500001."""
-        self._look()
+    async def start(self) -> None:
+        """Take up the records of an earlier run. Raises ``HubError`` 500001, 503001."""
+        self._go_on(*await self._queues.records())
 
     def close(self) -> None:
         """Gather no more; what is there is gathered after the next start."""
@@ -53,8 +52,12 @@ class Feedback:
         elif self._timer is None and not self._gathering:
             self._wait(self._ambient.now() + FEEDBACK_WAIT.open)
 
-    def _look(self) -> None:
-        self._count, oldest = self._queues.records()
+    def _go_on(self, count: int, oldest: float | None) -> None:
+        """So many records are there, those that were told of meanwhile not all among them."""
+        now = self._ambient.now()
+        if oldest is None and (self._count or self._queues.shared):  # others' records have to be looked for
+            oldest = now
+        self._count = max(self._count, count)
         if self._count >= FEEDBACK_RECORDS.open:
             self._gather()
         elif oldest is not None:
@@ -74,7 +77,7 @@ class Feedback:
         self._cancel()
         if self._gathering or self._closed:
             return
-        self._gathering = True
+        self._gathering, self._count = True, 0
         now, ttl = self._ambient.now(), self._ttl_seconds
 
         def make(records: Sequence[Record]) -> New:
@@ -87,11 +90,8 @@ class Feedback:
         if self._closed or future.cancelled():
             return
         error = future.exception()
-        try:
-            if error is None:
-                self._look()
-        except HubError as problem:
-            error = problem
-        if error is not None:
+        if error is None:
+            self._go_on(future.result().left, future.result().oldest)
+        else:
             log.error("feedback could not be gathered: %s", error)
             self._wait(self._ambient.now() + RETRY_SECONDS)

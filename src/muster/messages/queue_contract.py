@@ -86,6 +86,13 @@ class Edited(NamedTuple):
     body: bytes
 
 
+class Dealt(NamedTuple):
+    """What was due, and the earliest ``due`` of all that is left (seconds since 1970; ``None``: nothing is)."""
+
+    edited: list[Edited]
+    next: float | None
+
+
 class Collected(NamedTuple):
     """What a collection of records came to: how many it took, how many are ``left``, and when the oldest of those
     was made (``None``: there is none)."""
@@ -103,13 +110,19 @@ Make = Callable[[Sequence[Record]], New]
 class QueueStore(Protocol):
     """Keeps queues, by hub.
 
-    Promises: a call takes its place among all others when it is made, not when it is awaited; what has returned is
-    durable and seen by every later call. ``then`` is called on the loop once it is durable, before the future is
-    done, and also when nobody waits for that any more. The identity store of the same database empties an
+    Promises: a call takes its place among all others for its queue when it is made, not when it is awaited; what has
+    returned is durable and seen by every later call. ``then`` is called on the loop once it is durable, before the
+    future is done, and also when nobody waits for that any more. The identity store of the same database empties an
     identity's queue and forgets its records in the transaction that deletes it. Numbers of a queue never go back
-    while it has that identity. Does not promise order between queues. Fails with ``HubError`` 500001 when the disk
-    does, and 503001 when the store is closed.
+    while it has that identity. Two changes of one message never happen at once, whoever makes them. Does not promise
+    order between queues, nor between ``edit_due`` or ``collect`` and the others. Fails with ``HubError`` 500001 when
+    the disk does, and 503001 when the store is closed or cannot be reached.
     """
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes change these queues too, whose deadlines and records one has to look for."""
+        ...
 
     def put(
         self, hub: str, queue: str, new: New, then: Callable[[Entry], None], *, most: int | None = None,
@@ -132,24 +145,27 @@ class QueueStore(Protocol):
 
     def edit_due(
         self, hub: str, due: Due, change: Change, then: Callable[[list[Edited]], None]
-    ) -> asyncio.Future[list[Edited]]:
-        """Apply ``change`` to each message that is due, the longest overdue first."""
+    ) -> asyncio.Future[Dealt]:
+        """Apply ``change`` to each message that is due, the longest overdue first. Passes over queues that another
+        process is changing right now: what is due there stays due."""
         ...
 
     def collect(
         self, hub: str, queue: str, limit: int, make: Make, then: Callable[[Collected], None]
     ) -> asyncio.Future[Collected]:
-        """Put one message into ``queue`` in the place of the oldest ``limit`` records, if there are any."""
+        """Put one message into ``queue`` in the place of the oldest ``limit`` records, if there are any. Passes over
+        those that another process is collecting."""
         ...
 
-    def depth(self, hub: str, queue: str) -> int:
-        """How many messages are in the queue, locked ones too."""
+    def waiting(self, hub: str, queue: str) -> int | None:
+        """How many messages are in the queue, locked ones too, where that can be told at once; ``None`` where one has
+        to ask. Then to take what there is costs no more than to ask first."""
         ...
 
-    def next_due(self, hub: str) -> float | None:
-        """The earliest ``due`` of all messages (seconds since 1970)."""
+    async def depths(self, hub: str, queues: Sequence[str]) -> list[int]:
+        """How many messages are in each of the queues, locked ones too."""
         ...
 
-    def records(self, hub: str) -> tuple[int, float | None]:
+    async def records(self, hub: str) -> tuple[int, float | None]:
         """How many records there are, and when the oldest was made."""
         ...

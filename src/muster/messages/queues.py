@@ -2,14 +2,15 @@
 
 What happens to one message is in ``messages.queue``; here is when. Every call is handed to the store at once, in the
 order of the calls. Deadlines (locks that lapse, messages that expire) are one timer, set to the next of them; who
-waits for a queue is told when something in it may be taken. Nothing polls.
+waits for a queue is told when something in it may be taken. Nothing polls, but for the deadlines that another process
+set in a store that is shared: it may be gone when they come.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from muster.messages import queue as machine
 from muster.messages.queue import Entry, Lock, Outcome, Settlement, State, Step
 from muster.messages.queue_contract import (
     Collected,
+    Dealt,
     Due,
     Edited,
     Ending,
@@ -44,6 +46,10 @@ DUE_AT_ONCE = 256
 """Messages whose deadline has come that one transaction deals with; others wait for the next."""
 RETRY_SECONDS = 5.0
 """After the store has failed to deal with those."""
+LOOK_SECONDS = 10.0
+"""How long at most the deadlines of others are not looked for, in a store that is shared."""
+AGAIN_SECONDS = 1.0
+"""After what was due was in the hands of another process."""
 
 
 def no_record(queue: str, entry: Entry, outcome: Outcome, now: float) -> None:
@@ -107,8 +113,9 @@ class Queues:
         self._identities = self._identities._replace(deliveries=deliveries)
 
     def start(self) -> None:
-        """Take up the deadlines of what an earlier run left. Raises ``HubError`` 500001."""
-        self._arm(self._store.next_due(self._hub))
+        """Take up the deadlines of what an earlier run left."""
+        self._armed = self._ambient.now()
+        self._on_time()
 
     def close(self) -> None:
         """No deadline is kept from now on."""
@@ -205,8 +212,13 @@ class Queues:
         record = None if note is None else lambda count: note({"messages": count}, None)
         return len(await self._store.edit(self._hub, queue, Everything(), change, self._edited, note=record))
 
+    @property
+    def shared(self) -> bool:
+        """See ``QueueStore``."""
+        return self._store.shared
+
     def collect(self, queue: str, limit: int, make: Make) -> asyncio.Future[Collected]:
-        """Put one message into ``queue`` in the place of the oldest ``limit`` records, if there are any."""
+        """See ``QueueStore``."""
 
         def then(collected: Collected) -> None:
             if collected.entry is not None:
@@ -216,18 +228,26 @@ class Queues:
 
         return self._store.collect(self._hub, queue, limit, make, then)
 
-    def records(self) -> tuple[int, float | None]:
+    async def records(self) -> tuple[int, float | None]:
         """How many records were kept, and when the oldest of them was made (seconds since 1970)."""
-        return self._store.records(self._hub)
+        return await self._store.records(self._hub)
 
-    def depth(self, queue: str) -> int:
-        """How many messages are in the queue, locked ones too."""
+    def waiting(self, queue: str) -> int | None:
+        """How many messages are in the queue, locked ones too; ``None``: take, and see. Raises ``HubError`` 500001."""
         depth = self._depths.get(queue)
         if depth is None:
+            depth = self._store.waiting(self._hub, queue)
+            if depth is None:
+                return None
             if len(self._depths) >= IDENTITIES_REMEMBERED.open:
                 self._depths.clear()
-            depth = self._depths[queue] = self._store.depth(self._hub, queue)
+            self._depths[queue] = depth
         return depth
+
+    async def depths(self, queues: Sequence[str]) -> list[int]:
+        """How many messages are in each of ``queues``, locked ones too. Raises ``HubError`` 500001, 503001."""
+        known = [depth for queue in queues if (depth := self.waiting(queue)) is not None]
+        return known if len(known) == len(queues) else await self._store.depths(self._hub, queues)
 
     def watch(self, queue: str, listener: Callable[[], None]) -> Callable[[], None]:
         """From now on call ``listener`` when something in ``queue`` may be taken, until what this returns is called."""
@@ -261,17 +281,19 @@ class Queues:
         future = self._store.edit_due(self._hub, Due(now, DUE_AT_ONCE), change, self._edited)
         future.add_done_callback(self._rearm)
 
-    def _rearm(self, future: asyncio.Future[list[Edited]]) -> None:
+    def _rearm(self, future: asyncio.Future[Dealt]) -> None:
         if self._closed or future.cancelled():
             return
-        error = future.exception()
-        try:
-            due = self._store.next_due(self._hub) if error is None else None
-        except HubError as problem:
-            error, due = problem, None
+        error, now = future.exception(), self._ambient.now()
         if error is not None:
             log.error("messages whose time has come could not be dealt with: %s", error)
-            due = self._ambient.now() + RETRY_SECONDS
+            self._arm(now + RETRY_SECONDS)
+            return
+        edited, due = future.result()
+        if self._store.shared:
+            due = now + LOOK_SECONDS if due is None else min(due, now + LOOK_SECONDS)
+            if not edited and due <= now:
+                due = now + AGAIN_SECONDS
         self._arm(due)
 
     # --- inside
@@ -350,6 +372,6 @@ class ServiceQueue:
         ttl = self._ttl_seconds if ttl_seconds is None else ttl_seconds
         return self._queues.put(self.name, "", body, self._ambient.now() + ttl)
 
-    def depth(self) -> int:
-        """How many messages are in the queue, locked ones too."""
-        return self._queues.depth(self.name)
+    def waiting(self) -> int | None:
+        """See ``Queues.waiting``."""
+        return self._queues.waiting(self.name)

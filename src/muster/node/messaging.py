@@ -37,7 +37,7 @@ def make_queues(hub: str, store: QueueStore, bus: Bus, ambient: Ambient, setting
     return Queues(hub, store, bus, ambient, identities=rules, services=SERVICE_QUEUES)
 
 
-def make_messaging(
+async def make_messaging(
     hub: str, queues: Queues, identities: Identities, ambient: Ambient, settings: Settings, *,
     meters: Meters | None = None,
 ) -> tuple[Messaging, Callable[[], Awaitable[None] | None]]:  # fmt: skip
@@ -54,7 +54,7 @@ def make_messaging(
         CommandOperations(commands, feedback, hub).table(),
     )
     queues.start()
-    gatherer.start()
+    await gatherer.start()
 
     def close() -> None:
         gatherer.close()

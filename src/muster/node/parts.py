@@ -91,9 +91,9 @@ async def make_parts(base: Foundation) -> Parts:
     base.undo.append(certificates.news.stop)
     bearer = BearerGate(base.issuers, base.decide, ambient, refusals, name)
     queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
-    registry = Registry(name, identities, sessions, bus, ambient, depth=queues.depth)
+    registry = Registry(name, identities, sessions, bus, ambient, depths=queues.depths)
     methods = Methods(registry, sessions, ambient, meters)
-    messaging, stop_queues = make_messaging(name, queues, registry, ambient, settings, meters=meters)
+    messaging, stop_queues = await make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)
     return Parts(
         telemetry=telemetry,

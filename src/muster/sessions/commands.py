@@ -42,8 +42,8 @@ class CommandSource(Protocol):
         """End one lock."""
         ...
 
-    def waiting(self, key: IdentityKey) -> int:
-        """How many there are."""
+    def waiting(self, key: IdentityKey) -> int | None:
+        """How many there are; ``None``: take, and see."""
         ...
 
     def watch(self, key: IdentityKey, listener: Callable[[], None]) -> Callable[[], None]:
@@ -140,7 +140,7 @@ class CommandFlow:
 
     def _waiting(self) -> bool:
         try:
-            return self._source.waiting(self._key) > 0
+            return self._source.waiting(self._key) != 0
         except HubError as error:
             log.error("%s: its queue cannot be read: %s", self._key, error)
             return False

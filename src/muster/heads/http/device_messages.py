@@ -122,7 +122,7 @@ class DeviceMessageOperations:
         self._caller(call)
         key = call.identity
         seconds = read_lock_seconds(call.request.headers.get(LOCK_TIMEOUT), call.query(LOCK_TIMEOUT))
-        if not self._commands.waiting(key):  # a point read, where to take is a transaction
+        if self._commands.waiting(key) == 0:  # a point read, where to take is a transaction
             return Response(status=204)
         found = received(await self._commands.take(key, 1, lock_seconds=seconds))
         if not found:

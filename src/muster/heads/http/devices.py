@@ -66,18 +66,21 @@ class DeviceOperations:
         top = call.query("top") or ""
         limit = int(top) if top.isascii() and top.isdigit() and len(top) <= 4 else REGISTRY_PAGE.open
         found = await self._registry.devices(limit)
-        return json_answer([device_body(identity, self._registry.activity(identity.key)) for identity in found])
+        activities = await self._registry.activities([identity.key for identity in found])
+        return json_answer(list(map(device_body, found, activities)))
 
     async def get(self, call: Call) -> Response:
         """One device."""
-        return self._answer(await self._registry.get(IdentityKey(call.parameters["device_id"])))
+        return await self._answer(await self._registry.get(IdentityKey(call.parameters["device_id"])))
 
     async def put(self, call: Call) -> Response:
         """Create without ``If-Match``, update with it; both answer 200."""
         draft = device_draft(await call.json_object(), call.parameters["device_id"])
         match = call.if_match()
         registry, by = self._registry, call.act
-        return self._answer(await (registry.create(draft, by) if match is None else registry.update(draft, match, by)))
+        return await self._answer(
+            await (registry.create(draft, by) if match is None else registry.update(draft, match, by))
+        )
 
     async def delete(self, call: Call) -> Response:
         """Delete; without ``If-Match`` whatever state the device is in."""
@@ -118,6 +121,6 @@ class DeviceOperations:
             return json_answer(body, 207 if problems else 200)
         return json_answer(body, 400, iothub_errorcode=KEYS_NOT_REGENERATED.name)
 
-    def _answer(self, identity: Identity) -> Response:
-        body = device_body(identity, self._registry.activity(identity.key))
+    async def _answer(self, identity: Identity) -> Response:
+        body = device_body(identity, await self._registry.activity(identity.key))
         return json_answer(body, etag=etag_of(identity.version))

@@ -40,19 +40,20 @@ class ModuleOperations:
     async def list(self, call: Call) -> Response:
         """All modules of a device."""
         found = await self._registry.modules(call.parameters["device_id"])
-        return json_answer([module_body(identity, self._registry.activity(identity.key)) for identity in found])
+        activities = await self._registry.activities([identity.key for identity in found])
+        return json_answer(list(map(module_body, found, activities)))
 
     async def get(self, call: Call) -> Response:
         """One module."""
-        return self._answer(await self._registry.get(_key(call)))
+        return await self._answer(await self._registry.get(_key(call)))
 
     async def put(self, call: Call) -> Response:
         """Create without ``If-Match`` (201), update with it (200)."""
         draft = module_draft(await call.json_object(), _key(call))
         match = call.if_match()
         if match is None:
-            return self._answer(await self._registry.create(draft, call.act), 201)
-        return self._answer(await self._registry.update(draft, match, call.act))
+            return await self._answer(await self._registry.create(draft, call.act), 201)
+        return await self._answer(await self._registry.update(draft, match, call.act))
 
     async def delete(self, call: Call) -> Response:
         """Delete; without ``If-Match`` whatever state the module is in."""
@@ -63,8 +64,8 @@ class ModuleOperations:
         """A module under a module: always 400301."""
         raise HubError(MODULE_UNDER_MODULE)
 
-    def _answer(self, identity: Identity, status: int = 200) -> Response:
-        body = module_body(identity, self._registry.activity(identity.key))
+    async def _answer(self, identity: Identity, status: int = 200) -> Response:
+        body = module_body(identity, await self._registry.activity(identity.key))
         return json_answer(body, status, etag=etag_of(identity.version))
 
 

@@ -61,7 +61,7 @@ class TwinOperations:
 
     async def _answer(self, key: IdentityKey, twin: Twin) -> Response:
         identity = await self._registry.get(key)
-        body = twin_body(identity, twin, self._registry.activity(key))
+        body = twin_body(identity, twin, await self._registry.activity(key))
         return Response(body, headers={"Content-Type": JSON_TYPE, "ETag": f'"{twin_etag_of(twin.revision)}"'})
 
 

@@ -194,7 +194,7 @@ class Database:
         """Have ``work`` done behind what was asked for at ``place`` before; the future holds what it returned, or
         what it or the commit raised. Raises ``HubError`` 503001 after ``close``."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.call(place, work, partial(_settle, future))
+        self.call(place, work, partial(settle, future))
         return future
 
     def call(self, place: str, work: Work[T], done: Callable[[T, BaseException | None], None]) -> None:
@@ -381,7 +381,7 @@ async def _apart(connection: asyncpg.Connection, step: Step, work: Work[Any]) ->
         return None, store_error(error) if isinstance(error, asyncpg.PostgresError) else error
 
 
-def _settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
+def settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
     if future.done():
         return
     if error is None:

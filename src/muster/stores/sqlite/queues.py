@@ -7,7 +7,7 @@ deleted by ``identities.py``, in the transaction that deletes the identity.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from muster.messages.queue import Entry, Lock
 from muster.messages.queue_contract import (
     Change,
     Collected,
+    Dealt,
     Due,
     Edited,
     Ending,
@@ -80,6 +81,8 @@ class SqliteQueueStore:
     Reads run on the loop, on ``reader``, which nothing but the loop's thread may use.
     """
 
+    shared = False
+
     def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
         self._writer = writer
         self._reader = reader
@@ -110,23 +113,26 @@ class SqliteQueueStore:
 
     def edit_due(
         self, hub: str, due: Due, change: Change, then: Callable[[list[Edited]], None]
-    ) -> asyncio.Future[list[Edited]]:
-        return self._submit(lambda connection: _edit(connection, hub, _DUE, due, change), then)
+    ) -> asyncio.Future[Dealt]:
+        def work(connection: apsw.Connection) -> Dealt:
+            edited = _edit(connection, hub, _DUE, due, change)
+            return Dealt(edited, connection.execute(_NEXT_DUE, (hub,)).get)
+
+        return self._submit(work, lambda dealt: then(dealt.edited))
 
     def collect(
         self, hub: str, queue: str, limit: int, make: Make, then: Callable[[Collected], None]
     ) -> asyncio.Future[Collected]:
         return self._submit(lambda connection: _collect(connection, hub, queue, limit, make), then)
 
-    def depth(self, hub: str, queue: str) -> int:
+    def waiting(self, hub: str, queue: str) -> int:
         row = self._read(_QUEUE, (hub, queue))
         return 0 if row is None else int(row[1])
 
-    def next_due(self, hub: str) -> float | None:
-        due: float | None = self._read(_NEXT_DUE, (hub,))
-        return due
+    async def depths(self, hub: str, queues: Sequence[str]) -> list[int]:
+        return [self.waiting(hub, queue) for queue in queues]
 
-    def records(self, hub: str) -> tuple[int, float | None]:
+    async def records(self, hub: str) -> tuple[int, float | None]:
         count, oldest = self._read(_LEFT, (hub,))
         return count, oldest
 

@@ -1,0 +1,257 @@
+"""Queues that several nodes share, each with a ``Queues`` of its own on one PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+
+from muster.core.bus import LocalBus
+from muster.core.errors import DEVICE_NOT_FOUND, LOCK_LOST, HubError
+from muster.core.limit import Profile
+from muster.identity.model import Authentication, Identity, IdentityKey
+from muster.messages.commands import Ack, Command, Commands, FeedbackRecord, Received, command_rules
+from muster.messages.feedback import Feedback
+from muster.messages.queue import Settlement
+from muster.messages.queues import FEEDBACK, LOOK_SECONDS, SERVICE_QUEUES, Queues, taken
+from muster.sessions.commands import CommandFlow
+from muster.stores.postgres.database import Database, Step
+from muster.stores.postgres.queues import PostgresQueueStore, forget_queues
+from muster.testing.clock import VirtualAmbient
+from tests.postgres import emptied_database
+
+HUB, KEY, TTL = "hub", IdentityKey("d"), 3600
+
+
+class Everybody:
+    async def get(self, key: IdentityKey) -> Identity:
+        return Identity(key=key, generation_id="1", version=1, authentication=Authentication())
+
+
+class Node:
+    """A process's part, as far as queues go. ``told`` are the outcomes that its services would hear of."""
+
+    def __init__(self, database: Database, ambient: VirtualAmbient, seed: int) -> None:
+        self.database, self.ambient = database, ambient
+        rules, own = command_rules(Profile.OPEN), VirtualAmbient(ambient.now(), seed)
+        own.now, own.at = ambient.now, ambient.at  # type: ignore[method-assign]  # one time, its own randomness
+        self.queues = Queues(
+            HUB, PostgresQueueStore(database), LocalBus(), own, identities=rules, services=SERVICE_QUEUES
+        )
+        self.commands = Commands(self.queues, Everybody(), own)
+        self.feedback = Feedback(self.queues, own, _encode)
+
+    async def put(self, *bodies: bytes, ttl: float = TTL) -> None:
+        """Something for services."""
+        await asyncio.gather(*(self.queues.put(FEEDBACK, "", body, self.ambient.now() + ttl) for body in bodies))
+
+    async def send(self, *bodies: bytes, device: str = "d", ttl: float = TTL) -> None:
+        """Commands whose senders want to hear of all outcomes."""
+        for body in bodies:
+            command = Command(body=body, message_id=body.decode(), ack=Ack.FULL, expires=self.ambient.now() + ttl)
+            await self.commands.send(IdentityKey(device), command)
+
+    async def settled(self) -> None:
+        """Once all that was asked for so far is done."""
+        for _ in range(3):
+            await asyncio.gather(*(self.database.submit(str(place), _nothing) for place in range(30)))
+
+    def close(self) -> None:
+        self.feedback.close()
+        self.queues.close()
+
+
+def _encode(records: Sequence[FeedbackRecord]) -> bytes:
+    return ",".join(f"{one.message_id} {one.outcome}" for one in records).encode()
+
+
+async def _nothing(_: Step) -> None:
+    return None
+
+
+@contextlib.asynccontextmanager
+async def node(url: str, ambient: VirtualAmbient, seed: int = 0) -> AsyncIterator[Node]:
+    database = Database(url)
+    await database.open()
+    made = Node(database, ambient, seed)
+    made.queues.start()
+    await made.feedback.start()
+    await made.settled()
+    try:
+        yield made
+    finally:
+        made.close()
+        await database.close()
+
+
+@pytest.fixture
+def url() -> str:
+    return emptied_database()
+
+
+@pytest.fixture
+async def nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
+    ambient = VirtualAmbient()
+    async with node(url, ambient, 1) as one, node(url, ambient, 2) as other:
+        await add(one, "d")
+        yield one, other
+
+
+async def add(at: Node, *ids: str) -> None:
+    async def work(step: Step) -> None:
+        await step.write_many(
+            "INSERT INTO identities (hub, device_id, module_id, generation_id, version, authentication, status,"
+            " status_updated, iot_edge) VALUES ($1, $2, '', '1', 1, 'sas', 'enabled', 0, false)",
+            [(HUB, id) for id in ids],
+        )
+
+    await at.database.submit("add", work)
+
+
+def drop(at: Node, id: str) -> Awaitable[None]:
+    async def work(step: Step) -> None:
+        await step.write("DELETE FROM identities WHERE hub = $1 AND device_id = $2", HUB, id)
+        await forget_queues(step, HUB, IdentityKey(id))
+
+    return at.database.submit(f"{HUB}/{id}", work)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *nodes: Node, step: float = 1) -> None:
+    """While time passes in steps of so many seconds."""
+    async with asyncio.timeout(30):
+        while not await condition():
+            nodes[0].ambient.advance(step)
+            for one in nodes:
+                await one.settled()
+
+
+async def test_what_nodes_take_at_once_is_taken_once_and_what_they_settle_is_settled_once(
+    nodes: tuple[Node, Node],
+) -> None:
+    await asyncio.gather(*(one.put(*[b""] * 15) for one in nodes))
+    found = await asyncio.gather(*(nodes[at % 2].queues.take(FEEDBACK, 4) for at in range(12)))
+    messages = [one for some in found for one in taken(some)]
+    assert sorted(one.entry.number for one in messages) == list(range(1, 31))
+    settling = [at.queues.settle(FEEDBACK, one.token, Settlement.COMPLETE) for one in messages for at in nodes]
+    outcomes = await asyncio.gather(*settling, return_exceptions=True)
+    for both in zip(outcomes[::2], outcomes[1::2], strict=True):
+        assert sorted(type(one).__name__ for one in both) == ["HubError", "NoneType"]
+    assert all(one.row is LOCK_LOST for one in outcomes if isinstance(one, HubError))
+    assert await nodes[0].queues.depths([FEEDBACK]) == [0]
+
+
+async def test_what_is_due_on_several_nodes_ends_once_and_is_told_once(nodes: tuple[Node, Node]) -> None:
+    ids = [f"d{at}" for at in range(12)]
+    await add(nodes[0], *ids)
+    names = {f"{id}-{at}" for id in ids for at in range(3)}
+    await asyncio.gather(
+        *(nodes[at % 2].send(*(f"{id}-{n}".encode() for n in range(3)), device=id, ttl=5) for at, id in enumerate(ids))
+    )
+
+    async def all_told() -> bool:
+        return await records_left(nodes[0]) == 0 and sum(await nodes[0].queues.depths(ids)) == 0
+
+    nodes[0].ambient.advance(5)
+    await until(all_told, *nodes)
+    told = [one.body.decode() for one in taken(await nodes[1].queues.take(FEEDBACK, 99))]
+    assert sorted(",".join(told).split(",")) == sorted(f"{name} expired" for name in names)
+
+
+async def test_the_deadlines_of_a_node_that_is_gone_are_found(url: str) -> None:
+    ambient = VirtualAmbient()
+    async with node(url, ambient) as one:
+        async with node(url, ambient) as other:
+            await other.put(b"", b"", ttl=30)
+            await other.queues.take(FEEDBACK, 1)
+
+        async def one_left() -> bool:
+            return await one.queues.depths([FEEDBACK]) == [1]
+
+        async def none_left() -> bool:
+            return await one.queues.depths([FEEDBACK]) == [0]
+
+        begun = ambient.now()
+        await until(one_left, one, step=5)
+        assert ambient.now() - begun <= 30 + 2 * LOOK_SECONDS, "the second has expired, the first is locked"
+        await until(none_left, one, step=5)
+        assert ambient.now() - begun >= 60, "the first expired when its lock had lapsed"
+
+
+async def test_the_records_of_a_node_that_is_gone_are_gathered(url: str) -> None:
+    ambient = VirtualAmbient()
+    async with node(url, ambient) as one:
+        await add(one, "d")
+        async with node(url, ambient) as other:
+            await other.send(b"a", b"b")
+            await other.commands.purge(KEY)
+        assert await records_left(one) == 2
+
+        async def gathered() -> bool:
+            return await records_left(one) == 0
+
+        await until(gathered, one, step=5)
+        (message,) = taken(await one.queues.take(FEEDBACK, 9))
+        assert message.body == b"a purged,b purged"
+
+
+async def test_what_is_put_while_the_identity_is_deleted_goes_with_it_or_is_refused(nodes: tuple[Node, Node]) -> None:
+    ids = [f"d{at}" for at in range(10)]
+    await add(nodes[0], *ids)
+    works = [work for id in ids for work in (nodes[0].send(b"x", device=id), drop(nodes[1], id))]
+    outcomes = await asyncio.gather(*works, return_exceptions=True)
+    refused = [one for one in outcomes if isinstance(one, BaseException)]
+    assert all(isinstance(one, HubError) and one.row is DEVICE_NOT_FOUND for one in refused), refused
+    assert await nodes[0].database.value("SELECT count(*) FROM queue_messages") == 0
+    assert await nodes[0].database.value("SELECT count(*) FROM queues") == 0
+
+
+async def test_who_looks_in_vain_writes_nothing(nodes: tuple[Node, Node]) -> None:
+    one = nodes[0]
+    await one.send(b"x")
+    await one.commands.purge(KEY)
+    before = await one.database.value("SELECT xmax::text FROM queues WHERE queue = 'd'")
+    assert await one.commands.take(KEY, 9) == []
+    one.commands.release(KEY)
+    await one.settled()
+    assert await one.database.value("SELECT xmax::text FROM queues WHERE queue = 'd'") == before
+
+
+class Sink:
+    """A head with room for nine."""
+
+    def __init__(self) -> None:
+        self.got: list[Received] = []
+
+    def command_room(self, held: int) -> int:
+        return 9 - held
+
+    def deliver(self, command: Received) -> None:
+        self.got.append(command)
+
+
+async def test_a_session_gets_what_waits_also_what_a_session_of_a_node_that_is_gone_had_in_hand(url: str) -> None:
+    ambient, sink = VirtualAmbient(), Sink()
+    async with node(url, ambient, 1) as one:
+        await add(one, "d")
+        async with node(url, ambient, 2) as other:
+            await other.send(b"a", b"b")
+            earlier = Sink()
+            CommandFlow(other.commands, KEY, earlier, ambient)
+            await other.settled()
+            assert [got.command.body for got in earlier.got] == [b"a", b"b"]
+        idle: list[bool] = []
+        flow = CommandFlow(one.commands, KEY, sink, ambient)
+        flow.when_idle = lambda: idle.append(True)
+        await one.settled()
+        assert [(got.command.body, got.deliveries) for got in sink.got] == [(b"a", 0), (b"b", 0)]
+        assert (idle, flow.busy) == ([True], False)
+        await flow.settle(sink.got[0].number, sink.got[0].token, Settlement.COMPLETE)
+        await one.send(b"c")
+        await one.settled()
+        assert [got.command.body for got in sink.got[2:]] == [b"c"]
+
+
+async def records_left(at: Node) -> int:
+    return (await at.queues.records())[0]
