@@ -21,8 +21,7 @@ from muster.node.managed import default_hub, managed_hub
 from muster.node.own_certificate import OwnCertificate
 from muster.node.roster import Roster
 from muster.node.settings import HubSettings
-from muster.stores.sqlite.database import Writer
-from muster.stores.sqlite.hub_removal import forget_hub
+from muster.stores.storage import Storage
 
 
 class Deployment:
@@ -40,7 +39,7 @@ class Deployment:
         self._hubs = hubs
         self._roster = roster
         self._certificate = certificate
-        self._eraser = Eraser(site.writer, site.directory)
+        self._eraser = Eraser(site.storage, site.directory)
         self._announce = announce
         self._changing = asyncio.Lock()
 
@@ -139,13 +138,13 @@ class Deployment:
 class Eraser:
     """Removes what a hub has that is closed."""
 
-    def __init__(self, writer: Writer, directory: DataDirectory) -> None:
-        self._writer = writer
+    def __init__(self, storage: Storage, directory: DataDirectory) -> None:
+        self._storage = storage
         self._directory = directory
 
     async def erase(self, name: str) -> None:
         """Remove rows, partitions and files of the hub ``name``; may be repeated. Raises ``HubError``, ``OSError``."""
-        await forget_hub(self._writer, name)
+        await self._storage.forget_hub(name)
         files = self._directory.hub_files(name)
         await asyncio.to_thread(_remove, files.telemetry_database, files.blobs)
 

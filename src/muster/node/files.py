@@ -18,8 +18,7 @@ from muster.node.sockets import HTTPS_PORT
 from muster.stores.blobs.azure import AzureStorage
 from muster.stores.blobs.embedded import ACCOUNT_NAME, KEY_BYTES, EmbeddedStorage
 from muster.stores.blobs.folder import FolderFiles
-from muster.stores.sqlite.blobs import SqliteBlobIndex
-from muster.stores.sqlite.uploads import SqliteUploadStore
+from muster.stores.storage import HubStores
 
 _KEY = "storage-key"
 
@@ -34,7 +33,9 @@ class FileNotices:
         await self._queue.put(notification_body(notice))
 
 
-async def file_operations(base: Foundation, gate: ServiceGate, queue: ServiceQueue, https_port: int) -> list[Operation]:
+async def file_operations(
+    base: Foundation, stores: HubStores, gate: ServiceGate, queue: ServiceQueue, https_port: int
+) -> list[Operation]:
     """Start file upload, with word of it in ``queue``; its operations.
 
     ``https_port`` is where the embedded endpoint is reached. Raises ``HubError`` for a storage connection string that
@@ -48,10 +49,10 @@ async def file_operations(base: Foundation, gate: ServiceGate, queue: ServiceQue
         storage = AzureStorage(account, settings.storage_container, base.ambient)
         base.undo.append(storage.close)
     elif settings.storage:
-        storage, operations = await _embedded(base, gate, https_port)
+        storage, operations = await _embedded(base, stores, gate, https_port)
     uploads = Uploads(
         base.hub.name,
-        SqliteUploadStore(base.writer, base.reader),
+        stores.uploads,
         storage,
         FileNotices(queue) if settings.notify_of_files else None,
         base.ambient,
@@ -63,11 +64,12 @@ async def file_operations(base: Foundation, gate: ServiceGate, queue: ServiceQue
     return [*operations, *UploadOperations(uploads).table()]
 
 
-async def _embedded(base: Foundation, gate: ServiceGate, https_port: int) -> tuple[UploadStorage, list[Operation]]:
+async def _embedded(
+    base: Foundation, stores: HubStores, gate: ServiceGate, https_port: int
+) -> tuple[UploadStorage, list[Operation]]:
     account = Account(ACCOUNT_NAME, await _account_key(base))
-    index = SqliteBlobIndex(base.writer, base.reader, base.hub.name)
     files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable)
-    blobs = Blobs(index, files, base.ambient, base.settings.upload_bytes)
+    blobs = Blobs(stores.blobs, files, base.ambient, base.settings.upload_bytes)
     blobs.start()
     base.undo.append(blobs.close)
     host = f"[{base.hub.host}]" if ":" in base.hub.host else base.hub.host

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-
-import apsw
+from pathlib import Path
 
 from muster.access.decision import Decide
 from muster.access.issuers import Issuers
 from muster.core.ambient import Ambient
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import Hub
+from muster.messages.contract import TelemetryLog
 from muster.node.directory import HubFiles
 from muster.node.settings import Settings
-from muster.stores.sqlite.database import Writer
+from muster.stores.storage import Storage
 
 Undo = list[Callable[[], Awaitable[None] | None]]
 """What ends what was begun, to be called from the last to the first."""
 
+OpenLog = Callable[[str, Path, int, float], Awaitable[TelemetryLog]]
+"""Opens the partitions of a hub: its name, the file that they are in if it is a file, how many they are if they are
+made now, and when that is, in seconds since 1970. Raises ``HubError``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """Under one hub. Whoever begins something puts what ends it into ``undo``. ``writer`` and ``reader`` are those of
-    all hubs, as are ``issuers``, whose bearer tokens count, and ``decide``, which says for what. ``settings``,
+    """Under one hub. Whoever begins something puts what ends it into ``undo``. ``storage`` is that of all hubs,
+    as are ``open_log``, ``issuers``, whose bearer tokens count, and ``decide``, which says for what. ``settings``,
     ``files`` and ``kept`` are the hub's own."""
 
     settings: Settings
     files: HubFiles
     hub: Hub
-    writer: Writer
-    reader: apsw.Connection
+    storage: Storage
+    open_log: OpenLog
     kept: HubSettingsStore
     ambient: Ambient
     undo: Undo

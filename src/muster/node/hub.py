@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import apsw
-
 from muster.access.decision import Decide
 from muster.access.issuers import Issuers
 from muster.audit.contract import AuditLog
@@ -40,13 +38,13 @@ from muster.identity.kept_switches import KeptSwitches, open_switches
 from muster.node.changes import HubChanges, with_changes
 from muster.node.directory import DataDirectory
 from muster.node.files import file_operations
-from muster.node.foundation import Foundation, Undo
+from muster.node.foundation import Foundation, OpenLog, Undo
 from muster.node.material import HubKeys
 from muster.node.parts import Parts, make_parts
 from muster.node.settings import Settings
 from muster.provisioning.renewals import Renewals
 from muster.sessions.grounds import TokenGrounds
-from muster.stores.sqlite.database import Writer
+from muster.stores.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +57,8 @@ class Site:
 
     settings: Settings
     directory: DataDirectory
-    writer: Writer
-    reader: apsw.Connection
+    storage: Storage
+    open_log: OpenLog
     kept: HubSettingsStore
     ambient: Ambient
     ports: Mapping[str, int]
@@ -127,7 +125,7 @@ class OpenHub:
         self.when_access_changes(admin.access_changed)
         messages = DeviceMessageOperations(self.devices, base.settings.profile)
         files = await file_operations(
-            base, parts.authenticator, parts.messaging.file_notifications, site.ports["https"]
+            base, parts.stores, parts.authenticator, parts.messaging.file_notifications, site.ports["https"]
         )
         return build_app(
             registry=parts.registry,
@@ -178,7 +176,9 @@ async def open_hub(
     switches = await open_switches(settings.switches, kept)
     hub = settings.hub(keys.name, keys.policies, site.ambient, switches.now)
     files = site.directory.hub_files("" if first else keys.name)
-    base = Foundation(settings, files, hub, site.writer, site.reader, kept, site.ambient, [], site.issuers, site.decide)
+    base = Foundation(
+        settings, files, hub, site.storage, site.open_log, kept, site.ambient, [], site.issuers, site.decide
+    )
     try:
         return OpenHub(base, await make_parts(base), site, keys.policies, switches)
     except BaseException:

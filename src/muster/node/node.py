@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
-
-import apsw
 
 from muster.access.issuers import Issuer, Issuers
 from muster.audit.refused import RefusedChanges
@@ -37,6 +36,7 @@ from muster.heads.registration_links import RegistrationLinks
 from muster.heads.relief import Relief
 from muster.heads.websocket import WebSocketTransport
 from muster.identity.registry import Registry
+from muster.messages.contract import TelemetryLog
 from muster.node.certificate import ServerCertificate
 from muster.node.credential_policies import PolicyBook
 from muster.node.deployment import Deployment, Eraser, finish_removals
@@ -58,11 +58,9 @@ from muster.node.settings_record import record_settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.renewals import Renewals
-from muster.stores.sqlite.audit import SqliteAuditLog
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
-from muster.stores.sqlite.provisioning import SqliteProvisioningStore
-from muster.stores.sqlite.settings import SqliteHubSettingsStore
+from muster.stores.sqlite.storage import SqliteStorage
+from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.stores.storage import Storage
 
 log = logging.getLogger("muster.node")
 
@@ -119,20 +117,21 @@ class Node:
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
-        writer, reader = self._database(directory)
-        kept, audit = SqliteHubSettingsStore(writer, reader), SqliteAuditLog(writer, reader)
+        storage = SqliteStorage(directory.hub_database, durable=settings.durable)
+        self._undo.append(storage.close)
+        kept, audit = storage.settings, storage.audit
         await record_settings(settings, kept, ambient)
         roster = await open_roster(settings, kept)
-        await finish_removals(roster, Eraser(writer, directory))
+        await finish_removals(roster, Eraser(storage, directory))
         material, certificate = await self._material(directory, kept, roster)
         linked = LinkedHubs()
         keeping = Keeping(
-            SqliteProvisioningStore(writer, reader), PolicyBook(directory.path, settings.credential_policies),
+            storage.provisioning, PolicyBook(directory.path, settings.credential_policies),
             await load_provisioning_policies(kept, ambient, development=settings.data is None),
         )  # fmt: skip
-        roles = await self._load_roles(writer, reader)
+        roles = await self._load_roles(storage)
         site = Site(
-            settings, directory, writer, reader, kept, ambient, ports, lambda: self._ready,
+            settings, directory, storage, self._open_log, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own, issuers=self._issuers(), decide=roles.granting.decide,
             renewals=Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient),
             audit=audit, refused=RefusedChanges(audit, ambient),
@@ -174,8 +173,8 @@ class Node:
         self._undo.append(work.close)
         return build_management(deployment, provisioning.managed, work, site.ambient, refused=site.refused.add)
 
-    async def _load_roles(self, writer: Writer, reader: apsw.Connection) -> Roles:
-        self._roles = Roles(writer, reader, lambda: self.hubs)
+    async def _load_roles(self, storage: Storage) -> Roles:
+        self._roles = Roles(storage, lambda: self.hubs)
         await self._roles.load(self.settings.roles_file, self.ambient, self._undo)
         return self._roles
 
@@ -230,13 +229,9 @@ class Node:
         self._undo.append(certificate.close)
         return material, certificate
 
-    def _database(self, directory: DataDirectory) -> tuple[Writer, apsw.Connection]:
-        loop = asyncio.get_running_loop()
-        writer = Writer(directory.hub_database, MIGRATIONS, loop, durable=self.settings.durable)
-        self._undo.append(writer.close)
-        reader = open_connection(directory.hub_database, readonly=True)
-        self._undo.append(reader.close)
-        return writer, reader
+    async def _open_log(self, _: str, path: Path, partitions: int, created_at: float) -> TelemetryLog:
+        loop, durable = asyncio.get_running_loop(), self.settings.durable
+        return SqliteTelemetryLog(path, partitions, loop, created_at=created_at, durable=durable)
 
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Sockets for every listener, by name, so that ports are known before anything is built."""

@@ -23,11 +23,7 @@ from muster.identity.registry import Registry
 from muster.node.directory import DataDirectory
 from muster.node.facts import Reach, Service, facts_of, last_reach
 from muster.node.material import load_first_keys, load_keys, load_material, load_provisioning_policies
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
-from muster.stores.sqlite.identities import SqliteIdentityStore
-from muster.stores.sqlite.refusals import SqliteRefusalStore
-from muster.stores.sqlite.settings import SqliteHubSettingsStore
+from muster.stores.sqlite.storage import SqliteStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +59,9 @@ async def open_offline(directory: DataDirectory, name: str = "") -> AsyncIterato
     loop = asyncio.get_running_loop()
     ambient = SystemAmbient(loop)
     async with AsyncExitStack() as stack:
-        writer = Writer(directory.hub_database, MIGRATIONS, loop)
-        stack.push_async_callback(writer.close)
-        reader = open_connection(directory.hub_database, readonly=True)
-        stack.callback(reader.close)
-        settings = SqliteHubSettingsStore(writer, reader)
+        storage = SqliteStorage(directory.hub_database)
+        stack.push_async_callback(storage.close)
+        settings = storage.settings
         reach = await last_reach(settings)
         if reach is None:
             raise HubError(INVALID_OPERATION, f"no hub has got ready in {directory.path} yet; run: muster serve")
@@ -80,8 +74,9 @@ async def open_offline(directory: DataDirectory, name: str = "") -> AsyncIterato
         material = await load_material(settings, ambient, hosts, development=False)
         policies = await load_provisioning_policies(settings, ambient, development=False)
         service = Service(material.id_scope, policies)
-        registry = Registry(hub.name, SqliteIdentityStore(writer, reader), _Nobody(), LocalBus(), ambient)
-        refusals = Refusals(ambient, store=SqliteRefusalStore(writer, reader, hub.name))
+        stores = storage.of(hub.name)
+        registry = Registry(hub.name, stores.identities, _Nobody(), LocalBus(), ambient)
+        refusals = Refusals(ambient, store=stores.refusals)
         network = NetworkAccess(
             settings if hub is hubs[0] else SettingsOf(settings, hub.name), HUB_SETTING, refusals, ambient
         )

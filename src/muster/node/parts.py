@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import NamedTuple
 
@@ -32,15 +31,7 @@ from muster.sessions.faults import Faults
 from muster.sessions.network_grounds import NetworkGrounds
 from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
-from muster.stores.sqlite.authorities import SqliteAuthorityStore
-from muster.stores.sqlite.identities import SqliteIdentityStore
-from muster.stores.sqlite.outbox import SqliteOutbox
-from muster.stores.sqlite.queries import SqliteQueryStore
-from muster.stores.sqlite.queues import SqliteQueueStore
-from muster.stores.sqlite.refusals import SqliteRefusalStore
-from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
-from muster.stores.sqlite.telemetry import SqliteTelemetryLog
-from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.stores.storage import HubStores
 from muster.twins.query.service import Queries
 from muster.twins.service import Twins
 
@@ -49,6 +40,7 @@ class Parts(NamedTuple):
     """What heads need of a hub."""
 
     telemetry: Telemetry
+    stores: HubStores
     identities: IdentityStore
     certificates: Certificates
     refusals: Refusals
@@ -70,15 +62,16 @@ class Parts(NamedTuple):
 
 async def make_parts(base: Foundation) -> Parts:
     """Put the hub together and let its time run. Raises ``HubError`` when a store fails."""
-    settings, ambient, writer, reader, name = base.settings, base.ambient, base.writer, base.reader, base.hub.name
+    settings, ambient, name = base.settings, base.ambient, base.hub.name
     meters = await open_meters(base)
-    telemetry = _telemetry(base)
+    telemetry = await _telemetry(base)
     meters.count_by(TELEMETRY, lambda: telemetry.messages)
-    outbox = SqliteOutbox(writer, name)
-    recorder = _recorder(base, outbox, telemetry)
-    identities = SqliteIdentityStore(writer, reader, outbox, recorder)
+    recorder = _recorder(base)
+    stores = base.storage.of(name, recorder)
+    outbox, identities = stores.outbox, stores.identities
+    _relay(base, outbox, telemetry)
     bus = LocalBus()
-    refusals = Refusals(ambient, settings.profile, SqliteRefusalStore(writer, reader, name))
+    refusals = Refusals(ambient, settings.profile, stores.refusals)
     sessions = SessionTable(name, identities, bus, ambient)
     network = NetworkAccess(base.kept, HUB_SETTING, refusals, ambient)
     await network.load()
@@ -86,26 +79,27 @@ async def make_parts(base: Foundation) -> Parts:
     if recorder is not None and Source.CONNECTION in recorder.sources:
         recorder.watch(sessions, outbox, await next_epoch(base.kept, ambient))
     certificates = await open_certificates(
-        base.hub, SqliteAuthorityStore(writer, reader), sessions=sessions, refusals=refusals, bus=bus, ambient=ambient
+        base.hub, stores.authorities, sessions=sessions, refusals=refusals, bus=bus, ambient=ambient
     )
     base.undo.append(certificates.news.stop)
     bearer = BearerGate(base.issuers, base.decide, ambient, refusals, name)
-    queues = make_queues(name, SqliteQueueStore(writer, reader), bus, ambient, settings)
+    queues = make_queues(name, stores.queues, bus, ambient, settings)
     registry = Registry(name, identities, sessions, bus, ambient, depths=queues.depths)
     methods = Methods(registry, sessions, ambient, meters)
     messaging, stop_queues = await make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)
     return Parts(
         telemetry=telemetry,
+        stores=stores,
         identities=identities,
         certificates=certificates,
         refusals=refusals,
         sessions=sessions,
-        subscriptions=Subscriptions(name, SqliteSubscriptionStore(writer, reader)),
+        subscriptions=Subscriptions(name, stores.subscriptions),
         registry=registry,
         authenticator=certificates.authenticator(identities, bearer if base.issuers else None),
         bearer=bearer,
-        twins=Twins(name, SqliteTwinStore(writer, reader, outbox), sessions, ambient, recorder),
+        twins=Twins(name, stores.twins, sessions, ambient, recorder),
         methods=methods,
         messaging=messaging,
         queries=await _queries(base, sessions),
@@ -123,15 +117,9 @@ async def _groups(base: Foundation) -> ConsumerGroups:
     return groups
 
 
-def _telemetry(base: Foundation) -> Telemetry:
+async def _telemetry(base: Foundation) -> Telemetry:
     settings, ambient = base.settings, base.ambient
-    log = SqliteTelemetryLog(
-        base.files.telemetry_database,
-        settings.partitions,
-        asyncio.get_running_loop(),
-        created_at=ambient.now(),
-        durable=base.durable,
-    )
+    log = await base.open_log(base.hub.name, base.files.telemetry_database, settings.partitions, ambient.now())
     telemetry = Telemetry(
         log, ambient, retention_seconds=settings.retention_seconds, retention_bytes=settings.retention_bytes
     )
@@ -140,17 +128,21 @@ def _telemetry(base: Foundation) -> Telemetry:
     return telemetry
 
 
-def _recorder(base: Foundation, outbox: Outbox, telemetry: Telemetry) -> EventRecorder | None:
-    """Begin to relay events; what records them, if any are wanted. An earlier run may have left some anyway."""
+def _relay(base: Foundation, outbox: Outbox, telemetry: Telemetry) -> None:
+    """Begin to relay events; an earlier run may have left some where none are wanted now."""
     relay = EventRelay(outbox, telemetry, base.ambient)
     relay.start()
     base.undo.append(relay.close)
+
+
+def _recorder(base: Foundation) -> EventRecorder | None:
+    """What records events, if any are wanted."""
     sources = base.settings.events
     return EventRecorder(sources, partial(event_record, base.hub.name), base.ambient) if sources else None
 
 
 async def _queries(base: Foundation, sessions: SessionTable) -> Queries:
-    store = SqliteQueryStore(base.writer, sessions, base.settings.indexes)
+    store = base.storage.queries(sessions, base.settings.indexes)
     base.undo.append(store.close)
     await store.prepare()
     return Queries(base.hub.name, store)

@@ -32,22 +32,19 @@ from muster.node.credential_policies import PolicyBook
 from muster.node.foundation import Foundation
 from muster.node.material import Material
 from muster.node.parts import Parts
-from muster.provisioning.contract import Webhook, WebhookError
+from muster.provisioning.contract import ProvisioningStore, Webhook, WebhookError
 from muster.provisioning.enrollments import Enrollments
 from muster.provisioning.examiner import Examiner
 from muster.provisioning.groups import Groups
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.timeline import Timeline
-from muster.stores.sqlite.identities import SqliteIdentityStore
-from muster.stores.sqlite.provisioning import SqliteProvisioningStore
-from muster.stores.sqlite.timeline import SqliteTimelineStore
 
 
 class Keeping(NamedTuple):
     """What there is of the provisioning service before it runs: its store, who issues certificates, its policies."""
 
-    store: SqliteProvisioningStore
+    store: ProvisioningStore
     issuers: PolicyBook
     policies: KeptPolicies
 
@@ -82,7 +79,7 @@ async def open_provisioning(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
         ask=certificates.news.ask, policies=issuers, network=network,
     )  # fmt: skip
-    entries = SqliteTimelineStore(scope, base.writer, base.reader, profile)
+    entries = base.storage.timeline(scope, profile)
     base.undo.append(entries.flush)
     timeline = Timeline(entries, ambient)
     registrar = Registrar(
@@ -94,7 +91,7 @@ async def open_provisioning(
     base.undo.append(registrar.close)
     service = make_hub(base.settings.all_hostnames, policies, profile, name=scope)
     bearer = BearerGate(base.issuers, base.decide, ambient, refusals, scope) if base.issuers else None
-    gate = Authenticator(service, SqliteIdentityStore(base.writer, base.reader), ambient, refusals, bearer=bearer)
+    gate = Authenticator(service, first.identities, ambient, refusals, bearer=bearer)
     policies.when_changed(gate.policies_changed)
     answers = ProvisioningAnswers(scope, gate, ambient, profile, meters=meters, network=network)
     enrollments = Enrollments(scope, store, groups, hubs=hubs, ambient=ambient, profile=profile)

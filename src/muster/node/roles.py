@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import apsw
-
 from muster.access.granting import Granting, Matches
 from muster.core.ambient import Ambient
 from muster.heads.http.operations import Operation
@@ -15,9 +13,7 @@ from muster.heads.http.role_admin import RoleOperations, RolePlaces
 from muster.identity.bearer_gate import BearerGate
 from muster.node.foundation import Undo
 from muster.node.roles_file import RolesFile
-from muster.stores.sqlite.database import Writer
-from muster.stores.sqlite.grants import SqliteGrantStore
-from muster.stores.sqlite.settings import SqliteHubSettingsStore
+from muster.stores.storage import Storage
 from muster.twins.query.parser import parse_condition
 
 if TYPE_CHECKING:
@@ -27,9 +23,9 @@ if TYPE_CHECKING:
 class Roles:
     """``granting`` decides from the start on. Until ``serve`` nobody remembers what it has decided."""
 
-    def __init__(self, writer: Writer, reader: apsw.Connection, hubs: Callable[[], Hubs]) -> None:
-        self._kept = SqliteHubSettingsStore(writer, reader)
-        self.granting = Granting(SqliteGrantStore(writer, reader), _check_condition, _asking(hubs))
+    def __init__(self, storage: Storage, hubs: Callable[[], Hubs]) -> None:
+        self._kept = storage.settings
+        self.granting = Granting(storage.grants, _check_condition, _asking(hubs))
         self._file: RolesFile | None = None
 
     async def load(self, path: Path | None, ambient: Ambient, undo: Undo) -> None:
