@@ -15,13 +15,13 @@ from muster.dialect.hub_bodies import switches_body
 from muster.heads.arm.managed import ManagedHub
 from muster.node.certificate import ServerCertificate
 from muster.node.directory import DataDirectory
+from muster.node.engines import Engines
 from muster.node.hub import OpenHub, Site
 from muster.node.hubs import Hubs
 from muster.node.managed import default_hub, managed_hub
 from muster.node.own_certificate import OwnCertificate
 from muster.node.roster import Roster
 from muster.node.settings import HubSettings
-from muster.stores.storage import Storage
 
 
 class Deployment:
@@ -39,7 +39,7 @@ class Deployment:
         self._hubs = hubs
         self._roster = roster
         self._certificate = certificate
-        self._eraser = Eraser(site.storage, site.directory)
+        self._eraser = Eraser(site.engines, site.directory)
         self._announce = announce
         self._changing = asyncio.Lock()
 
@@ -138,13 +138,14 @@ class Deployment:
 class Eraser:
     """Removes what a hub has that is closed."""
 
-    def __init__(self, storage: Storage, directory: DataDirectory) -> None:
-        self._storage = storage
+    def __init__(self, engines: Engines, directory: DataDirectory) -> None:
+        self._engines = engines
         self._directory = directory
 
     async def erase(self, name: str) -> None:
         """Remove rows, partitions and files of the hub ``name``; may be repeated. Raises ``HubError``, ``OSError``."""
-        await self._storage.forget_hub(name)
+        await self._engines.storage.forget_hub(name)
+        await self._engines.forget_log(name)
         files = self._directory.hub_files(name)
         await asyncio.to_thread(_remove, files.telemetry_database, files.blobs)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from muster.access.decision import Decide
 from muster.access.issuers import Issuers
 from muster.core.ambient import Ambient
+from muster.core.bus import Bus
 from muster.core.settings_store import HubSettingsStore
 from muster.identity.hub import Hub
 from muster.messages.contract import TelemetryLog
@@ -28,13 +29,14 @@ made now, and when that is, in seconds since 1970. Raises ``HubError``."""
 class Foundation:
     """Under one hub. Whoever begins something puts what ends it into ``undo``. ``storage`` is that of all hubs,
     as are ``open_log``, ``issuers``, whose bearer tokens count, and ``decide``, which says for what. ``settings``,
-    ``files`` and ``kept`` are the hub's own."""
+    ``files``, ``bus`` and ``kept`` are the hub's own."""
 
     settings: Settings
     files: HubFiles
     hub: Hub
     storage: Storage
     open_log: OpenLog
+    bus: Bus
     kept: HubSettingsStore
     ambient: Ambient
     undo: Undo

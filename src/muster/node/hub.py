@@ -37,14 +37,14 @@ from muster.identity.kept_policies import KeptPolicies
 from muster.identity.kept_switches import KeptSwitches, open_switches
 from muster.node.changes import HubChanges, with_changes
 from muster.node.directory import DataDirectory
+from muster.node.engines import Engines
 from muster.node.files import file_operations
-from muster.node.foundation import Foundation, OpenLog, Undo
+from muster.node.foundation import Foundation, Undo
 from muster.node.material import HubKeys
 from muster.node.parts import Parts, make_parts
 from muster.node.settings import Settings
 from muster.provisioning.renewals import Renewals
 from muster.sessions.grounds import TokenGrounds
-from muster.stores.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,7 @@ class Site:
 
     settings: Settings
     directory: DataDirectory
-    storage: Storage
-    open_log: OpenLog
+    engines: Engines
     kept: HubSettingsStore
     ambient: Ambient
     ports: Mapping[str, int]
@@ -176,8 +175,19 @@ async def open_hub(
     switches = await open_switches(settings.switches, kept)
     hub = settings.hub(keys.name, keys.policies, site.ambient, switches.now)
     files = site.directory.hub_files("" if first else keys.name)
+    engines = site.engines
     base = Foundation(
-        settings, files, hub, site.storage, site.open_log, kept, site.ambient, [], site.issuers, site.decide
+        settings,
+        files,
+        hub,
+        engines.storage,
+        engines.open_log,
+        engines.bus(keys.name),
+        kept,
+        site.ambient,
+        [],
+        site.issuers,
+        site.decide,
     )
     try:
         return OpenHub(base, await make_parts(base), site, keys.policies, switches)

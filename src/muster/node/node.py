@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from muster.access.issuers import Issuer, Issuers
@@ -36,11 +35,11 @@ from muster.heads.registration_links import RegistrationLinks
 from muster.heads.relief import Relief
 from muster.heads.websocket import WebSocketTransport
 from muster.identity.registry import Registry
-from muster.messages.contract import TelemetryLog
 from muster.node.certificate import ServerCertificate
 from muster.node.credential_policies import PolicyBook
 from muster.node.deployment import Deployment, Eraser, finish_removals
 from muster.node.directory import DataDirectory
+from muster.node.engines import Engines, open_engines
 from muster.node.facts import Reach, Service, facts_of, keep_reach
 from muster.node.fetch import fetch_trusting
 from muster.node.foundation import Undo
@@ -58,8 +57,6 @@ from muster.node.settings_record import record_settings
 from muster.node.sockets import FALLBACK_HTTPS_PORT, HOW_TO_ALLOW_443, HTTPS_PORT, BindError, bind, listen
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.renewals import Renewals
-from muster.stores.sqlite.storage import SqliteStorage
-from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.storage import Storage
 
 log = logging.getLogger("muster.node")
@@ -111,18 +108,28 @@ class Node:
         self._roles.reload()
 
     async def _start(self) -> None:
-        settings, loop = self.settings, asyncio.get_running_loop()
-        self.ambient = ambient = SystemAmbient(loop)
+        settings = self.settings
+        self.ambient = SystemAmbient(asyncio.get_running_loop())
         directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
-        storage = SqliteStorage(directory.hub_database, durable=settings.durable)
-        self._undo.append(storage.close)
+        engines = await open_engines(settings, directory, self._undo)
+        async with engines.starting():
+            await self._build(engines, directory, sockets, ports)
+
+    async def _build(
+        self,
+        engines: Engines,
+        directory: DataDirectory,
+        sockets: Mapping[str, list[socket.socket]],
+        ports: Mapping[str, int],
+    ) -> None:
+        settings, ambient, loop, storage = self.settings, self.ambient, asyncio.get_running_loop(), engines.storage
         kept, audit = storage.settings, storage.audit
         await record_settings(settings, kept, ambient)
         roster = await open_roster(settings, kept)
-        await finish_removals(roster, Eraser(storage, directory))
+        await finish_removals(roster, Eraser(engines, directory))
         material, certificate = await self._material(directory, kept, roster)
         linked = LinkedHubs()
         keeping = Keeping(
@@ -131,7 +138,7 @@ class Node:
         )  # fmt: skip
         roles = await self._load_roles(storage)
         site = Site(
-            settings, directory, storage, self._open_log, kept, ambient, ports, lambda: self._ready,
+            settings, directory, engines, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own, issuers=self._issuers(), decide=roles.granting.decide,
             renewals=Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient),
             audit=audit, refused=RefusedChanges(audit, ambient),
@@ -228,10 +235,6 @@ class Node:
         self._certificate = certificate
         self._undo.append(certificate.close)
         return material, certificate
-
-    async def _open_log(self, _: str, path: Path, partitions: int, created_at: float) -> TelemetryLog:
-        loop, durable = asyncio.get_running_loop(), self.settings.durable
-        return SqliteTelemetryLog(path, partitions, loop, created_at=created_at, durable=durable)
 
     def _bind(self) -> dict[str, list[socket.socket]]:
         """Sockets for every listener, by name, so that ports are known before anything is built."""

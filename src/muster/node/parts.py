@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from muster.core.bus import LocalBus
 from muster.core.meters import Meters
 from muster.core.outbox import Outbox
 from muster.core.resource import ResourceRecord, load_record
@@ -70,7 +69,7 @@ async def make_parts(base: Foundation) -> Parts:
     stores = base.storage.of(name, recorder)
     outbox, identities = stores.outbox, stores.identities
     _relay(base, outbox, telemetry)
-    bus = LocalBus()
+    bus = base.bus
     refusals = Refusals(ambient, settings.profile, stores.refusals)
     sessions = SessionTable(name, identities, bus, ambient)
     network = NetworkAccess(base.kept, HUB_SETTING, refusals, ambient)

@@ -46,6 +46,9 @@ CONNECT_SECONDS, COMMAND_SECONDS, PAUSE_SECONDS = 5.0, 15.0, 0.5
 """How long the server has to answer, to a connection and to a statement, and how long nobody tries to connect after
 that failed: what is asked meanwhile fails at once."""
 
+ALONE, ALONE_SECONDS = 0x6D757375, 60.0
+"""The advisory lock of ``Database.alone``, and how long one waits for it."""
+
 _SETTINGS = {
     "application_name": "muster",
     "synchronous_commit": "on",  # acknowledged means durable, whatever the server's own default
@@ -243,6 +246,19 @@ class Database:
             except (OSError, asyncpg.CannotConnectNowError):
                 self.note_failure()
                 raise
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While this lasts no other process is inside. Raises ``HubError`` as ``store_error``."""
+        with told_as_refusal():
+            connection = await self.connect()
+        try:
+            with told_as_refusal():
+                await connection.execute("SET statement_timeout = 0")
+                await connection.execute(f"SELECT pg_advisory_lock({ALONE})", timeout=ALONE_SECONDS)
+            yield
+        finally:
+            connection.terminate()  # the lock goes with it
 
     # --- for lanes
 

@@ -1,0 +1,45 @@
+"""The engines under a node: what keeps its state and its telemetry and carries its notices; embedded, or shared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from muster.core.bus import Bus, LocalBus
+from muster.messages.contract import TelemetryLog
+from muster.node.directory import DataDirectory
+from muster.node.foundation import OpenLog, Undo
+from muster.node.settings import Settings
+from muster.stores.sqlite.storage import SqliteStorage
+from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.stores.storage import Storage
+
+
+class Engines(NamedTuple):
+    """``bus`` makes that of a hub; ``starting`` is held while a node makes what is made once for all nodes, and one
+    node at a time does."""
+
+    storage: Storage
+    open_log: OpenLog
+    bus: Callable[[str], Bus]
+    forget_log: Callable[[str], Awaitable[None]]
+    starting: Callable[[], AbstractAsyncContextManager[object]]
+
+
+async def open_engines(settings: Settings, directory: DataDirectory, undo: Undo) -> Engines:
+    """Those that ``settings`` ask for; what ends them is put into ``undo``. Raises ``HubError``."""
+    storage = SqliteStorage(directory.hub_database, durable=settings.durable)
+    undo.append(storage.close)
+
+    async def open_log(_: str, path: Path, partitions: int, created_at: float) -> TelemetryLog:
+        loop = asyncio.get_running_loop()
+        return SqliteTelemetryLog(path, partitions, loop, created_at=created_at, durable=settings.durable)
+
+    return Engines(storage, open_log, lambda _: LocalBus(), _nothing, nullcontext)
+
+
+async def _nothing(_: str) -> None:
+    """Partitions in files go with the hub's other files."""
