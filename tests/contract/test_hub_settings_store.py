@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.settings_store import HubSettingsStore
+from muster.stores.postgres.settings import PostgresHubSettingsStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
+from tests.postgres import new_database
 
 
 def _sqlite(directory: Path) -> Opener[HubSettingsStore]:
     return opener_of(directory, SqliteHubSettingsStore)
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[HubSettingsStore]:
+    return postgres_opener(new_database(), PostgresHubSettingsStore)
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[HubSettingsStore]:
     made: Opener[HubSettingsStore] = request.param(tmp_path)
     return made

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import DEVICE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.identity.contract import Counts, Edit, IdentityStore, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
+from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from tests.postgres import new_database
 
 HUB = "hub"
 
@@ -22,7 +24,11 @@ def _sqlite(directory: Path) -> Opener[IdentityStore]:
     return opener_of(directory, SqliteIdentityStore)
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[IdentityStore]:
+    return postgres_opener(new_database(), PostgresIdentityStore)
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[IdentityStore]:
     made: Opener[IdentityStore] = request.param(tmp_path)
     return made

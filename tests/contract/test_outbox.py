@@ -11,18 +11,23 @@ from typing import NamedTuple
 
 import apsw
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.core.outbox import Entry, Outbox
 from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, Identity, IdentityKey
+from muster.stores.postgres.database import Database
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.outbox import PostgresOutbox
+from muster.stores.postgres.twins import PostgresTwinStore
 from muster.stores.sqlite.database import Writer
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.contract import TwinStore
 from muster.twins.document import Twin, patch_twin
+from tests.postgres import new_database
 
 HUB = "hub"
 DEVICE, MODULE = IdentityKey("d"), IdentityKey("d", "m")
@@ -71,7 +76,16 @@ def _sqlite(directory: Path) -> Opener[Stores]:
     return opener_of(directory, make)
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[Stores]:
+    def make(database: Database) -> Stores:
+        outbox = PostgresOutbox(database, HUB)
+        identities = PostgresIdentityStore(database, outbox, Births())
+        return Stores(outbox, identities, PostgresTwinStore(database, outbox))
+
+    return postgres_opener(new_database(), make)
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.sessions.contract import SubscriptionStore
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.subscriptions import PostgresSubscriptionStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
+from tests.postgres import new_database
 
 HUB = "hub"
 DEVICE, MODULE, OTHER = IdentityKey("d"), IdentityKey("d", "m"), IdentityKey("e")
@@ -46,7 +49,13 @@ def _sqlite(directory: Path) -> Opener[Stores]:
     )
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[Stores]:
+    return postgres_opener(
+        new_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresSubscriptionStore(database))
+    )
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

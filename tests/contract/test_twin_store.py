@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import DEVICE_NOT_FOUND, MODULE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, Identity, IdentityKey
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.twins import PostgresTwinStore
 from muster.stores.sqlite.database import Writer
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.contract import Change, TwinStore
 from muster.twins.document import EMPTY, Twin, patch_twin, report
+from tests.postgres import new_database
 
 HUB = "hub"
 DEVICE, MODULE = IdentityKey("d"), IdentityKey("d", "m")
@@ -55,7 +58,13 @@ def _sqlite(directory: Path) -> Opener[Stores]:
     )
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[Stores]:
+    return postgres_opener(
+        new_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresTwinStore(database))
+    )
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import DEVICE_NOT_FOUND, TOO_MANY_UPLOADS, HubError
 from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.messages.upload_contract import Slot, UploadStore
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.uploads import PostgresUploadStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.uploads import SqliteUploadStore
+from tests.postgres import new_database
 
 HUB = "hub"
 
@@ -48,7 +51,13 @@ def _sqlite(directory: Path) -> Opener[Stores]:
     )
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[Stores]:
+    return postgres_opener(
+        new_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresUploadStore(database))
+    )
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -62,6 +63,13 @@ _UNREACHABLE = (
     OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.TooManyConnectionsError, asyncpg.QueryCanceledError,
 )  # fmt: skip
+_BUCKETS = 64
+"""Rows at most in which a number of devices is kept, so that who counts does not wait for others who do."""
+_COUNT = (
+    "INSERT INTO identity_counts AS kept (hub, status, bucket, devices) "
+    "SELECT hub, status, $1, devices FROM unnest($2::text[], $3::text[], $4::bigint[]) AS more (hub, status, devices) "
+    "ON CONFLICT (hub, status, bucket) DO UPDATE SET devices = kept.devices + excluded.devices"
+)
 _KEEP = "INSERT INTO audit_pending (scope, draft) SELECT * FROM unnest($1::text[], $2::text[])"
 
 log = logging.getLogger(__name__)
@@ -70,6 +78,8 @@ log = logging.getLogger(__name__)
 def store_error(error: Exception) -> HubError:
     """``error`` of asyncpg as a refusal that says what to do: 503001 when the server cannot be reached, else 500001."""
     match error:
+        case ValueError():  # of asyncpg, for a value that the column cannot take
+            advice = "the database cannot keep this"
         case TimeoutError():
             return HubError(UNAVAILABLE, "the database did not answer in time; try again when it does")
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
@@ -100,12 +110,13 @@ class Step:
     """What a work may do in the transaction that it shares. Reads and writes are told apart because a work that raised
     before it wrote anything needs no undoing."""
 
-    __slots__ = ("_connection", "drafts", "written")
+    __slots__ = ("_connection", "counted", "drafts", "written")
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
         self.written = False
         self.drafts: list[Draft] = []
+        self.counted: Counter[tuple[str, str]] = Counter()
 
     async def fetch(self, query: str, *values: Any) -> list[asyncpg.Record]:
         """The rows of a SELECT, ``FOR UPDATE`` if they are to be changed."""
@@ -138,6 +149,11 @@ class Step:
     def record(self, drafts: Iterable[Draft]) -> None:
         """Put ``drafts`` on record with what is changed here."""
         self.drafts += drafts
+
+    def count(self, hub: str, status: str, by: int) -> None:
+        """Have ``by`` more devices of ``hub`` with ``status``. Written at the end of the transaction: rows that others
+        want too are locked last, in one order, and briefly."""
+        self.counted[hub, status] += by
 
 
 Work = Callable[[Step], Awaitable[T]]
@@ -356,6 +372,7 @@ class _Lane:
         self, connection: asyncpg.Connection, batch: list[_Item], *, apart: bool
     ) -> list[tuple[Any, BaseException | None]]:
         drafts: list[Draft] = []
+        counted: Counter[tuple[str, str]] = Counter()
         async with connection.transaction():
             outcomes = []
             for item in batch:
@@ -363,6 +380,10 @@ class _Lane:
                 outcomes.append(await (_apart if apart else _together)(connection, step, item.work))
                 if outcomes[-1][1] is None:
                     drafts += step.drafts
+                    counted.update(step.counted)
+            changes = sorted((hub, status, by) for (hub, status), by in counted.items() if by)
+            if changes:
+                await connection.execute(_COUNT, connection.get_server_pid() % _BUCKETS, *zip(*changes, strict=True))
             if drafts:
                 await connection.execute(_KEEP, [draft.scope for draft in drafts], [text_of(draft) for draft in drafts])
         if drafts:
@@ -379,25 +400,36 @@ class _Lane:
 async def _together(_: asyncpg.Connection, step: Step, work: Work[Any]) -> tuple[Any, BaseException | None]:
     try:
         return await work(step), None
-    except (*_LOST_AGAINST_ANOTHER, *_UNREACHABLE):
-        raise
     except Exception as error:
+        if _ends_all(error):
+            raise
         if step.written or isinstance(error, asyncpg.PostgresError):  # PostgreSQL has given the whole up then
             raise _SpoiltError from error
-        return None, error
+        return None, _told(error)
 
 
 async def _apart(connection: asyncpg.Connection, step: Step, work: Work[Any]) -> tuple[Any, BaseException | None]:
     try:
         async with connection.transaction():  # a savepoint
             return await work(step), None
-    except (*_LOST_AGAINST_ANOTHER, *_UNREACHABLE):
-        raise
     except Exception as error:
-        return None, store_error(error) if isinstance(error, asyncpg.PostgresError) else error
+        if _ends_all(error):
+            raise
+        return None, _told(error)
+
+
+def _told(error: Exception) -> Exception:
+    return store_error(error) if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError) else error
+
+
+def _ends_all(error: Exception) -> bool:
+    """Whether ``error`` is about the whole transaction. What asyncpg raises for a value that does not fit is not,
+    though it is of a kind with what a lost connection raises."""
+    return isinstance(error, (*_LOST_AGAINST_ANOTHER, *_UNREACHABLE)) and not isinstance(error, ValueError)
 
 
 def settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:
+    """Tell who waits for ``future``, if anybody still does, how the work ended."""
     if future.done():
         return
     if error is None:
