@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import apsw
 import pytest
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import DEVICE_NOT_FOUND, HubError
 from muster.core.limits import REFUSALS_KEPT
-from muster.core.outbox import Entry
-from muster.identity.contract import Edit
+from muster.core.outbox import Entry, Outbox
+from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey
 from muster.identity.refusals import KeptRefusal
 from muster.messages.blob_contract import Blob, Block, Content
+from muster.stores.postgres import hub_removal as postgres_removal
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.outbox import PostgresOutbox
+from muster.stores.postgres.twins import PostgresTwinStore
 from muster.stores.sqlite.blobs import SqliteBlobIndex
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_removal import forget_hub
@@ -26,6 +32,8 @@ from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.contract import TwinStore
+from tests.postgres import new_database
 
 ONE_HUB = next(number for number, step in enumerate(MIGRATIONS) if "refusals_of_one" in step)
 """The layout of the last version that had one hub only."""
@@ -50,6 +58,49 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await writer.close()
 
 
+class Stores(NamedTuple):
+    outbox: Callable[[str], Outbox]
+    identities: IdentityStore
+    twins: TwinStore
+    forget_hub: Callable[[str], Awaitable[None]]
+
+
+def _sqlite(directory: Path) -> Opener[Stores]:
+    return opener_of(
+        directory,
+        lambda writer, reader: Stores(
+            partial(SqliteOutbox, writer),
+            SqliteIdentityStore(writer, reader),
+            SqliteTwinStore(writer, reader),
+            partial(forget_hub, writer),
+        ),
+    )
+
+
+def _postgres(_: Path) -> Opener[Stores]:
+    return postgres_opener(
+        new_database(),
+        lambda database: Stores(
+            partial(PostgresOutbox, database),
+            PostgresIdentityStore(database),
+            PostgresTwinStore(database),
+            partial(postgres_removal.forget_hub, database),
+        ),
+    )
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
+    made: Opener[Stores] = request.param(tmp_path)
+    return made
+
+
+@pytest.fixture
+async def stores(opener: Opener[Stores]) -> AsyncIterator[Stores]:
+    async with opener() as stores:
+        yield stores
+
+
 def refusal(number: int) -> KeptRefusal:
     return KeptRefusal(f"{number:032x}", float(number), "d", {})
 
@@ -72,8 +123,8 @@ async def test_a_hub_that_refuses_much_drops_nothing_of_another(
     assert await busy.find(refusal(0).tracking_id) is None
 
 
-async def test_each_hub_tells_its_own_events(database: Database) -> None:
-    one, other = SqliteOutbox(database.writer, "one"), SqliteOutbox(database.writer, "other")
+async def test_each_hub_tells_its_own_events(stores: Stores) -> None:
+    one, other = stores.outbox("one"), stores.outbox("other")
     one.put([Entry("d", b"1"), Entry("d", b"2")])
     other.put([Entry("d", b"3")])
     one.put([Entry("d", b"4")])
@@ -98,13 +149,12 @@ async def test_files_of_the_same_name(database: Database) -> None:
     assert await other.expire(11.0) == {"staged 2": 1}
 
 
-async def test_a_later_hub_of_the_name_knows_no_twin_of_the_earlier(database: Database) -> None:
-    identities, twins = (kind(database.writer, database.reader) for kind in (SqliteIdentityStore, SqliteTwinStore))
-    key = IdentityKey("d")
+async def test_a_later_hub_of_the_name_knows_no_twin_of_the_earlier(stores: Stores) -> None:
+    identities, twins, key = stores.identities, stores.twins, IdentityKey("d")
     device = Identity(key=key, generation_id="1", version=1, authentication=Authentication(AuthenticationType.NONE))
     assert await identities.edit("one", [Edit(key, lambda _: device)]) == [device]
     await twins.edit("one", key, lambda twin: replace(twin, version=twin.version + 1), lambda _: None)
-    await forget_hub(database.writer, "one")
+    await stores.forget_hub("one")
     with pytest.raises(HubError) as caught:
         await twins.edit("one", key, lambda twin: twin, lambda _: None)
     assert caught.value.row is DEVICE_NOT_FOUND
