@@ -196,7 +196,7 @@ class Database:
         with told_as_refusal():
             self._pool = await asyncpg.create_pool(
                 self._url, min_size=1, max_size=self._readers, timeout=CONNECT_SECONDS,
-                command_timeout=COMMAND_SECONDS, server_settings=_SETTINGS,
+                command_timeout=COMMAND_SECONDS, server_settings=_SETTINGS, reset=_left_as_found,
             )  # fmt: skip
 
     async def close(self) -> None:
@@ -395,6 +395,10 @@ class _Lane:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+async def _left_as_found(_: PoolConnectionProxy[asyncpg.Record]) -> None:
+    """Readers change nothing that the next one could find; asyncpg would ask the server to reset all after each read."""
 
 
 async def _together(_: asyncpg.Connection, step: Step, work: Work[Any]) -> tuple[Any, BaseException | None]:
