@@ -197,6 +197,37 @@ async def test_twins_take_the_changes_of_all_nodes(nodes: tuple[Node, Node]) -> 
     assert twin.tags == {f"t{number}": number for number in range(60)}
 
 
+async def test_a_twin_is_changed_behind_the_making_of_its_identity(nodes: tuple[Node, Node]) -> None:
+    node, others = nodes[0], [IdentityKey(f"e{number}") for number in range(20)]
+    await node.add(*others)
+    change = lambda twin: patch_twin(twin, {"t": 1}, {}, 0.0)  # noqa: E731
+    edits = [node.twins.edit(HUB, key, change, lambda _: None) for key in others]
+    making = asyncio.ensure_future(node.add(DEVICE))
+    await asyncio.sleep(0)
+    made = await asyncio.gather(*edits, node.tag("t", 1), node.tag("u", 2))
+    await making
+    assert [len(twin.tags) for twin in made] == [1] * 21 + [2]
+
+
+async def test_a_change_that_the_database_cannot_keep_fails_alone(nodes: tuple[Node, Node]) -> None:
+    node, keys = nodes[0], [IdentityKey(f"d{number}") for number in range(20)]
+    await node.add(*keys)
+    told: list[str] = []
+
+    def edit(key: IdentityKey) -> asyncio.Future[Twin]:
+        value = "\ud800" if key.device_id == "d7" else key.device_id
+        return node.twins.edit(
+            HUB, key, lambda twin: replace(twin, tags={"t": value}, version=9), lambda twin: told.append(twin.tags["t"])
+        )
+
+    outcomes = await asyncio.gather(*map(edit, keys), return_exceptions=True)
+    assert [key.device_id for key, one in zip(keys, outcomes, strict=True) if isinstance(one, Exception)] == ["d7"]
+    assert sorted(told) == sorted(key.device_id for key in keys if key.device_id != "d7")
+    for key, twin in zip(keys, await asyncio.gather(*(node.twins.get(HUB, key) for key in keys)), strict=True):
+        assert twin is not None
+        assert twin.tags == ({"t": key.device_id} if key.device_id != "d7" else {})
+
+
 async def test_a_twin_that_is_deleted_meanwhile_is_not_changed(nodes: tuple[Node, Node]) -> None:
     one, other = nodes
     await one.add(DEVICE)

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from muster.core.audit import Draft
-from muster.core.errors import SERVER_ERROR, UNAVAILABLE, HubError
-from muster.stores.postgres.pending import text_of
+from muster.core.errors import UNAVAILABLE, HubError
+from muster.stores.postgres.failures import LOST_AGAINST_ANOTHER, UNREACHABLE, store_error, told_as_refusal
+from muster.stores.postgres.transaction import Done, Item, Outcome, SpoiltError, Step, Together, Work, run
+
+__all__ = ["Database", "Step", "Together", "Work", "settle", "store_error", "told_as_refusal"]
 
 T = TypeVar("T")
 
@@ -58,119 +58,6 @@ _SETTINGS = {
     "timezone": "UTC",
     "jit": "off",  # its compilation costs more than all of our statements
 }
-_LOST_AGAINST_ANOTHER = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-_UNREACHABLE = (
-    OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.TooManyConnectionsError, asyncpg.QueryCanceledError,
-)  # fmt: skip
-_BUCKETS = 64
-"""Rows at most in which a number of devices is kept, so that who counts does not wait for others who do."""
-_COUNT = (
-    "INSERT INTO identity_counts AS kept (hub, status, bucket, devices) "
-    "SELECT hub, status, $1, devices FROM unnest($2::text[], $3::text[], $4::bigint[]) AS more (hub, status, devices) "
-    "ON CONFLICT (hub, status, bucket) DO UPDATE SET devices = kept.devices + excluded.devices"
-)
-_KEEP = "INSERT INTO audit_pending (scope, draft) SELECT * FROM unnest($1::text[], $2::text[])"
-
-log = logging.getLogger(__name__)
-
-
-def store_error(error: Exception) -> HubError:
-    """``error`` of asyncpg as a refusal that says what to do: 503001 when the server cannot be reached, else 500001."""
-    match error:
-        case ValueError():  # of asyncpg, for a value that the column cannot take
-            advice = "the database cannot keep this"
-        case TimeoutError():
-            return HubError(UNAVAILABLE, "the database did not answer in time; try again when it does")
-        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
-            advice = "the database refused the hub's own user or password; correct --database"
-        case asyncpg.InvalidCatalogNameError():
-            advice = "there is no such database; create it, or correct --database"
-        case asyncpg.DiskFullError():
-            advice = "the database's disk is full; free some space, then it goes on by itself"
-        case asyncpg.ReadOnlySQLTransactionError():
-            advice = "the database only reads, it is a replica; point --database at the primary"
-        case _ if isinstance(error, _UNREACHABLE):
-            return HubError(UNAVAILABLE, f"the database cannot be reached ({type(error).__name__}); try again")
-        case _:
-            advice = "the database refused"
-    return HubError(SERVER_ERROR, f"{advice} ({type(error).__name__}: {error})")
-
-
-@contextlib.contextmanager
-def told_as_refusal() -> Iterator[None]:
-    """Turn what asyncpg raises inside into ``HubError``, see ``store_error``."""
-    try:
-        yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        raise store_error(error) from error
-
-
-class Step:
-    """What a work may do in the transaction that it shares. Reads and writes are told apart because a work that raised
-    before it wrote anything needs no undoing."""
-
-    __slots__ = ("_connection", "counted", "drafts", "written")
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-        self.written = False
-        self.drafts: list[Draft] = []
-        self.counted: Counter[tuple[str, str]] = Counter()
-
-    async def fetch(self, query: str, *values: Any) -> list[asyncpg.Record]:
-        """The rows of a SELECT, ``FOR UPDATE`` if they are to be changed."""
-        return await self._connection.fetch(query, *values)
-
-    async def row(self, query: str, *values: Any) -> asyncpg.Record | None:
-        """The first row of a SELECT, or ``None``."""
-        return await self._connection.fetchrow(query, *values)
-
-    async def value(self, query: str, *values: Any) -> Any:
-        """The first column of the first row of a SELECT, or ``None``."""
-        return await self._connection.fetchval(query, *values)
-
-    async def write(self, query: str, *values: Any) -> int:
-        """Run what changes rows; how many they were."""
-        self.written = True
-        status: str = await self._connection.execute(query, *values)
-        return int(status.rpartition(" ")[2])
-
-    async def write_many(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
-        """As ``write`` with each of ``rows``, in one exchange."""
-        self.written = True
-        await self._connection.executemany(query, rows)
-
-    async def returning(self, query: str, *values: Any) -> list[asyncpg.Record]:
-        """As ``write``, with the rows that its RETURNING gives."""
-        self.written = True
-        return await self._connection.fetch(query, *values)
-
-    def record(self, drafts: Iterable[Draft]) -> None:
-        """Put ``drafts`` on record with what is changed here."""
-        self.drafts += drafts
-
-    def count(self, hub: str, status: str, by: int) -> None:
-        """Have ``by`` more devices of ``hub`` with ``status``. Written at the end of the transaction: rows that others
-        want too are locked last, in one order, and briefly."""
-        self.counted[hub, status] += by
-
-
-Work = Callable[[Step], Awaitable[T]]
-"""Reads and writes through the step it is given, in a transaction that the lane ends. Runs again when what it did had
-to be undone because of other work, so it must have no effects of its own."""
-
-Done = Callable[[Any, BaseException | None], None]
-
-
-class _Item(NamedTuple):
-    place: str
-    work: Work[Any]
-    done: Done
-
-
-class _SpoiltError(Exception):
-    """A work failed after it had written: what others wrote can only be undone with it."""
 
 
 class Database:
@@ -218,10 +105,12 @@ class Database:
 
     def call(self, place: str, work: Work[T], done: Callable[[T, BaseException | None], None]) -> None:
         """As ``submit``, but with ``done(result, error)`` called instead, before anything that waits."""
-        if self.closed:
-            raise HubError(UNAVAILABLE, "the database is closed; nothing can be written any more")
-        digest = blake2b(place.encode(), digest_size=8).digest()
-        self._lanes[int.from_bytes(digest, "big") % len(self._lanes)].put(_Item(place, work, done))
+        self._lane_of(place).put(Item(place, done, work))
+
+    def call_together(self, place: str, together: Together, about: Any, done: Done) -> None:
+        """As ``call`` for a work of a kind of which several are done at once, see ``Together``; this one is about
+        ``about``."""
+        self._lane_of(place).put(Item(place, done, together=together, about=about))
 
     def when_recorded(self, listener: Callable[[], None]) -> None:
         """From now on call ``listener`` after each transaction that has put something on record."""
@@ -278,6 +167,12 @@ class Database:
 
     # --- for lanes
 
+    def _lane_of(self, place: str) -> _Lane:
+        if self.closed:
+            raise HubError(UNAVAILABLE, "the database is closed; nothing can be written any more")
+        digest = blake2b(place.encode(), digest_size=8).digest()
+        return self._lanes[int.from_bytes(digest, "big") % len(self._lanes)]
+
     async def connect(self) -> asyncpg.Connection:
         """Another connection, with the settings of all."""
         self.check_pause()
@@ -305,11 +200,11 @@ class _Lane:
     def __init__(self, database: Database, number: int) -> None:
         self._database = database
         self._number = number
-        self._waiting: list[_Item] = []
+        self._waiting: list[Item] = []
         self._task: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection | None = None
 
-    def put(self, item: _Item) -> None:
+    def put(self, item: Item) -> None:
         self._waiting.append(item)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"lane {self._number}")
@@ -335,27 +230,30 @@ class _Lane:
                     asyncio.get_running_loop().call_exception_handler(context)
         self._task = None
 
-    async def _outcomes(self, batch: list[_Item]) -> list[tuple[Any, BaseException | None]]:
+    async def _outcomes(self, batch: list[Item]) -> list[Outcome]:
         """How the works of ``batch`` ended, in their order; they ran in the order of their places."""
         order = sorted(range(len(batch)), key=lambda at: batch[at].place)
         ran = await self._transact([batch[at] for at in order])
-        outcomes: list[tuple[Any, BaseException | None]] = [(None, None)] * len(batch)
+        outcomes: list[Outcome] = [(None, None)] * len(batch)
         for at, outcome in zip(order, ran, strict=True):
             outcomes[at] = outcome
         return outcomes
 
-    async def _transact(self, batch: list[_Item]) -> list[tuple[Any, BaseException | None]]:
+    async def _transact(self, batch: list[Item]) -> list[Outcome]:
         """Run ``batch`` in one transaction, with savepoints only where it did not do without."""
         apart = False
         for _ in range(TRIES):
             try:
                 connection = self._connection = self._connection or await self._database.connect()
-                return await self._once(connection, batch, apart=apart)
-            except _SpoiltError:
+                outcomes, recorded = await run(connection, batch, apart=apart)
+                if recorded:
+                    self._database.recorded()
+                return outcomes
+            except SpoiltError:
                 apart = True
-            except _LOST_AGAINST_ANOTHER as error:
+            except LOST_AGAINST_ANOTHER as error:
                 failed: BaseException = store_error(error)
-            except _UNREACHABLE as error:  # what became of a commit is not known: nobody may be told that it failed
+            except UNREACHABLE as error:  # what became of a commit is not known: nobody may be told that it failed
                 self._database.note_failure()
                 self._drop()
                 failed = store_error(error)
@@ -368,28 +266,6 @@ class _Lane:
             failed = HubError(UNAVAILABLE, "others changed the same things at the same time, again and again")
         return [(None, failed)] * len(batch)
 
-    async def _once(
-        self, connection: asyncpg.Connection, batch: list[_Item], *, apart: bool
-    ) -> list[tuple[Any, BaseException | None]]:
-        drafts: list[Draft] = []
-        counted: Counter[tuple[str, str]] = Counter()
-        async with connection.transaction():
-            outcomes = []
-            for item in batch:
-                step = Step(connection)
-                outcomes.append(await (_apart if apart else _together)(connection, step, item.work))
-                if outcomes[-1][1] is None:
-                    drafts += step.drafts
-                    counted.update(step.counted)
-            changes = sorted((hub, status, by) for (hub, status), by in counted.items() if by)
-            if changes:
-                await connection.execute(_COUNT, connection.get_server_pid() % _BUCKETS, *zip(*changes, strict=True))
-            if drafts:
-                await connection.execute(_KEEP, [draft.scope for draft in drafts], [text_of(draft) for draft in drafts])
-        if drafts:
-            self._database.recorded()
-        return outcomes
-
     def _drop(self) -> None:
         """Give the connection up; the next work makes another."""
         if self._connection is not None:
@@ -397,39 +273,8 @@ class _Lane:
             self._connection = None
 
 
-async def _left_as_found(_: PoolConnectionProxy[asyncpg.Record]) -> None:
-    """Readers change nothing that the next one could find; asyncpg would ask the server to reset all after each read."""
-
-
-async def _together(_: asyncpg.Connection, step: Step, work: Work[Any]) -> tuple[Any, BaseException | None]:
-    try:
-        return await work(step), None
-    except Exception as error:
-        if _ends_all(error):
-            raise
-        if step.written or isinstance(error, asyncpg.PostgresError):  # PostgreSQL has given the whole up then
-            raise _SpoiltError from error
-        return None, _told(error)
-
-
-async def _apart(connection: asyncpg.Connection, step: Step, work: Work[Any]) -> tuple[Any, BaseException | None]:
-    try:
-        async with connection.transaction():  # a savepoint
-            return await work(step), None
-    except Exception as error:
-        if _ends_all(error):
-            raise
-        return None, _told(error)
-
-
-def _told(error: Exception) -> Exception:
-    return store_error(error) if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError) else error
-
-
-def _ends_all(error: Exception) -> bool:
-    """Whether ``error`` is about the whole transaction. What asyncpg raises for a value that does not fit is not,
-    though it is of a kind with what a lost connection raises."""
-    return isinstance(error, (*_LOST_AGAINST_ANOTHER, *_UNREACHABLE)) and not isinstance(error, ValueError)
+async def _left_as_found(_: object) -> None:
+    """Readers change nothing that the next one could find; asyncpg would have the server reset all after each read."""
 
 
 def settle(future: asyncio.Future[T], result: T, error: BaseException | None) -> None:

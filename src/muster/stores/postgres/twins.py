@@ -7,11 +7,13 @@ write too: a twin is read, and locked, for each change, and none is remembered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import asyncpg
 
+from muster.core.errors import HubError
+from muster.core.outbox import Entry
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
 from muster.stores.postgres.database import Database, Step, settle
@@ -27,7 +29,17 @@ COLUMNS = (
 )
 """The columns that ``twin_of`` takes, in their order."""
 _LOCK = f"SELECT {COLUMNS} FROM twins WHERE hub = $1 AND device_id = $2 AND module_id = $3 FOR UPDATE"  # noqa: S608
+# A subquery that locks is run for each row of the outer one, in their order.
+_LOCK_ALL = (
+    "SELECT number, found.* FROM unnest($1::text[], $2::text[], $3::text[]) "  # noqa: S608
+    "WITH ORDINALITY AS asked (hub, device_id, module_id, number) CROSS JOIN LATERAL "
+    f"(SELECT {COLUMNS} FROM twins AS kept WHERE kept.hub = asked.hub AND kept.device_id = asked.device_id "
+    "AND kept.module_id = asked.module_id FOR UPDATE) AS found"
+)
 _IS_DEVICE = "SELECT 1 FROM identities WHERE hub = $1 AND device_id = $2 AND module_id = ''"
+
+
+_Place = tuple[str, str, str]
 
 
 class PostgresTwinStore:
@@ -63,9 +75,6 @@ class PostgresTwinStore:
         """See ``TwinStore``."""
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
 
-        async def work(step: Step) -> tuple[Twin, bool]:
-            return await self._edit(step, (hub, key), change, record, note)
-
         def done(outcome: tuple[Twin, bool] | None, error: BaseException | None) -> None:
             twin, recorded = outcome or (EMPTY, False)
             settle(future, twin, error)
@@ -74,27 +83,62 @@ class PostgresTwinStore:
             if recorded and self._outbox is not None:
                 self._outbox.filled()
 
-        self._database.call(f"{hub}/{key.device_id}", work, done)
+        edit = _Edit((hub, key.device_id, key.module_id or ""), key, change, record, note)
+        self._database.call_together(f"{hub}/{key.device_id}", self._edit_all, edit, done)
         return future
 
-    async def _edit(
-        self, step: Step, which: tuple[str, IdentityKey], change: Change, record: Record | None, note: Note | None
-    ) -> tuple[Twin, bool]:
-        """What the twin is now, and whether something of it went into the outbox."""
-        hub, key = which
-        before = await lock_twin(step, hub, key)
-        if before is None:
-            device = IdentityKey(key.device_id)
-            raise not_found(key if await step.value(_IS_DEVICE, hub, key.device_id) else device)
-        after = change(before)
-        if after is before:
-            return after, False
-        entries = record(before, after) if record is not None else ()
-        update, values = _update(before, after)
-        await step.write(update, hub, key.device_id, key.module_id or "", *values)
-        if note is not None:
-            step.record((note(before, after),))
-        return after, self._outbox is not None and await self._outbox.keep(step, entries)
+    async def _edit_all(self, step: Step, edits: Sequence[_Edit]) -> list[tuple[Twin, bool] | Exception]:
+        """What each twin is then, and whether something of the edit went into the outbox; or why it was refused."""
+        before = await _lock_all(step, sorted({edit.place for edit in edits}))
+        twins = dict(before)
+        entries: list[Entry] = []
+        outcomes: list[tuple[Twin, bool] | Exception] = []
+        for edit in edits:
+            twin = twins.get(edit.place)
+            if twin is None:
+                outcomes.append(await _missing(step, edit))
+                continue
+            try:
+                after = edit.change(twin)
+                changed = after is not twin
+                told = edit.record(twin, after) if changed and edit.record is not None else ()
+                if changed and edit.note is not None:
+                    step.record((edit.note(twin, after),))
+            except Exception as error:  # theirs: nothing here asks the database
+                outcomes.append(error)
+                continue
+            twins[edit.place] = after
+            entries += told
+            outcomes.append((after, bool(told)))
+        await _write(step, [(place, twin, twins[place]) for place, twin in before.items()])
+        if self._outbox is not None:
+            await self._outbox.keep(step, entries)
+        return outcomes
+
+
+class _Edit(NamedTuple):
+    """An edit of the twin that stands at ``place``."""
+
+    place: _Place
+    key: IdentityKey
+    change: Change
+    record: Record | None
+    note: Note | None
+
+
+async def _missing(step: Step, edit: _Edit) -> HubError:
+    hub, device_id, _ = edit.place
+    is_device = await step.value(_IS_DEVICE, hub, device_id) is not None
+    return not_found(edit.key if is_device else IdentityKey(device_id))
+
+
+async def _lock_all(step: Step, places: Sequence[_Place]) -> dict[_Place, Twin]:
+    """The twins at ``places`` that are there, as they are until the transaction ends; locked in this order."""
+    if len(places) == 1:
+        row = await step.row(_LOCK, *places[0])
+        return {} if row is None else {places[0]: twin_of(row)}
+    rows = await step.fetch(_LOCK_ALL, *zip(*places, strict=True))
+    return {places[row[0] - 1]: twin_of(row[1:]) for row in rows}
 
 
 async def lock_twin(step: Step, hub: str, key: IdentityKey) -> Twin | None:
@@ -103,8 +147,22 @@ async def lock_twin(step: Step, hub: str, key: IdentityKey) -> Twin | None:
     return None if row is None else twin_of(row)
 
 
-def _update(before: Twin, after: Twin) -> tuple[str, list[Any]]:
-    """The statement that writes what has changed, and its values from the fourth on."""
+async def _write(step: Step, changes: Sequence[tuple[_Place, Twin, Twin]]) -> None:
+    """Write what of the twins has changed, those of which the same has in one statement."""
+    updates: dict[int, list[tuple[Any, ...]]] = {}
+    for place, before, after in changes:
+        if after is not before:
+            parts, values = _changed(before, after)
+            updates.setdefault(parts, []).append((*place, *values))
+    for parts, rows in updates.items():
+        if len(rows) == 1:
+            await step.write(_UPDATES[parts], *rows[0])
+        else:
+            await step.write(_UPDATES_OF_MANY[parts], *zip(*rows, strict=True))
+
+
+def _changed(before: Twin, after: Twin) -> tuple[int, list[Any]]:
+    """Which ``_PARTS`` have changed, and the values of ``_columns`` of these."""
     parts = 0
     values: list[Any] = [after.version, after.revision]
     if after.tags is not before.tags:
@@ -117,27 +175,45 @@ def _update(before: Twin, after: Twin) -> tuple[str, list[Any]]:
     if after.model_id != before.model_id:
         parts |= 8
         values.append(after.model_id and spelled(after.model_id))
-    return _UPDATES[parts], values
+    return parts, values
 
 
-_PARTS = {
-    1: ("tags",),
-    2: ("desired", "desired_metadata", "desired_version"),
-    4: ("reported", "reported_metadata", "reported_version"),
-    8: ("model_id",),
-}
+_PARTS = (
+    (1, {"tags": "jsonb"}),
+    (2, {"desired": "jsonb", "desired_metadata": "jsonb", "desired_version": "bigint"}),
+    (4, {"reported": "jsonb", "reported_metadata": "jsonb", "reported_version": "bigint"}),
+    (8, {"model_id": "text"}),
+)
 
 
-def _statement(parts: int) -> str:
-    columns = ["version", "revision", *(name for bit, names in _PARTS.items() if parts & bit for name in names)]
-    changes = ", ".join(f"{name} = ${number}" for number, name in enumerate(columns, 4))
+def _columns(parts: int) -> dict[str, str]:
+    """What is written when ``parts`` have changed, with the types."""
+    columns = {"version": "bigint", "revision": "bigint"}
+    for bit, more in _PARTS:
+        if parts & bit:
+            columns |= more
+    return columns
+
+
+def _update(parts: int) -> str:
+    changes = ", ".join(f"{name} = ${number}" for number, name in enumerate(_columns(parts), 4))
     return f"UPDATE twins SET {changes} WHERE hub = $1 AND device_id = $2 AND module_id = $3"  # noqa: S608  constants
 
 
-_UPDATES = tuple(map(_statement, range(16)))
+def _update_of_many(parts: int) -> str:
+    columns = _columns(parts)
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(["text"] * 3 + [*columns.values()], 1))
+    return (
+        f"UPDATE twins AS kept SET {', '.join(f'{name} = changed.{name}' for name in columns)} "  # noqa: S608  constants
+        f"FROM unnest({arrays}) AS changed (hub, device_id, module_id, {', '.join(columns)}) "
+        "WHERE kept.hub = changed.hub AND kept.device_id = changed.device_id AND kept.module_id = changed.module_id"
+    )
 
 
-def twin_of(row: asyncpg.Record) -> Twin:
+_UPDATES, _UPDATES_OF_MANY = tuple(map(_update, range(16))), tuple(map(_update_of_many, range(16)))
+
+
+def twin_of(row: asyncpg.Record | tuple[Any, ...]) -> Twin:
     """The twin that a row of ``COLUMNS`` holds."""
     (
         version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata,
