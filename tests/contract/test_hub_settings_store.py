@@ -10,7 +10,7 @@ from hub_database import Opener, opener_of, postgres_opener
 from muster.core.settings_store import HubSettingsStore
 from muster.stores.postgres.settings import PostgresHubSettingsStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 
 def _sqlite(directory: Path) -> Opener[HubSettingsStore]:
@@ -18,7 +18,7 @@ def _sqlite(directory: Path) -> Opener[HubSettingsStore]:
 
 
 def _postgres(_: Path) -> Opener[HubSettingsStore]:
-    return postgres_opener(new_database(), PostgresHubSettingsStore)
+    return postgres_opener(emptied_database(), PostgresHubSettingsStore)
 
 
 @pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])

@@ -33,7 +33,7 @@ from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.contract import TwinStore
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 ONE_HUB = next(number for number, step in enumerate(MIGRATIONS) if "refusals_of_one" in step)
 """The layout of the last version that had one hub only."""
@@ -79,7 +79,7 @@ def _sqlite(directory: Path) -> Opener[Stores]:
 
 def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(
-        new_database(),
+        emptied_database(),
         lambda database: Stores(
             partial(PostgresOutbox, database),
             PostgresIdentityStore(database),

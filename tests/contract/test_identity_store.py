@@ -15,7 +15,7 @@ from muster.identity.contract import Counts, Edit, IdentityStore, Standing
 from muster.identity.model import Authentication, AuthenticationType, Identity, IdentityKey, Status
 from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 HUB = "hub"
 
@@ -25,7 +25,7 @@ def _sqlite(directory: Path) -> Opener[IdentityStore]:
 
 
 def _postgres(_: Path) -> Opener[IdentityStore]:
-    return postgres_opener(new_database(), PostgresIdentityStore)
+    return postgres_opener(emptied_database(), PostgresIdentityStore)
 
 
 @pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])

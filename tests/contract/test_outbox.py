@@ -27,7 +27,7 @@ from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.contract import TwinStore
 from muster.twins.document import Twin, patch_twin
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 HUB = "hub"
 DEVICE, MODULE = IdentityKey("d"), IdentityKey("d", "m")
@@ -82,7 +82,7 @@ def _postgres(_: Path) -> Opener[Stores]:
         identities = PostgresIdentityStore(database, outbox, Births())
         return Stores(outbox, identities, PostgresTwinStore(database, outbox))
 
-    return postgres_opener(new_database(), make)
+    return postgres_opener(emptied_database(), make)
 
 
 @pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])

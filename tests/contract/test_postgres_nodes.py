@@ -23,7 +23,7 @@ from muster.stores.postgres.subscriptions import PostgresSubscriptionStore
 from muster.stores.postgres.twins import PostgresTwinStore
 from muster.stores.postgres.uploads import PostgresUploadStore
 from muster.twins.document import Twin, patch_twin
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 HUB = "hub"
 DEVICE = IdentityKey("d")
@@ -75,7 +75,7 @@ def create(key: IdentityKey) -> Edit:
 
 @pytest.fixture
 def url() -> str:
-    return new_database()
+    return emptied_database()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from muster.core.json_text import JsonObject, decode, encode, encode_finite
 from muster.stores.postgres.database import Database
 from muster.stores.postgres.texts import meant, meant_json, meant_object, spelled, spelled_json, spelled_object
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 _CHARACTERS = st.sampled_from('\0\1\2a\\"u01e+5\U0001f600') | st.characters(exclude_categories=["Cs"])
 _TEXTS = st.text(_CHARACTERS, max_size=12)
@@ -43,7 +43,7 @@ def test_json_means_what_it_meant_however_it_was_written(content: dict[str, Any]
 
 @pytest.fixture
 def url() -> str:
-    return new_database()
+    return emptied_database()
 
 
 async def test_postgresql_gives_back_what_it_was_given(url: str) -> None:

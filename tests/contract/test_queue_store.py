@@ -30,8 +30,8 @@ from muster.messages.queue_contract import (
     Visible,
     WithToken,
 )
-from muster.stores.postgres.database import Database, Step, Work
-from muster.stores.postgres.queues import PostgresQueueStore, forget_queues
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.queues import PostgresQueueStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.queues import SqliteQueueStore
 from tests.postgres import emptied_database
@@ -106,37 +106,6 @@ def numbers(edited: Sequence[Edited]) -> list[int]:
     return [one.before.number for one in edited]
 
 
-class Rows:
-    """Identities in PostgreSQL, as far as queues look at them."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | None]:
-        return [await self._database.submit(f"{hub}/{one.key.device_id}", self._work(hub, one)) for one in edits]
-
-    def _work(self, hub: str, edit: Edit) -> Work[Identity | None]:
-        key = hub, edit.key.device_id, edit.key.module_id or ""
-
-        async def work(step: Step) -> Identity | None:
-            after = edit.change({})
-            if isinstance(after, Identity):
-                await step.write(_IDENTITY, *key, after.generation_id)
-                return after
-            await step.write(f"{_DROP} AND ($3 = '' OR module_id = $3)", *key)
-            await forget_queues(step, hub, edit.key)
-            return None
-
-        return work
-
-
-_IDENTITY = (
-    "INSERT INTO identities (hub, device_id, module_id, generation_id, version, authentication, status, status_updated,"
-    " iot_edge) VALUES ($1, $2, $3, $4, 1, 'sas', 'enabled', 0, false)"
-)
-_DROP = "DELETE FROM identities WHERE hub = $1 AND device_id = $2"
-
-
 def _sqlite(directory: Path) -> Opener[Stores]:
     return opener_of(
         directory, lambda writer, reader: Stores(SqliteIdentityStore(writer, reader), SqliteQueueStore(writer, reader))
@@ -146,7 +115,7 @@ def _sqlite(directory: Path) -> Opener[Stores]:
 def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(
         emptied_database(),
-        lambda database: Stores(Rows(database), PostgresQueueStore(database)),  # type: ignore[arg-type]
+        lambda database: Stores(PostgresIdentityStore(database), PostgresQueueStore(database)),  # type: ignore[arg-type]
     )
 
 

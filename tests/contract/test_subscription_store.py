@@ -17,7 +17,7 @@ from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.postgres.subscriptions import PostgresSubscriptionStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 HUB = "hub"
 DEVICE, MODULE, OTHER = IdentityKey("d"), IdentityKey("d", "m"), IdentityKey("e")
@@ -51,7 +51,8 @@ def _sqlite(directory: Path) -> Opener[Stores]:
 
 def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(
-        new_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresSubscriptionStore(database))
+        emptied_database(),
+        lambda database: Stores(PostgresIdentityStore(database), PostgresSubscriptionStore(database)),
     )
 
 

@@ -22,7 +22,7 @@ from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.contract import Change, TwinStore
 from muster.twins.document import EMPTY, Twin, patch_twin, report
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 HUB = "hub"
 DEVICE, MODULE = IdentityKey("d"), IdentityKey("d", "m")
@@ -60,7 +60,7 @@ def _sqlite(directory: Path) -> Opener[Stores]:
 
 def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(
-        new_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresTwinStore(database))
+        emptied_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresTwinStore(database))
     )
 
 

@@ -18,7 +18,7 @@ from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.postgres.uploads import PostgresUploadStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.uploads import SqliteUploadStore
-from tests.postgres import new_database
+from tests.postgres import emptied_database
 
 HUB = "hub"
 
@@ -53,7 +53,7 @@ def _sqlite(directory: Path) -> Opener[Stores]:
 
 def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(
-        new_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresUploadStore(database))
+        emptied_database(), lambda database: Stores(PostgresIdentityStore(database), PostgresUploadStore(database))
     )
 
 

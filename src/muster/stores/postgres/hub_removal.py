@@ -35,7 +35,7 @@ async def forget_hub(database: Database, hub: str) -> None:
                     return done
             return len(statements)
 
-        del left[: await database.submit(f"{hub}//removal", work)]
+        del left[: await database.submit(f"~removal/{hub}", work)]
 
 
 def _statement(table: str) -> str:

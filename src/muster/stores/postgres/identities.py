@@ -1,8 +1,9 @@
 """Identities in PostgreSQL.
 
-One row for each identity. What goes with it, comes and goes in the same transaction: its twin (``twins.py``), its MQTT
-subscriptions, a device's file uploads. Every change of a device or of one of its modules locks the device's row, so
-several nodes take turns; two that make the same device find out by its key, and the second looks again.
+One row for each identity. What goes with it comes and goes in the same transaction: its twin (``twins.py``), its queue
+(``queues.py``), its MQTT subscriptions, a device's file uploads. Every change of a device or of one of its modules locks
+the device's row, so several nodes take turns; two that make the same device find out by its key, and the second looks
+again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from muster.identity.model import Authentication, AuthenticationType, Identity, 
 from muster.stores.postgres.database import Database, Step, settle
 from muster.stores.postgres.lookups import Lookups
 from muster.stores.postgres.outbox import PostgresOutbox
+from muster.stores.postgres.queues import forget_queues
 from muster.stores.postgres.texts import meant, meant_json, spelled, spelled_json
 from muster.stores.postgres.twins import lock_twin
 from muster.twins.contract import LifecycleRecorder
@@ -212,6 +214,7 @@ class PostgresIdentityStore:
         recorded = await self._keep(step, hub, going, created=False)
         for statement in _DELETE_DEVICE if module_id is None else _DELETE:
             await step.write(statement, hub, device_id, *([] if module_id is None else [module_id]))
+        await forget_queues(step, hub, edit.key)
         _account(step, hub, edit, [(one, None) for one in going])
         return recorded
 

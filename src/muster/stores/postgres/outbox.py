@@ -76,7 +76,7 @@ class PostgresOutbox:
             rows = await step.fetch(_NEXT, self._hub, limit, limit_bytes)
             return [Numbered(number, Entry(device_id, record)) for number, device_id, record in rows]
 
-        found = await self._database.submit(f"{self._hub}//outbox", work)
+        found = await self._database.submit(f"~outbox/{self._hub}", work)
         self._handed_out = {number: entry.device_id for number, entry in found}
         return found
 

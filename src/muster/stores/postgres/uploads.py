@@ -21,8 +21,10 @@ _GET = (
     "WHERE hub = $1 AND device_id = $2 AND correlation_id = $3"
 )
 _END = "DELETE FROM uploads WHERE hub = $1 AND device_id = $2 AND correlation_id = $3"
-_EXPIRE = (
-    "DELETE FROM uploads WHERE hub = $1 AND expires_at <= $2 RETURNING correlation_id, device_id, blob_name, expires_at"
+_EXPIRE = (  # passes over what somebody is about to end, and so waits for nobody
+    "DELETE FROM uploads WHERE (hub, device_id, correlation_id) IN "
+    "(SELECT hub, device_id, correlation_id FROM uploads WHERE hub = $1 AND expires_at <= $2 FOR UPDATE SKIP LOCKED) "
+    "RETURNING correlation_id, device_id, blob_name, expires_at"
 )
 _FIRST = "SELECT min(expires_at) FROM uploads WHERE hub = $1"
 
@@ -66,7 +68,7 @@ class PostgresUploadStore:
         async def work(step: Step) -> list[Slot]:
             return [_slot_of(row) for row in await step.returning(_EXPIRE, hub, now)]
 
-        return await self._database.submit(f"{hub}//uploads", work)
+        return await self._database.submit(f"~uploads/{hub}", work)
 
     async def next_expiry(self, hub: str) -> float | None:
         """See ``UploadStore``."""
