@@ -1,9 +1,9 @@
 """Identities in PostgreSQL.
 
 One row for each identity. What goes with it comes and goes in the same transaction: its twin (``twins.py``), its queue
-(``queues.py``), its MQTT subscriptions, a device's file uploads. Every change of a device or of one of its modules locks
-the device's row, so several nodes take turns; two that make the same device find out by its key, and the second looks
-again.
+(``queues.py``), its MQTT subscriptions, a device's file uploads. Every change of a device or of one of its modules
+locks the device's row, so several nodes take turns; two that make the same device find out by its key, and the second
+looks again.
 """
 
 from __future__ import annotations
