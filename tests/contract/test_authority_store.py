@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.identity.authority_contract import (
@@ -17,7 +17,9 @@ from muster.identity.authority_contract import (
     KeptList,
     RevocationRules,
 )
+from muster.stores.postgres.authorities import PostgresAuthorityStore
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
+from tests.postgres import emptied_database
 
 HUB = "myhub"
 
@@ -26,7 +28,11 @@ def _sqlite(directory: Path) -> Opener[AuthorityStore]:
     return opener_of(directory, SqliteAuthorityStore)
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[AuthorityStore]:
+    return postgres_opener(emptied_database(), PostgresAuthorityStore)
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[AuthorityStore]:
     made: Opener[AuthorityStore] = request.param(tmp_path)
     return made

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.access.custom_roles import make_role
 from muster.access.grants import Grant, GrantStore, PrincipalKind
+from muster.stores.postgres.grants import PostgresGrantStore
 from muster.stores.sqlite.grants import SqliteGrantStore
 from muster.stores.sqlite.hub_removal import forget_hub
+from tests.postgres import emptied_database
 
 ROLE = make_role("Operator", ["twins/*", "directMethods/invoke/action"])
 EVERYWHERE = Grant(role="IoT Hub Data Reader", kind=PrincipalKind.GROUP, principal="ops")
@@ -24,7 +26,11 @@ def _sqlite(directory: Path) -> Opener[GrantStore]:
     return opener_of(directory, SqliteGrantStore)
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[GrantStore]:
+    return postgres_opener(emptied_database(), PostgresGrantStore)
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[GrantStore]:
     made: Opener[GrantStore] = request.param(tmp_path)
     return made

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, postgres_opener
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.identity.keys import Credentials
@@ -28,8 +29,11 @@ from muster.provisioning.model import (
     ReprovisionPolicy,
     Substatus,
 )
+from muster.stores.postgres.provisioning import PostgresProvisioningStore
+from muster.stores.postgres.timeline import PostgresTimelineStore
 from muster.stores.sqlite.provisioning import SqliteProvisioningStore
 from muster.stores.sqlite.timeline import SqliteTimelineStore
+from tests.postgres import emptied_database
 
 SCOPE = "0ne00000001"
 GROUP, ONE = EnrollmentKind.GROUP, EnrollmentKind.INDIVIDUAL
@@ -44,13 +48,21 @@ def _sqlite_timeline(directory: Path) -> Opener[TimelineStore]:
     return opener_of(directory, lambda writer, reader: SqliteTimelineStore(SCOPE, writer, reader))
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+def _postgres(_: Path) -> Opener[ProvisioningStore]:
+    return postgres_opener(emptied_database(), PostgresProvisioningStore)
+
+
+def _postgres_timeline(_: Path) -> Opener[TimelineStore]:
+    return postgres_opener(emptied_database(), partial(PostgresTimelineStore, SCOPE))
+
+
+@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[ProvisioningStore]:
     made: Opener[ProvisioningStore] = request.param(tmp_path)
     return made
 
 
-@pytest.fixture(params=[_sqlite_timeline], ids=["sqlite"])
+@pytest.fixture(params=[_sqlite_timeline, _postgres_timeline], ids=["sqlite", "postgres"])
 def timeline(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[TimelineStore]:
     made: Opener[TimelineStore] = request.param(tmp_path)
     return made

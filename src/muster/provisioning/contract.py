@@ -78,7 +78,8 @@ class ProvisioningStore(Protocol):
         ...
 
     async def unfinished(self, scope: str) -> Sequence[Registration]:
-        """All registrations with an intent: assignments that were in progress when the service ended."""
+        """All registrations with an intent: assignments that were in progress when the service ended, or that other
+        nodes are working on. To work on one twice is harmless, for only who is first can record how it ended."""
         ...
 
 

@@ -140,6 +140,8 @@ class Registrar:
                 return Operation(running.begun.result(), self._retry)
             if running.task is not None:  # its end is on disk, and on its way here
                 await asyncio.wait([running.task])
+            elif self._running.get(name) is running:  # another node has ended what was to be tried again here
+                self._forget(name)
         if len(self._running) >= self._most:
             raise HubError(THROTTLED, "Too many devices are registering, come back later.")
         return Operation(await asyncio.shield(self._begin(name, attempt, finding).begun), self._retry)
@@ -258,14 +260,7 @@ class Registrar:
         assert enrollment is not None
         assert attested is not None
         try:
-            present = await self._store.registration(self._scope, name)
-            if isinstance(finding.grant, Grant):
-                attested = granted(finding.grant, attested, self._ambient)
-            first = self._first(name, attempt, attested, enrollment, present)
-            if not self._asks(enrollment, first):
-                with suppress(HubError):  # what cannot be chosen is found out again, once the beginning is on disk
-                    first = await self._decided(first, enrollment)
-            begun = await self._record(first)
+            begun = await self._begun(name, attempt, finding, enrollment, attested)
         except BaseException as error:
             del self._running[name]
             running.begun.set_exception(
@@ -274,6 +269,24 @@ class Registrar:
             return
         running.begun.set_result(begun)
         await self._go_on(name, running, begun)
+
+    async def _begun(
+        self, name: str, attempt: Attempt, finding: Finding, enrollment: Enrollment, attested: Attested
+    ) -> Registration:
+        """The beginning, on disk; that of another node if there is one, which may be gone by now."""
+        present = await self._store.registration(self._scope, name)
+        if present is not None and present.intent is not None:
+            return present
+        if isinstance(finding.grant, Grant):
+            attested = granted(finding.grant, attested, self._ambient)
+        first = self._first(name, attempt, attested, enrollment, present)
+        if not self._asks(enrollment, first):
+            with suppress(HubError):  # what cannot be chosen is found out again, once the beginning is on disk
+                first = await self._decided(first, enrollment)
+        try:
+            return await self._record(first, present)
+        except _OvertakenError as overtaken:
+            return overtaken.found
 
     def _first(
         self, name: str, attempt: Attempt, attested: Attested, enrollment: Enrollment, present: Registration | None
@@ -300,7 +313,18 @@ class Registrar:
     async def _go_on(self, name: str, running: _Running, registration: Registration) -> None:
         """From a beginning that is on disk to the end, or to a pause after which it is tried again."""
         try:
-            await self._settle(await self._carried_out(registration))
+            if registration.intent is not None:  # else it has ended on another node
+                try:
+                    registration = await self._chosen(registration)
+                    ended = await self._carried_out(registration)
+                except HubError as error:
+                    ended = _failed(registration, error)
+                await self._settle(ended, registration)
+        except _OvertakenError as overtaken:
+            if overtaken.found.intent is None:
+                self._forget(name)
+            else:
+                self._later(name, running, overtaken.found, overtaken)
         except Postponed as postponed:
             self._later(name, running, registration, postponed.__cause__)
         except HubError as error:
@@ -309,29 +333,30 @@ class Registrar:
             log.exception("the assignment of %s failed", name)
             self._later(name, running, registration, error)
         else:
-            self._running.pop(name, None)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        running = self._running.pop(name, None)
+        if running is not None and running.timer is not None:
+            running.timer.cancel()
+
+    async def _chosen(self, registration: Registration) -> Registration:
+        """The registration with its hub chosen, on disk. Raises as ``_decided`` and ``_standing``."""
+        assert registration.intent is not None
+        if registration.intent.hub in self._hubs:  # else it is not chosen yet, or unlinked since
+            return registration
+        decided = await self._decided(registration, await self._standing(registration.key))
+        return await self._record(replace(decided, version=registration.version + 1), registration)
 
     async def _carried_out(self, registration: Registration) -> Registration:
-        """The registration as it ends. Raises ``Postponed`` and ``HubError`` 500001 for what passes."""
-        try:
-            intent = registration.intent
-            assert intent is not None
-            if intent.hub not in self._hubs:  # not chosen yet, or unlinked since
-                enrollment = await self._standing(registration.key)
-                registration = await self._record(await self._decided(registration, enrollment))
-                intent = registration.intent
-                assert intent is not None
+        """The registration as it ends. Raises ``Postponed`` for what passes, and ``HubError``."""
+        intent = registration.intent
+        assert intent is not None
 
-            async def stands() -> None:
-                await self._standing(registration.key)
+        async def stands() -> None:
+            await self._standing(registration.key)
 
-            await carry_out(intent, self._hubs, stands)
-        except HubError as error:
-            if error.row.status >= SERVER_ERROR.status:
-                raise
-            log.info("%s was not assigned: %s", registration.registration_id, error)
-            failed = RegistrationStatus.FAILED
-            return replace(registration, status=failed, error_code=error.row.code, error_message=error.message)
+        await carry_out(intent, self._hubs, stands)
         return replace(
             registration, status=RegistrationStatus.ASSIGNED, substatus=intent.substatus, assigned_hub=intent.hub,
             device_id=intent.device_id,
@@ -381,16 +406,46 @@ class Registrar:
         decided = plan.decide(intent, hub, enrollment, policy, data=data, there=there)
         return replace(registration, intent=decided, payload=payload)
 
-    async def _record(self, registration: Registration) -> Registration:
-        made = await self._store.edit_registration(self._scope, registration.registration_id, lambda _: registration)
+    async def _record(self, registration: Registration, before: Registration | None) -> Registration:
+        """Write what has come of ``before``. Raises ``_OvertakenError`` when another node has changed it meanwhile."""
+
+        def change(present: Registration | None) -> Registration:
+            return registration if present is None or _mark(present) == _mark(before) else present
+
+        made = await self._store.edit_registration(self._scope, registration.registration_id, change)
         assert made is not None
+        if made != registration:
+            raise _OvertakenError(made)
         return made
 
-    async def _settle(self, registration: Registration) -> None:
+    async def _settle(self, registration: Registration, before: Registration) -> None:
         """The last write: the intent goes."""
         ended = replace(registration, intent=None, updated=self._ambient.now(), version=registration.version + 1)
-        await self._record(ended)
+        await self._record(ended, before)
         self._timeline.settled(ended)
+
+
+class _OvertakenError(Exception):
+    """Another node works on the registration too and was quicker; ``found`` is what it is now."""
+
+    def __init__(self, found: Registration) -> None:
+        super().__init__("another node works on it")
+        self.found = found
+
+
+def _failed(registration: Registration, error: HubError) -> Registration:
+    """The registration as it ends by ``error``. Raises that if it passes."""
+    if error.row.status >= SERVER_ERROR.status:
+        raise error
+    log.info("%s was not assigned: %s", registration.registration_id, error)
+    return replace(
+        registration, status=RegistrationStatus.FAILED, error_code=error.row.code, error_message=error.message
+    )
+
+
+def _mark(one: Registration | None) -> tuple[str, int] | None:
+    """What tells one state of a registration from another."""
+    return None if one is None else (one.operation_id, one.version)
 
 
 def _require(finding: Finding) -> Finding | None:

@@ -14,9 +14,7 @@ from muster.provisioning.contract import (
     RegistrationNote,
 )
 from muster.provisioning.model import Enrollment, EnrollmentKey, EnrollmentKind, Registration
-from muster.stores.sqlite.audit import keep
-from muster.stores.sqlite.database import Writer, told_as_refusal
-from muster.stores.sqlite.provisioning_rows import (
+from muster.stores.provisioning_rows import (
     ENROLLMENT_COLUMNS,
     REGISTRATION_COLUMNS,
     enrollment_of,
@@ -24,6 +22,8 @@ from muster.stores.sqlite.provisioning_rows import (
     registration_of,
     registration_row,
 )
+from muster.stores.sqlite.audit import keep
+from muster.stores.sqlite.database import Writer, told_as_refusal
 
 # Only the fixed lists of columns go into these texts; every value is bound.
 _ENROLLMENT = f"SELECT {ENROLLMENT_COLUMNS} FROM enrollments WHERE scope = ? AND kind = ? AND id = ?"  # noqa: S608

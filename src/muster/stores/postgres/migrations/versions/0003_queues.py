@@ -48,6 +48,57 @@ STEPS: tuple[str, ...] = (
         "hub, queue",
     ),
     "CREATE INDEX queue_records_by_age ON queue_records (hub, made)",
+    # The numbers of logs that are bounded (refusals, the timeline): consecutive, so that the oldest are found by them.
+    """
+    CREATE TABLE log_numbers (
+        log text COLLATE "C" NOT NULL,
+        hub text COLLATE "C" NOT NULL,
+        last bigint NOT NULL,
+        PRIMARY KEY (log, hub)
+    )
+    """,
+    """
+    CREATE TABLE refusals (
+        hub text COLLATE "C" NOT NULL,
+        number bigint NOT NULL,
+        identifier text COLLATE "C" NOT NULL,
+        tracking_id text NOT NULL,
+        at double precision NOT NULL,
+        principal text COLLATE "C" NOT NULL,
+        report text NOT NULL,
+        PRIMARY KEY (hub, number)
+    )
+    """,
+    "CREATE UNIQUE INDEX refusals_by_identifier ON refusals (hub, identifier)",
+    "CREATE INDEX refusals_by_principal ON refusals (hub, principal, number)",
+    # ``folded``: the name in lower case, which is what tells one from another.
+    """
+    CREATE TABLE authorities (
+        hub text COLLATE "C" NOT NULL,
+        folded text COLLATE "C" NOT NULL,
+        name text NOT NULL,
+        certificate bytea NOT NULL,
+        verified boolean NOT NULL,
+        created double precision NOT NULL,
+        updated double precision NOT NULL,
+        version bigint NOT NULL,
+        code text NOT NULL,
+        fail_closed boolean NOT NULL,
+        list_url text NOT NULL,
+        responder_url text NOT NULL,
+        refresh bigint NOT NULL,
+        PRIMARY KEY (hub, folded)
+    )
+    """,
+    """
+    CREATE TABLE revocation_lists (
+        hub text COLLATE "C" NOT NULL,
+        folded text COLLATE "C" NOT NULL,
+        issuer bytea NOT NULL,
+        der bytea NOT NULL,
+        PRIMARY KEY (hub, folded, issuer)
+    )
+    """,
 )
 
 

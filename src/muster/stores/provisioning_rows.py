@@ -1,7 +1,8 @@
-"""Enrollments and registrations as rows of ``hub.db``: what is looked for in columns, the rest as JSON."""
+"""Enrollments and registrations as rows of a database: what is looked for in columns, the rest as JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from muster.core.json_text import decode, encode
@@ -44,7 +45,7 @@ def enrollment_row(one: Enrollment) -> Row:
     )  # fmt: skip
 
 
-def enrollment_of(row: Row) -> Enrollment:
+def enrollment_of(row: Iterable[Any]) -> Enrollment:
     """The enrollment of a row."""
     kind, name, attestation, secrets, text, version, created, updated = row
     record = decode(text)
@@ -82,7 +83,7 @@ def registration_row(one: Registration) -> Row:
     )  # fmt: skip
 
 
-def registration_of(row: Row) -> Registration:
+def registration_of(row: Iterable[Any]) -> Registration:
     """The registration of a row."""
     registration_id, kind, enrollment_id, text, intent, version, created, updated = row
     record = decode(text)
