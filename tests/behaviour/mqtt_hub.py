@@ -47,7 +47,7 @@ from muster.identity.revocation_news import RevocationNews
 from muster.identity.sas import make
 from muster.identity.trust import Trust
 from muster.issuing.authority import issue_server_certificate, make_authority
-from muster.messages.contract import PartitionState, Slice, Write
+from muster.messages.contract import PartitionState, Share, Slice, Stored
 from muster.messages.methods import Methods
 from muster.messages.queues import Queues
 from muster.messages.telemetry import Telemetry
@@ -91,21 +91,22 @@ class HeldLog:
         self.read, self.sequence_at, self.trim, self.close = log.read, log.sequence_at, log.trim, log.close
         self.held = False
         self.failure: Exception | None = None
-        self.waiting: list[tuple[Sequence[Write], Done]] = []
+        self.listen: Callable[[Stored], None] = log.listen
+        self.waiting: list[tuple[Sequence[Share], int, Done]] = []
 
-    def commit(self, writes: Sequence[Write], done: Done) -> None:
+    def commit(self, shares: Sequence[Share], now_ms: int, done: Done) -> None:
         if self.failure is not None:
             asyncio.get_running_loop().call_soon(done, self.failure)
         elif self.held:
-            self.waiting.append((writes, done))
+            self.waiting.append((shares, now_ms, done))
         else:
-            self._log.commit(writes, done)
+            self._log.commit(shares, now_ms, done)
 
     def release(self) -> None:
         self.held = False
         waiting, self.waiting = self.waiting, []
-        for writes, done in waiting:
-            self._log.commit(writes, done)
+        for commit in waiting:
+            self._log.commit(*commit)
 
 
 class MqttHub:

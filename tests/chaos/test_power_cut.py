@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from muster.messages.contract import Slice, Write
+from muster.messages.contract import Share, Slice
 from muster.stores.sqlite.database import open_connection
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog, Tuning
 from muster.testing.disk import Call, Kind, Leave, Platter, RecordingDisk
@@ -59,20 +59,20 @@ async def run_workload(directory: Path, disk: RecordingDisk, *, durable: bool) -
     log = open_log(directory, vfs=disk.name, durable=durable)
     pending: list[asyncio.Future[None]] = []
     for ms in range(1, COMMITS + 1):
-        writes = []
+        shares = []
         for partition in chance.sample(range(PARTITIONS), chance.randint(1, PARTITIONS)):
             count = chance.choice((1, 1, 2, 40))
             base = next_[partition]
             next_[partition] += count
-            writes.append(Write(partition, base, ms, [record(partition, base + n) for n in range(count)]))
-        pending.append(commit(log, disk, writes))
+            shares.append(Share(partition, [record(partition, base + n) for n in range(count)]))
+        pending.append(commit(log, disk, ms, shares, tuple(next_)))
         if len(pending) > chance.randint(0, 2):
             await asyncio.gather(*pending)
             pending = []
         history.append(tuple(next_))
         if ms % 30 == 0:
             disk.note(MayBeTrimmed(history[ms - 22]))
-            await log.trim(ms - 20, 1 << 40)
+            await log.trim(ms, 20, 1 << 40)
         if ms % 50 == 0:
             await asyncio.gather(*pending)
             await log.close()
@@ -80,16 +80,19 @@ async def run_workload(directory: Path, disk: RecordingDisk, *, durable: bool) -
     await log.close()
 
 
-def commit(log: SqliteTelemetryLog, disk: RecordingDisk, writes: Sequence[Write]) -> asyncio.Future[None]:
+def commit(
+    log: SqliteTelemetryLog, disk: RecordingDisk, ms: int, shares: Sequence[Share], ends: Sequence[int]
+) -> asyncio.Future[None]:
+    """``ends`` is where each partition ends when ``shares`` are stored."""
     future = asyncio.get_running_loop().create_future()
 
     def done(error: BaseException | None) -> None:
         assert error is None
-        for write in writes:
-            disk.note(Acknowledged(write.partition, write.base + len(write.records)))
+        for share in shares:
+            disk.note(Acknowledged(share.partition, ends[share.partition]))
         future.set_result(None)
 
-    log.commit(writes, done)
+    log.commit(shares, ms, done)
     return future
 
 
@@ -121,9 +124,9 @@ async def problems_of(directory: Path, promise: Promise) -> list[str]:
             if state.first > promise.firsts[partition]:
                 problems.append(f"{partition}: messages before {state.first} are gone without having been trimmed")
             future = asyncio.get_running_loop().create_future()
-            new = Write(partition, state.next, 1 << 40, [b"after the cut"])
-            log.commit([new], future.set_result)
-            if await future is not None or await log.read(partition, state.next, 1) != [Slice(*new[1:])]:
+            log.commit([Share(partition, new := [b"after the cut"])], 1 << 40, future.set_result)
+            wanted = [Slice(state.next, 1 << 40, new)]
+            if await future is not None or await log.read(partition, state.next, 1) != wanted:
                 problems.append(f"{partition}: the log does not go on")
         problems += [f"{partition}: the row of {base} is damaged" for partition, base in log.damaged]
     finally:

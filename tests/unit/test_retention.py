@@ -19,8 +19,8 @@ class TrimmedLog:
     def __init__(self) -> None:
         self.asked: list[float] = []
 
-    async def trim(self, oldest_ms: int, _: int) -> Sequence[int]:
-        self.asked.append(oldest_ms / 1000)
+    async def trim(self, now_ms: int, keep_ms: int, _: int) -> Sequence[int]:
+        self.asked.append((now_ms - keep_ms) / 1000)
         return [0]
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from muster.core.errors import SERVER_ERROR, HubError
-from muster.messages.contract import Slice, Write
-from muster.stores.sqlite.rows import ROW_BYTES, pack, unpack
+from muster.messages.contract import Share, Slice
+from muster.stores.sqlite.rows import ROW_BYTES, Write, pack, unpack
 from muster.stores.sqlite.telemetry import DEFAULT_TUNING, SqliteTelemetryLog, Tuning
 from muster.testing.disk import RecordingDisk
 
@@ -25,9 +25,9 @@ def open_log(
     return SqliteTelemetryLog(path, 2, loop, created_at=1.0, vfs=vfs, tuning=tuning, durable=durable)
 
 
-def commit(log: SqliteTelemetryLog, *writes: Write) -> asyncio.Future[BaseException | None]:
+def commit(log: SqliteTelemetryLog, now_ms: int, *shares: Share) -> asyncio.Future[BaseException | None]:
     future = asyncio.get_running_loop().create_future()
-    log.commit(writes, future.set_result)
+    log.commit(shares, now_ms, future.set_result)
     return future
 
 
@@ -85,7 +85,7 @@ async def test_a_damaged_row_is_named_and_not_served(
     tuning = Tuning(index_every=index_every)
     log = open_log(path, tuning=tuning)
     for number in range(0, 12, 3):
-        await commit(log, Write(1, number, number, [b"one", b"two", b"three"]))
+        await commit(log, number, Share(1, [b"one", b"two", b"three"]))
     await log.close()
     good, bad = b"onetwothree", b"oneowtthree"
     gap, *gaps = contents_of(path).split(good)  # SQLite fills pages from the end: the newest row comes first
@@ -104,7 +104,7 @@ async def test_a_damaged_row_is_named_and_not_served(
 
 async def test_a_damaged_file_is_named(path: Path) -> None:
     log = open_log(path)
-    await commit(log, Write(0, 0, 1, [bytes(100_000)] * 20))
+    await commit(log, 1, Share(0, [bytes(100_000)] * 20))
     await log.close()
     contents = contents_of(path)
     overwrite(path, contents[:8192] + b"\xa5" * (len(contents) - 8192))
@@ -121,16 +121,16 @@ def disk() -> Iterator[RecordingDisk]:
 
 async def test_a_full_disk_refuses_and_heals(path: Path, disk: RecordingDisk) -> None:
     log = open_log(path, vfs=disk.name)
-    assert await commit(log, Write(0, 0, 1, [b"before"])) is None
+    assert await commit(log, 1, Share(0, [b"before"])) is None
     disk.full = True
-    refused = [commit(log, Write(0, 1 + number, 2, [b"lost"])) for number in range(5)]
+    refused = [commit(log, 2, Share(0, [b"lost"])) for number in range(5)]
     for error in await asyncio.gather(*refused):
         assert isinstance(error, HubError)
         assert error.row is SERVER_ERROR
     assert "the disk is full; free some space" in str(refused[0].result())
     assert [run.records for run in await log.read(0, 0, 1 << 30)] == [[b"before"]]
     disk.full = False
-    assert await commit(log, Write(0, 1, 3, [b"after"])) is None
+    assert await commit(log, 3, Share(0, [b"after"])) is None
     await log.close()
     log = open_log(path, vfs=disk.name)
     assert [run.records for run in await log.read(0, 0, 1 << 30)] == [[b"before"], [b"after"]]
@@ -139,12 +139,12 @@ async def test_a_full_disk_refuses_and_heals(path: Path, disk: RecordingDisk) ->
 
 async def test_a_disk_that_cannot_flush_acknowledges_nothing(path: Path, disk: RecordingDisk) -> None:
     log = open_log(path, vfs=disk.name)
-    await commit(log, Write(0, 0, 1, [b"before"]))
+    await commit(log, 1, Share(0, [b"before"]))
     disk.broken = {"telemetry.db-wal"}
-    assert isinstance(await commit(log, Write(0, 1, 1, [b"lost"])), HubError)
+    assert isinstance(await commit(log, 1, Share(0, [b"lost"])), HubError)
     disk.broken = set()
     assert [run.records for run in await log.read(0, 0, 1 << 30)] == [[b"before"]]
-    assert await commit(log, Write(0, 1, 1, [b"after"])) is None
+    assert await commit(log, 1, Share(0, [b"after"])) is None
     assert [run.records for run in await log.read(0, 0, 1 << 30)] == [[b"before"], [b"after"]]
     await log.close()
 
@@ -154,13 +154,13 @@ async def test_a_checkpoint_that_fails_loses_nothing_and_is_made_up_for(
 ) -> None:
     log = open_log(path, vfs=disk.name, tuning=Tuning(checkpoint_bytes=64 * 1024))
     disk.broken = {"telemetry.db"}
-    for number in range(10):
-        assert await commit(log, Write(0, number, 1, [bytes(50_000)])) is None
+    for _ in range(10):
+        assert await commit(log, 1, Share(0, [bytes(50_000)])) is None
     assert "the disk failed to read or write" in caplog.text
     disk.broken = set()
     grown = files_size(path)
-    for number in range(10, 20):
-        assert await commit(log, Write(0, number, 1, [bytes(50_000)])) is None
+    for _ in range(10):
+        assert await commit(log, 1, Share(0, [bytes(50_000)])) is None
     assert files_size(path) < grown + 15 * 50_000
     await log.close()
     log = open_log(path, vfs=disk.name)
@@ -172,9 +172,9 @@ async def test_space_is_used_again_after_trimming(path: Path) -> None:
     log = open_log(path, tuning=Tuning(checkpoint_bytes=256 * 1024), durable=False)
     sizes = []
     for ms in range(400):
-        await commit(log, Write(0, ms, ms, [bytes(20_000)]))
+        await commit(log, ms, Share(0, [bytes(20_000)]))
         if ms % 20 == 19:
-            await log.trim(ms - 20, 1 << 40)
+            await log.trim(ms, 20, 1 << 40)
             sizes.append(files_size(path))
     assert sizes[-1] < 2 * sizes[4]
     await log.close()

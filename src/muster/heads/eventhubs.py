@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Container, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from functools import partial
 
 from muster.access.roles import StreamAction
@@ -128,31 +128,12 @@ class PartitionReceiver(LinkHandler):
         self._at = 0
         self._task: asyncio.Task[None] | None = None
         self._scheduled: asyncio.Handle | None = None
+        self._leave: Callable[[], None] = _not_there
 
     def begin(self, position: Position, readers: Readers, group: str) -> None:
-        """Take a place among the readers, accept the link, find the position. Raises ``HubError`` to refuse."""
-        state, link = self._telemetry.state(self._partition), self._link
-        if position.start is Start.SEQUENCE:
-            self._next = position.value if position.inclusive else position.value + 1
-            if self._next > state.next:
-                raise HubError(
-                    ARGUMENT_INVALID,
-                    f"The supplied offset '{position.value}' is invalid. The last offset in the system is "
-                    f"'{state.next - 1}'. Was the hub's data deleted? Then delete the checkpoints too.",
-                )
-        else:
-            self._next = state.next if position.start is Start.END else state.first
-        self._leave = readers.join(
-            group, self._partition, name=receiver_name(link.attach), epoch=owner_level(link.attach),
-            evicted=partial(self._connection.detach, link),
-        )  # fmt: skip
+        """Find the position, take a place among the readers and accept the link; or refuse it."""
         self._unsubscribe = self._telemetry.subscribe(self._partition, self._pump)
-        link.accept(
-            snd_settle_mode=SETTLED if self._settled else None, offered=(RUNTIME_METRIC,) if self._metrics else ()
-        )
-        if position.start is Start.TIME:
-            self._earliest_ms = position.value if position.inclusive else position.value + 1
-            self._run(self._seek(position))
+        self._run(self._begin(position, readers, group))
 
     def flow(self) -> None:
         """See ``LinkHandler``."""
@@ -189,8 +170,30 @@ class PartitionReceiver(LinkHandler):
             self._task = None
             self._pump()
 
-    async def _seek(self, position: Position) -> None:
-        self._next = await self._telemetry.sequence_at(self._partition, position.value, inclusive=position.inclusive)
+    async def _begin(self, position: Position, readers: Readers, group: str) -> None:
+        state, link = await self._telemetry.look(self._partition), self._link
+        if position.start is Start.SEQUENCE:
+            self._next = position.value if position.inclusive else position.value + 1
+            if self._next > state.next:
+                raise HubError(
+                    ARGUMENT_INVALID,
+                    f"The supplied offset '{position.value}' is invalid. The last offset in the system is "
+                    f"'{state.next - 1}'. Was the hub's data deleted? Then delete the checkpoints too.",
+                )
+        else:
+            self._next = state.next if position.start is Start.END else state.first
+        self._leave = readers.join(
+            group, self._partition, name=receiver_name(link.attach), epoch=owner_level(link.attach),
+            evicted=partial(self._connection.detach, link),
+        )  # fmt: skip
+        link.accept(
+            snd_settle_mode=SETTLED if self._settled else None, offered=(RUNTIME_METRIC,) if self._metrics else ()
+        )
+        self._connection.flush()
+        if position.start is Start.TIME:
+            value, inclusive = position.value, position.inclusive
+            self._earliest_ms = value if inclusive else value + 1
+            self._next = await self._telemetry.sequence_at(self._partition, value, inclusive=inclusive)
 
     async def _catch_up(self) -> None:
         end = self._telemetry.state(self._partition).next
@@ -273,3 +276,7 @@ class PartitionReceiver(LinkHandler):
     def _metrics_now(self) -> bytes:
         now = int(self._connection.head.ambient.now() * 1000)
         return runtime_metrics(self._telemetry.state(self._partition), now)
+
+
+def _not_there() -> None:
+    """Who has no place among the readers need not leave it."""

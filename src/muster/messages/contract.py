@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Slice(NamedTuple):
@@ -24,7 +24,7 @@ class Slice(NamedTuple):
 
 
 class PartitionState(NamedTuple):
-    """Where a partition stands. ``first`` is the oldest sequence number still kept, ``next`` the one to come.
+    """Where a partition stands. ``first`` is the oldest sequence number still kept, ``next`` the first that may come.
 
     Both survive the emptying of a partition by retention; ``first == next`` means empty.
     """
@@ -34,22 +34,24 @@ class PartitionState(NamedTuple):
     enqueued_ms: int
 
 
-class Write(NamedTuple):
-    """One partition's share of a commit: records in order, to be stored from sequence number ``base`` on."""
+class Share(NamedTuple):
+    """What a commit brings to one partition: records in order, one at least."""
 
     partition: int
-    base: int
-    enqueued_ms: int
     records: Sequence[bytes]
 
 
-class TelemetryLog(Protocol):
-    """Durable partitions, one writer.
+Stored = Callable[[int, Slice], None]
+"""Told of a partition what has been stored in it."""
 
-    Promises: when ``done(None)`` is called the writes are on disk, all of them, and survive a power cut;
-    when it is called with an error, none of them is stored; commits end in the order they were handed in.
+
+class TelemetryLog(Protocol):
+    """Durable partitions. The log gives each message its sequence number and its time, and tells of it.
+
+    Promises: when ``done(None)`` is called the shares are durable, all of them, each in its order; when it is called
+    with an error, none of them is stored (see ``SharedLog``); commits end in the order they were handed in.
     A damaged message is never returned: it is missing from what is read, and the store has told the log.
-    Does not promise to know devices, consumers or formats.
+    Does not promise to know devices, consumers or formats, nor that numbers of slices follow each other without gaps.
     """
 
     partitions: int
@@ -61,11 +63,17 @@ class TelemetryLog(Protocol):
         """As of opening: where each partition stands."""
         ...
 
-    def commit(self, writes: Sequence[Write], done: Callable[[BaseException | None], None]) -> None:
-        """Store ``writes`` in one transaction; ``done`` is called on the loop. Returns at once.
+    def listen(self, stored: Stored) -> None:
+        """Have ``stored`` called on the loop with what is stored from now on, of each partition in order, before the
+        end of its commit is told (see ``SharedLog``)."""
+        ...
 
-        Fails with ``HubError`` (500001) when the disk is full or broken, and when a write does not start at
-        its partition's ``next`` or goes back in time. After a failure the log goes on from where it stood.
+    def commit(self, shares: Sequence[Share], now_ms: int, done: Callable[[BaseException | None], None]) -> None:
+        """Store ``shares``; ``done`` is called on the loop. Returns at once.
+
+        ``now_ms`` is the domain's time; messages get it, or a later one where their partition's last is later.
+        Fails with ``HubError``: 500001 when the disk is full or broken, 503001 when the log cannot be reached. After a
+        failure the log goes on from where it stood.
         """
         ...
 
@@ -81,20 +89,42 @@ class TelemetryLog(Protocol):
         """The first sequence number enqueued after (or at) a moment; ``next`` when there is none yet."""
         ...
 
-    async def trim(self, before_ms: int, limit_bytes: int) -> Sequence[int]:
-        """Drop whole slices, the oldest first, as long as they are older than ``before_ms`` or the log is
-        larger than ``limit_bytes``.
+    async def trim(self, now_ms: int, keep_ms: int, limit_bytes: int) -> Sequence[int]:
+        """Drop whole slices, the oldest first, as long as they are older than ``keep_ms`` or the log is larger than
+        ``limit_bytes``. ``now_ms`` is the domain's time.
 
         Returns each partition's ``first`` afterwards. Short: call again while it still finds something.
         """
         ...
 
     async def probe(self) -> None:
-        """Write to the disk without changing anything, as durably as a commit. Raises ``HubError`` (500001) when that
-        fails. Does not promise that there is room for the next commit.
+        """Write as durably as a commit, without changing anything that is read. Raises ``HubError`` when that fails.
+        Does not promise that there is room for the next commit.
         """
         ...
 
     async def close(self) -> None:
         """End after the commits handed in so far. Harmless when repeated; nothing else may be called after it."""
+        ...
+
+
+@runtime_checkable
+class SharedLog(TelemetryLog, Protocol):
+    """A log that other nodes write to as well. What differs:
+
+    When a commit ends with an error, some of its shares may be stored, or may be yet: who sends them again makes
+    duplicates, which come behind. The listener hears of partitions that are followed and of no others, and not
+    necessarily before the end of a commit is told. Times are those of a clock that all nodes share, age too.
+    """
+
+    def follow(self, partition: int, begun: Callable[[PartitionState], None]) -> Callable[[], None]:
+        """Have the listener hear of ``partition``, whoever writes to it, until the answer is called.
+
+        ``begun`` is called on the loop, before the first is told, with where the partition stands: what is told comes
+        behind that. Lasts over any trouble and leaves nothing out but what is not kept any more.
+        """
+        ...
+
+    async def state(self, partition: int) -> PartitionState:
+        """Where the partition stands now. Raises ``HubError`` when that cannot be learned."""
         ...

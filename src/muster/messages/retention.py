@@ -72,8 +72,7 @@ class Retention:
         """Drop all that is too old or too much by now. Raises ``HubError`` when the store does."""
         before: Sequence[int] | None = None
         while True:
-            oldest_ms = int((self._ambient.now() - self._seconds) * 1000)
-            after = await self._log.trim(oldest_ms, self._limit)
+            after = await self._log.trim(int(self._ambient.now() * 1000), int(self._seconds * 1000), self._limit)
             if after == before:
                 return
             self._trimmed(after)

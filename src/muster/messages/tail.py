@@ -30,6 +30,7 @@ class _Run:
         self.head = 0
 
     def push(self, new: Slice) -> None:
+        """Between it and the slice before may be a gap."""
         self.bases.append(new.base)
         self.slices.append(new)
         self.end = new.base + len(new.records)
@@ -54,7 +55,7 @@ class Tail:
         self._bytes = 0
 
     def push(self, partition: int, new: Slice) -> None:
-        """Add what was just stored; it must follow the slice before."""
+        """Add what was just stored; it must come behind the slice before."""
         run = self._runs[partition]
         size = sum(map(len, new.records)) + len(new.records) * RECORD_OVERHEAD
         run.push(new)
@@ -65,6 +66,10 @@ class Tail:
             oldest.drop_oldest()
             self._bytes -= freed
 
+    def restart(self, partition: int, start: int) -> None:
+        """Begin anew at ``start``; what is held of the partition is found no more, and goes in its turn."""
+        self._runs[partition] = _Run(start)
+
     def since(self, partition: int, sequence: int) -> Sequence[Slice] | None:
         """Some slices from ``sequence`` on, none when it has not come yet, ``None`` when it is not held any more."""
         run = self._runs[partition]
@@ -73,6 +78,8 @@ class Tail:
         if sequence < run.start:
             return None
         at = bisect_right(run.bases, sequence, run.head) - 1
+        if at < run.head or sequence >= run.bases[at] + len(run.slices[at].records):  # in a gap
+            at += 1
         found = run.slices[at : at + SLICES_AT_ONCE]
         found[0] = found[0].since(sequence)
         return found

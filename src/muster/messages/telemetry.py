@@ -13,13 +13,13 @@ from hashlib import blake2b
 from muster.core.ambient import Ambient
 from muster.core.errors import UNAVAILABLE, HubError
 from muster.core.limits import TELEMETRY_PENDING_BYTES, TELEMETRY_TAIL_BYTES
-from muster.messages.contract import PartitionState, Slice, TelemetryLog, Write
+from muster.messages.contract import Share, TelemetryLog
+from muster.messages.partitions import Partitions
 from muster.messages.retention import Retention
-from muster.messages.tail import Tail
 from muster.messages.trouble import Trouble
 
 Durable = Callable[[BaseException | None], None]
-"""Called with ``None`` once the batch is on disk, or with what went wrong: then none of it is."""
+"""Called with ``None`` once the batch is durable, or with what went wrong: then it has to be sent again."""
 
 _LOOKS_PER_LIMIT = 16
 
@@ -27,25 +27,24 @@ _LOOKS_PER_LIMIT = 16
 class Batch:
     """Messages that are committed together. Compare batches by identity."""
 
-    __slots__ = ("bytes", "callbacks", "shares", "writes")
+    __slots__ = ("bytes", "callbacks", "messages", "shares")
 
     def __init__(self, partitions: int) -> None:
         self.shares: list[list[bytes]] = [[] for _ in range(partitions)]
         self.callbacks: list[Durable] = []
-        self.writes: list[Write] = []
-        self.bytes = 0
+        self.bytes = self.messages = 0
 
     def when_durable(self, callback: Durable) -> None:
         """Have ``callback`` called on the loop when the batch is on disk or has failed, in order of registration."""
         self.callbacks.append(callback)
 
 
-class Telemetry:
-    """The hub's device-to-cloud messages.
+class Telemetry(Partitions):
+    """The hub's device-to-cloud messages; what is stored of them is read by the methods of ``Partitions``.
 
     A message is acknowledged to its device only after ``Batch.when_durable`` said so. When a commit fails,
-    the batch under way **and the one forming behind it** fail together and take no sequence numbers: a device
-    may have messages in both, and would send the earlier ones again after the later ones had been stored. It
+    the batch under way **and the one forming behind it** fail together: a device may have messages in both, and
+    would send the earlier ones again after the later ones had been stored. It
     is up to the head to end such a connection (or to reject such deliveries), so that the device sends again
     all that was not acknowledged, in its own order.
 
@@ -67,24 +66,17 @@ class Telemetry:
         ``retention_bytes`` and ``tail_bytes`` (kept in memory) count all partitions together. With more than
         ``max_pending_bytes`` not yet on disk ``congested`` holds: heads should stop reading their sockets.
         """
-        self.partitions = log.partitions
-        self.created_at = log.created_at
+        super().__init__(log, tail_bytes)
         self.pending_bytes = 0
         self.congested = False
         self.messages = self.bytes = self.commits = self.failed_commits = 0
-        self._log = log
         self._ambient = ambient
-        self._loop = asyncio.get_running_loop()
-        self._states = list(log.states())
-        self._enqueued_ms = max(state.enqueued_ms for state in self._states)
-        self._tail = Tail(self._states, tail_bytes)
         self._max_pending = max_pending_bytes
         self._forming = Batch(self.partitions)
         self._scheduled = False
         self._running: Batch | None = None
         self._closed = False
         self._idle: list[asyncio.Future[None]] = []
-        self._subscribers: list[dict[object, Callable[[], None]]] = [{} for _ in range(self.partitions)]
         self._held_back: deque[Callable[[], None]] = deque()
         self._retention = Retention(
             log, ambient, seconds=retention_seconds, limit_bytes=retention_bytes, trimmed=self._trimmed
@@ -167,49 +159,6 @@ class Telemetry:
         else:
             self._loop.call_soon(callback)
 
-    def state(self, partition: int) -> PartitionState:
-        """Where the partition stands on disk."""
-        return self._states[partition]
-
-    def subscribe(self, partition: int, wake: Callable[[], None]) -> Callable[[], None]:
-        """Have ``wake`` called whenever the partition has something new; the answer ends that."""
-        token = object()
-        subscribers = self._subscribers[partition]
-        subscribers[token] = wake
-
-        def unsubscribe() -> None:
-            subscribers.pop(token, None)
-
-        return unsubscribe
-
-    def tail(self, partition: int, sequence: int) -> Sequence[Slice] | None:
-        """Stored slices from ``sequence`` on out of memory, not necessarily all: ask again behind the last.
-
-        Empty: nothing new, wait to be woken. ``None``: that is not in memory any more, use ``read``.
-        """
-        if sequence < self._states[partition].first:
-            return None
-        return self._tail.since(partition, sequence)
-
-    async def read(self, partition: int, sequence: int, limit_bytes: int) -> Sequence[Slice]:
-        """Stored slices from ``sequence`` on, from memory or disk, see ``TelemetryLog.read``.
-
-        Empty: nothing new, wait to be woken. Raises ``HubError`` (500001) when the disk fails.
-        """
-        kept = self.tail(partition, sequence)
-        return await self._log.read(partition, sequence, limit_bytes) if kept is None else kept
-
-    async def sequence_at(self, partition: int, enqueued_ms: int, *, inclusive: bool) -> int:
-        """The first kept sequence number enqueued after (``inclusive``: at or after) a moment, else the next one."""
-        state = self._states[partition]
-        earliest = enqueued_ms if inclusive else enqueued_ms + 1
-        if earliest > state.enqueued_ms:
-            return state.next
-        found = self._tail.first_enqueued(partition, earliest)
-        if found is None:
-            return await self._log.sequence_at(partition, enqueued_ms, inclusive=inclusive)
-        return max(found, state.first)
-
     def start(self) -> None:
         """Begin to remove what retention does not keep."""
         self._retention.start()
@@ -241,18 +190,14 @@ class Telemetry:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
-        """Commit the forming batch. Its messages get their sequence numbers and their time now."""
+        """Commit the forming batch."""
         batch, self._forming = self._forming, Batch(self.partitions)
         self._scheduled = False
         self._running = batch
         batch.bytes = self.pending_bytes
-        self._enqueued_ms = now = max(self._enqueued_ms, int(self._ambient.now() * 1000))
-        batch.writes = [
-            Write(partition, self._states[partition].next, now, share)
-            for partition, share in enumerate(batch.shares)
-            if share
-        ]
-        self._log.commit(batch.writes, self._ended)
+        shares = [Share(partition, records) for partition, records in enumerate(batch.shares) if records]
+        batch.messages = sum([len(share.records) for share in shares])
+        self._log.commit(shares, int(self._ambient.now() * 1000), self._ended)
 
     def _ended(self, error: BaseException | None) -> None:
         batch, self._running = self._running, None
@@ -265,9 +210,6 @@ class Telemetry:
             if self._scheduled:  # the disk works while the acknowledgements below are written
                 self._start()
             self._tell(batch, None)
-            for write in batch.writes:
-                for wake in tuple(self._subscribers[write.partition].values()):
-                    self._call(wake)
         else:
             self._refuse(batch, error)
         while self._held_back and not self.congested:
@@ -278,11 +220,7 @@ class Telemetry:
                 future.set_result(None)
 
     def _settle(self, batch: Batch) -> None:
-        for partition, base, enqueued_ms, records in batch.writes:
-            next_ = base + len(records)
-            self._states[partition] = PartitionState(self._states[partition].first, next_, enqueued_ms)
-            self._tail.push(partition, Slice(base, enqueued_ms, records))
-            self.messages += len(records)
+        self.messages += batch.messages
         self.bytes += batch.bytes
         self.commits += 1
         if self._trouble.failures:
@@ -307,15 +245,3 @@ class Telemetry:
                 callback(error)
             except Exception as problem:
                 self._failed(problem)
-
-    def _call(self, callback: Callable[[], None]) -> None:
-        try:
-            callback()
-        except Exception as problem:
-            self._failed(problem)
-
-    def _failed(self, problem: Exception) -> None:
-        self._loop.call_exception_handler({"message": "a telemetry callback failed", "exception": problem})
-
-    def _trimmed(self, firsts: Sequence[int]) -> None:
-        self._states = [state._replace(first=first) for state, first in zip(self._states, firsts, strict=True)]

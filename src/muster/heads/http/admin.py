@@ -140,7 +140,7 @@ async def _follow(
 ) -> AsyncIterator[bytes]:
     """Joined JSON lines of what is stored in ``partitions``; empty bytes for each second without."""
     news = asyncio.Event()
-    states = {partition: telemetry.state(partition) for partition in partitions}
+    states = {partition: await telemetry.look(partition) for partition in partitions}
     at = {partition: state.first if from_start else state.next for partition, state in states.items()}
     with ExitStack() as stack:
         for partition in partitions:

@@ -17,9 +17,8 @@ from typing import Any
 
 import apsw
 
-from muster.core.errors import SERVER_ERROR, HubError
-from muster.messages.contract import PartitionState, Write
-from muster.stores.sqlite.rows import Row, pack
+from muster.messages.contract import PartitionState, Share
+from muster.stores.sqlite.rows import Write, pack
 
 SEQUENCE_BITS = 48
 LAST_SEQUENCE = (1 << SEQUENCE_BITS) - 1
@@ -108,17 +107,15 @@ class Ledger:
         self._recall(connection)
         return list(map(PartitionState, self._first, self._next, self._enqueued_ms))
 
-    def store(self, writes: Sequence[Write], connection: apsw.Connection) -> None:
-        """Append ``writes``. Raises ``HubError`` (500001) when one does not follow what is stored.
+    def store(self, shares: Sequence[Share], now_ms: int, connection: apsw.Connection) -> list[Write]:
+        """Append ``shares`` and say where; ``now_ms`` is their time unless their partition's last is later.
 
         Runs few and large statements: after each, this thread waits for the interpreter's lock.
         """
         self._recall(connection)
         self._known = False
-        rows: list[Row] = []
-        for write in writes:
-            self._advance(write)
-            rows += pack(write)
+        writes = [self._placed(share, now_ms) for share in shares]
+        rows = [row for write in writes for row in pack(write)]
         ids = range(self._last + 1, self._last + 1 + len(rows))
         numbered = zip(ids, rows, strict=True)
         while some := list(islice(numbered, ROWS_PER_STATEMENT)):
@@ -129,6 +126,7 @@ class Ledger:
         if self._last - self._indexed >= self._index_every:
             self._index(connection)
         self._known = True
+        return writes
 
     def trim(self, before_ms: int, limit_bytes: int, connection: apsw.Connection) -> list[int]:
         """Delete from the oldest rows those enqueued before ``before_ms``, or while more than ``limit_bytes`` are kept.
@@ -154,16 +152,12 @@ class Ledger:
         self._known = True
         return self._first.copy()
 
-    def _advance(self, write: Write) -> None:
-        partition, base, enqueued_ms, records = write
-        if base != self._next[partition] or enqueued_ms < self._enqueued_ms[partition]:
-            raise HubError(
-                SERVER_ERROR,
-                f"the telemetry log stands at {self._next[partition]} in partition {partition}, a write for {base} "
-                "does not follow; look for a second hub on the same data directory",
-            )
+    def _placed(self, share: Share, now_ms: int) -> Write:
+        partition, records = share
+        base = self._next[partition]
         self._next[partition] = base + len(records)
-        self._enqueued_ms[partition] = enqueued_ms
+        self._enqueued_ms[partition] = enqueued_ms = max(self._enqueued_ms[partition], now_ms)
+        return Write(partition, base, enqueued_ms, records)
 
     def _index(self, connection: apsw.Connection) -> None:
         connection.execute(_PLACE, (self._indexed,))

@@ -15,13 +15,22 @@ from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
 
-from muster.messages.contract import Slice, Write
+from muster.messages.contract import Slice
 
 ROW_BYTES = 1024 * 1024
 """A row holds at most this many bytes of records, unless a single record is longer."""
 
 _CHECKED = Struct("<qqqq")
 _LENGTH = array("I").itemsize  # 4 wherever CPython runs
+
+
+class Write(NamedTuple):
+    """One partition's share of a commit, and where it goes: from sequence number ``base`` on."""
+
+    partition: int
+    base: int
+    enqueued_ms: int
+    records: Sequence[bytes]
 
 
 class Row(NamedTuple):

@@ -21,7 +21,7 @@ import apsw
 
 from muster.core.errors import INVALID_OPERATION, UNAVAILABLE, HubError
 from muster.core.limits import PARTITIONS
-from muster.messages.contract import PartitionState, Slice, Write
+from muster.messages.contract import PartitionState, Share, Slice, Stored
 from muster.stores.sqlite.database import (
     CHECKPOINT_BYTES,
     Writer,
@@ -32,7 +32,7 @@ from muster.stores.sqlite.database import (
     touch,
 )
 from muster.stores.sqlite.ledger import LAST_SEQUENCE, MIGRATIONS, Ledger, create, place_key, rows_of
-from muster.stores.sqlite.rows import Row, unpack
+from muster.stores.sqlite.rows import Row, Write, unpack
 
 T = TypeVar("T")
 
@@ -104,6 +104,7 @@ class SqliteTelemetryLog:
         self.damaged: set[tuple[int, int]] = set()
         self._path = fspath(path)
         self._loop = loop
+        self._stored: Stored = _ignore_stored
         self._connect = partial(open_connection, path, vfs=vfs, durable=durable, page_size=tuning.page_size)
         self._ledger = Ledger(tuning.index_every)
         self.created_at, self._states = self._prepare(created_at)
@@ -116,7 +117,7 @@ class SqliteTelemetryLog:
             page_size=tuning.page_size,
             checkpoint_bytes=tuning.checkpoint_bytes,
         )
-        self._writer.call(lambda connection: connection.set_rollback_hook(self._ledger.forget), _ignore)
+        self._writer.call(lambda connection: connection.set_rollback_hook(self._ledger.forget), _ignore_end)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="telemetry-reader")
         self._connections: SimpleQueue[apsw.Connection] = SimpleQueue()
         self._closed = False
@@ -144,9 +145,21 @@ class SqliteTelemetryLog:
         """See ``TelemetryLog.states``."""
         return self._states
 
-    def commit(self, writes: Sequence[Write], done: Callable[[BaseException | None], None]) -> None:
+    def listen(self, stored: Stored) -> None:
+        """See ``TelemetryLog.listen``."""
+        self._stored = stored
+
+    def commit(self, shares: Sequence[Share], now_ms: int, done: Callable[[BaseException | None], None]) -> None:
         """See ``TelemetryLog.commit``."""
-        self._writer.call(partial(self._ledger.store, writes), lambda _, error: done(error))
+        self._writer.call(partial(self._ledger.store, shares, now_ms), partial(self._ended, done))
+
+    def _ended(
+        self, done: Callable[[BaseException | None], None], writes: list[Write], error: BaseException | None
+    ) -> None:
+        if error is None:
+            for partition, base, enqueued_ms, records in writes:
+                self._stored(partition, Slice(base, enqueued_ms, records))
+        done(error)
 
     async def read(self, partition: int, sequence: int, limit_bytes: int) -> Sequence[Slice]:
         """See ``TelemetryLog.read``. Rows whose checksum is wrong are left out, and logged."""
@@ -158,9 +171,9 @@ class SqliteTelemetryLog:
         earliest = enqueued_ms if inclusive else enqueued_ms + 1
         return await self._in_reader(partial(_first_enqueued, partition, earliest))
 
-    async def trim(self, before_ms: int, limit_bytes: int) -> Sequence[int]:
+    async def trim(self, now_ms: int, keep_ms: int, limit_bytes: int) -> Sequence[int]:
         """See ``TelemetryLog.trim``."""
-        return await self._writer.submit(partial(self._ledger.trim, before_ms, limit_bytes))
+        return await self._writer.submit(partial(self._ledger.trim, now_ms - keep_ms, limit_bytes))
 
     async def probe(self) -> None:
         """See ``TelemetryLog.probe``."""
@@ -253,5 +266,9 @@ def _first_enqueued(partition: int, earliest_ms: int, connection: apsw.Connectio
     return int(next_)
 
 
-def _ignore(_: None, error: BaseException | None) -> None:
+def _ignore_end(_: None, error: BaseException | None) -> None:
     """Nobody waits for this work."""
+
+
+def _ignore_stored(_: int, new: Slice) -> None:
+    """Nobody listens yet."""
