@@ -262,7 +262,7 @@ def test_a_receiver_whose_events_are_gone_goes_on_with_what_is_kept(tmp_path: Pa
 
         async def forget() -> list[int]:
             log = server.telemetry._log
-            kept = list(await log.trim(2**60, 10**9))
+            kept = list(await log.trim(2**60, 0, 10**9))
             server.telemetry._trimmed(kept)
             return kept
 

@@ -133,7 +133,7 @@ class PartitionReceiver(LinkHandler):
     def begin(self, position: Position, readers: Readers, group: str) -> None:
         """Find the position, take a place among the readers and accept the link; or refuse it."""
         self._unsubscribe = self._telemetry.subscribe(self._partition, self._pump)
-        self._run(self._begin(position, readers, group))
+        self._run(partial(self._begin, position, readers, group))
 
     def flow(self) -> None:
         """See ``LinkHandler``."""
@@ -155,12 +155,12 @@ class PartitionReceiver(LinkHandler):
 
     # --- getting events
 
-    def _run(self, work: Coroutine[None, None, None]) -> None:
+    def _run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         self._task = self._connection.head.loop.create_task(self._await(work))
 
-    async def _await(self, work: Coroutine[None, None, None]) -> None:
+    async def _await(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         try:
-            await work
+            await work()
         except HubError as problem:
             self._connection.detach(self._link, problem)
         except Exception:
@@ -207,7 +207,7 @@ class PartitionReceiver(LinkHandler):
         while not self._held:
             slices = self._telemetry.tail(self._partition, self._next)
             if slices is None:
-                self._run(self._catch_up())
+                self._run(self._catch_up)
                 return False
             if not slices:
                 return False
