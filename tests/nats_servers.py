@@ -88,15 +88,16 @@ class NatsServer:
 class NatsCluster:
     """Servers that know each other; ``urls`` names them all."""
 
-    def __init__(self, directory: Path, addresses: Sequence[str], extra: str = "") -> None:
+    def __init__(self, directory: Path, addresses: Sequence[str], extra: str, room: str) -> None:
         routes = ", ".join(f"nats-route://{address}:6222" for address in addresses)
         self.servers = []
         for number, address in enumerate(addresses):
             home = directory / f"nats{number}"
-            config = (
-                f'server_name: n{number}\nlisten: "{address}:4222"\n{extra}\n'
-                f'jetstream {{ store_dir: "{home}", sync_interval: always, max_file: 4G, max_mem: 64M }}\n'
-            )
+            config = f'server_name: n{number}\nlisten: "{address}:4222"\n{extra}\n'
+            if room:
+                config += (
+                    f'jetstream {{ store_dir: "{home}", sync_interval: always, max_file: {room}, max_mem: 256M }}\n'
+                )
             if len(addresses) > 1:
                 config += f'cluster {{ name: muster, listen: "{address}:6222", routes: [{routes}] }}\n'
             self.servers.append(NatsServer(home, address, config))
@@ -125,9 +126,12 @@ class NatsCluster:
 
 
 @contextlib.contextmanager
-def running(directory: Path, count: int = 1, extra: str = "", *, address: str = "") -> Iterator[NatsCluster]:
+def running(
+    directory: Path, count: int = 1, extra: str = "", *, address: str = "", room: str = "1000T", jetstream: bool = True
+) -> Iterator[NatsCluster]:
     """Servers for as long as the context lasts; ``extra`` is put into their configuration."""
-    cluster = NatsCluster(directory, [address or loopback() for _ in range(count)], extra)
+    addresses = [address or loopback() for _ in range(count)]
+    cluster = NatsCluster(directory, addresses, extra, room if jetstream else "")
     try:
         cluster.start()
         yield cluster

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.messages.contract import PartitionState, Share, Slice, TelemetryLog
+from muster.stores.nats.connection import NatsConnection
+from muster.stores.nats.streams import Place
+from muster.stores.nats.telemetry import JetStreamLog
 from muster.stores.sqlite.telemetry import DEFAULT_TUNING, SqliteTelemetryLog, Tuning
 from tests.contract.telemetry_book import (
     EVERYTHING,
@@ -29,6 +33,7 @@ from tests.contract.telemetry_book import (
     records_of,
     trim_all,
 )
+from tests.nats_servers import NatsCluster
 
 Opener = Callable[..., Awaitable[TelemetryLog]]
 """Opens the same log each time, the one before having been closed; with that many partitions."""
@@ -42,18 +47,47 @@ async def sqlite(directory: Path, partitions: int = 4, tuning: Tuning = DEFAULT_
     return SqliteTelemetryLog(path, partitions, loop, created_at=CREATED_AT, durable=False, tuning=tuning)
 
 
+async def jetstream(directory: Path, partitions: int = 4, *, servers: NatsCluster) -> TelemetryLog:
+    """A hub for each directory."""
+    connection = await NatsConnection.open(servers.urls)
+    place = Place("contract", str(directory))
+    try:
+        log = await JetStreamLog.open(connection, place, partitions, created_at=CREATED_AT, run_id=uuid4().hex)
+    except HubError:
+        await connection.close()
+        raise
+    return Closing(log, connection)
+
+
+class Closing(JetStreamLog):
+    """Takes its connection along when it is closed."""
+
+    def __init__(self, log: JetStreamLog, connection: NatsConnection) -> None:
+        self.__dict__ = log.__dict__
+        self._own = connection
+
+    async def close(self) -> None:
+        await super().close()
+        await self._own.close()
+
+
 STORES: dict[str, Callable[..., Awaitable[TelemetryLog]]] = {
     "sqlite": sqlite,
     "sqlite-small": partial(sqlite, tuning=Tuning(page_size=512, checkpoint_bytes=8192, index_every=3)),
+    "jetstream": jetstream,
 }
-
-
-EXAMPLES = {"sqlite": 40, "sqlite-small": 40}
+EXAMPLES = {"sqlite": 40, "sqlite-small": 40, "jetstream": 4}
 
 
 @pytest.fixture(params=STORES)
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    return partial(STORES[request.param], tmp_path)
+    return opener_of(request.param, request, tmp_path)
+
+
+def opener_of(store: str, request: pytest.FixtureRequest, directory: Path) -> Opener:
+    if store == "jetstream":
+        return partial(jetstream, directory, servers=request.getfixturevalue("nats"))
+    return partial(STORES[store], directory)
 
 
 @pytest.fixture
@@ -401,10 +435,12 @@ async def play(opener: Opener, steps: list[tuple[str, object]]) -> None:
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_any_mix_of_commits_trims_and_restarts(store: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_mix_of_commits_trims_and_restarts(
+    store: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     @settings(max_examples=EXAMPLES[store], deadline=None, suppress_health_check=list(HealthCheck))
     @given(steps=steps)
     def any_mix(steps: list[tuple[str, object]]) -> None:
-        asyncio.run(play(partial(STORES[store], tmp_path_factory.mktemp("log")), steps))
+        asyncio.run(play(opener_of(store, request, tmp_path_factory.mktemp("log")), steps))
 
     any_mix()

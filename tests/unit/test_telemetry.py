@@ -8,12 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from muster.core.errors import SERVER_ERROR, UNAVAILABLE, HubError
 from muster.messages.contract import PartitionState, Share, Slice, Stored
-from muster.messages.tail import SLICES_AT_ONCE, Tail
 from muster.messages.telemetry import Batch, Telemetry
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
@@ -324,48 +321,6 @@ async def test_positions_by_time_come_from_the_tail_or_the_disk(held: HeldLog, a
     assert await telemetry.sequence_at(0, 1_002_000, inclusive=False) == 13
     assert held.asked == []
     assert await telemetry.sequence_at(0, 999_999, inclusive=True) == 4711, "older ones may be of that time too"
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.integers(0, 3)), max_size=120),
-    st.integers(0, 3000),
-    st.data(),
-)
-def test_the_tail_holds_the_newest_and_says_when_it_does_not(
-    pushes: list[tuple[int, int, int]], limit: int, data: st.DataObject
-) -> None:
-    tail = Tail([PartitionState(0, 10, 0)] * 3, limit)
-    ends, kept = [10] * 3, list[tuple[int, Slice]]()
-    for ms, (partition, count, gap) in enumerate(pushes):
-        base = ends[partition] + gap
-        new = Slice(base, ms, [b"%d" % n for n in range(base, base + count)])
-        ends[partition] = base + count
-        tail.push(partition, new)
-        kept.append((partition, new))
-    held = 0
-    while (
-        held < len(kept) and sum(sum(map(len, run.records)) + 48 * len(run.records) for _, run in kept[held:]) > limit
-    ):
-        held += 1
-    partition = data.draw(st.integers(0, 2))
-    mine = [run for number, run in kept[held:] if number == partition]
-    before = max((run.base + len(run.records) for number, run in kept[:held] if number == partition), default=10)
-    start = before if mine else ends[partition]
-    assert tail.since(partition, start - 1) is None
-    assert tail.since(partition, ends[partition]) == ()
-    if mine:
-        sequence = data.draw(st.integers(start, ends[partition] - 1))
-        found = tail.since(partition, sequence)
-        assert found is not None
-        assert len(found) <= SLICES_AT_ONCE
-        wanted = [record for run in mine for n, record in enumerate(run.records, run.base) if n >= sequence]
-        got = [record for run in found for record in run.records]
-        assert got == wanted[: len(got)]
-        assert len(got) == len(wanted) or len(found) == SLICES_AT_ONCE
-        moment = data.draw(st.integers(mine[0].enqueued_ms + 1, len(pushes) + 1))
-        later = next((run.base for run in mine if run.enqueued_ms >= moment), ends[partition])
-        assert tail.first_enqueued(partition, moment) == later
 
 
 async def test_closing_commits_what_was_taken_and_takes_no_more(telemetry: Telemetry, held: HeldLog) -> None:

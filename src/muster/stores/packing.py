@@ -1,0 +1,54 @@
+"""Runs of records as one blob: the length of each (unsigned 32 bits, little endian), then the records, end to end.
+
+Nothing here does interpreter work per record: who packs shares the interpreter's lock with the loop, or is the loop.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+
+_LENGTH = array("I").itemsize  # 4 wherever CPython runs
+
+
+def packed_runs(
+    records: Sequence[bytes], most_bytes: int, most_records: int
+) -> Iterator[tuple[Sequence[bytes], bytes]]:
+    """``records``, one at least, in runs of at most so many bytes and so many of them, each with its blob.
+
+    A record that is longer than ``most_bytes`` is a run of its own.
+    """
+    lengths = array("I", map(len, records))
+    if len(lengths) <= most_records and sum(lengths) <= most_bytes:
+        yield records, _joined(lengths, records)
+        return
+    ends = array("Q", accumulate(lengths))
+    start = taken = 0
+    while start < len(ends):
+        stop = min(max(start + 1, bisect_right(ends, taken + most_bytes, start)), start + most_records)
+        run = records[start:stop]
+        yield run, _joined(lengths[start:stop], run)
+        start, taken = stop, ends[stop - 1]
+
+
+def unpacked(blob: bytes, count: int, offset: int = 0) -> list[bytes]:
+    """The ``count`` records of a blob that begins at ``offset``."""
+    records_start = offset + count * _LENGTH
+    lengths = array("I")
+    lengths.frombytes(blob[offset:records_start])
+    ends = list(accumulate(_little_endian(lengths), initial=records_start))
+    return list(map(blob.__getitem__, map(slice, ends, ends[1:])))
+
+
+def _joined(lengths: array[int], records: Sequence[bytes]) -> bytes:
+    return b"".join(chain((_little_endian(lengths).tobytes(),), records))
+
+
+def _little_endian(lengths: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        lengths = lengths[:]
+        lengths.byteswap()
+    return lengths
