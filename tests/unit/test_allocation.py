@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 from provisioning_parts import FakeHub, Steps
 
+from muster.core.bus import LocalBus
 from muster.core.errors import HubError
 from muster.core.provisioning_errors import NO_HUB
 from muster.provisioning.allocation import POLICIES, candidates, hashed, latency, static
@@ -14,6 +13,7 @@ from muster.provisioning.allocation.candidate import Candidate
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.model import AllocationKind, Enrollment, EnrollmentKey, EnrollmentKind
+from tests.unit.shared_rows import Rows, kept_alone
 
 NAMES = [f"device-{number}" for number in range(20_000)]
 
@@ -61,21 +61,8 @@ def test_static_takes_the_first_that_is_named() -> None:
     assert static.pick([Candidate("b.example"), Candidate("a.example")], "x").host == "b.example"
 
 
-class Kept:
-    """A store of settings in memory."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-
-    async def get_setting(self, name: str) -> bytes | None:
-        return self.values.get(name)
-
-    async def put_settings(self, values: Mapping[str, bytes], draft: object = None) -> None:
-        self.values.update(values)
-
-
 async def test_who_may_be_picked_is_the_enrollments_or_who_has_a_weight() -> None:
-    hubs, kept = LinkedHubs(FakeHub(host, Steps()) for host in ("a.example", "b.example", "c.example")), Kept()
+    hubs, kept = LinkedHubs(FakeHub(host, Steps()) for host in ("a.example", "b.example", "c.example")), kept_alone()
     await hubs.allocate(AllocationKind.STATIC, {"b.example": 0, "c.example": 3}, kept)
 
     def found(*named: str) -> list[Candidate]:
@@ -99,7 +86,8 @@ async def test_who_may_be_picked_is_the_enrollments_or_who_has_a_weight() -> Non
 async def test_an_allocation_that_makes_no_sense_is_refused_and_nothing_kept(
     policy: AllocationKind | None, weights: dict[str, int]
 ) -> None:
-    hubs, kept = LinkedHubs([FakeHub("a.example", Steps())]), Kept()
+    rows = Rows()
+    hubs, kept = LinkedHubs([FakeHub("a.example", Steps())]), rows.on(LocalBus())
     with pytest.raises(HubError) as refused:
         await hubs.allocate(policy, weights, kept)
-    assert (refused.value.row.code, kept.values) == (400004, {})
+    assert (refused.value.row.code, rows.values) == (400004, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from provisioning_parts import FakeHub, Steps
 
@@ -26,6 +26,12 @@ class Kept:
         if self.error is not None:
             raise self.error
         self.settings.update(settings)
+
+    def follow(self, name: str, reload: object) -> Callable[[], None]:
+        return lambda: None
+
+    def announce(self, name: str) -> None:
+        pass
 
 
 def linked(*hosts: str) -> LinkedHubs:

@@ -9,12 +9,12 @@ from math import inf
 
 import pytest
 
-from muster.core.bus import IDENTITY_CHANGED, LocalBus
+from muster.core.bus import IDENTITY_CHANGED, MISSED, LocalBus
 from muster.core.errors import DEVICE_DISABLED, DEVICE_NOT_FOUND, DEVICE_UNAUTHORIZED, TAKEN_OVER, UNAVAILABLE, ErrorRow
 from muster.identity.contract import Counts, Edit
 from muster.identity.model import NEVER, Authentication, Identity, IdentityKey, Status
 from muster.identity.verdict import Verdict
-from muster.sessions.table import SessionTable
+from muster.sessions.table import RECHECKS_AT_ONCE, SessionTable
 from muster.testing.clock import VirtualAmbient
 
 DEVICE, MODULE = IdentityKey("d"), IdentityKey("d", "m")
@@ -217,3 +217,26 @@ def test_all_sessions_end_with_the_hub(room: Room) -> None:
     room.table.end_all(UNAVAILABLE)
     assert [sink.errors for sink in sinks] == [[UNAVAILABLE], [UNAVAILABLE]]
     assert room.table.connected_count() == 0
+
+
+async def test_after_missed_notices_all_sessions_are_looked_at_anew(room: Room) -> None:
+    keys = [IdentityKey(f"d{number}") for number in range(3 * RECHECKS_AT_ONCE)]
+    sinks = {}
+    for key in keys:
+        room.shelf.held[key] = replace(room.shelf.held[DEVICE], key=key)
+        sinks[key] = Ended()
+        room.table.open(room.verdict(key), sinks[key])
+    gone, disabled = keys[3], keys[-1]
+    del room.shelf.held[gone]
+    room.shelf.held[disabled] = replace(room.shelf.held[disabled], status=Status.DISABLED)
+    for _ in range(3):
+        room.bus.publish(MISSED, "")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    lost = {key: sink.errors for key, sink in sinks.items() if sink.errors}
+    assert lost == {gone: [DEVICE_NOT_FOUND], disabled: [DEVICE_DISABLED]}
+    room.shelf.held.pop(keys[0])
+    room.bus.publish(MISSED, "")  # once more: whoever looked has ended
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sinks[keys[0]].errors == [DEVICE_NOT_FOUND]

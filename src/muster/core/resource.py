@@ -43,8 +43,19 @@ class ResourceRecord:
             self.resource = made
             return made
 
+    async def reload(self) -> None:
+        """Take what is kept now: another node has changed it. Raises ``HubError`` 500001."""
+        async with self._changing:
+            self.resource = await _load(self._store, self._name)
+
 
 async def load_record(store: HubSettingsStore, name: str = "resource") -> ResourceRecord:
     """The record that ``store`` has under ``name``. Raises ``HubError`` 500001."""
+    record = ResourceRecord(await _load(store, name), store, name)
+    store.follow(name, record.reload)
+    return record
+
+
+async def _load(store: HubSettingsStore, name: str) -> Resource:
     text = await store.get_setting(name)
-    return ResourceRecord(Resource() if text is None else Resource(**json.loads(text)), store, name)
+    return Resource() if text is None else Resource(**json.loads(text))

@@ -149,6 +149,14 @@ class KeptPolicies(Mapping[str, SharedAccessPolicy]):
                 raise HubError(INVALID_OPERATION, f"{name} is the owner, it cannot be removed; rotate its keys.")
             await self._keep({one: policy for one, policy in self._policies.items() if one != name}, note)
 
+    async def reload(self) -> None:
+        """Take those that are kept now: another node has changed them. Raises ``HubError`` 500001."""
+        async with self._changing:
+            self._policies = {
+                one.name: one for one in _read(self.kind, await self._store.get_setting(self.kind.setting))
+            }
+            await self._listeners.tell()
+
     def _made(self, name: str, draft: PolicyDraft, *, counted: bool = True) -> SharedAccessPolicy:
         kind, rights = self.kind, draft.rights
         if not _NAME.fullmatch(name) or name == LOCAL:
@@ -202,7 +210,9 @@ async def open_policies(
     if not policies or added:
         policies = [*(policies or make()), *added]
         await store.put_settings({kind.setting: _text(policies), **({earlier: b"{}"} if added else {})})
-    return KeptPolicies(kind, policies, store, ambient)
+    kept = KeptPolicies(kind, policies, store, ambient)
+    store.follow(kind.setting, kept.reload)
+    return kept
 
 
 def _text(policies: Iterable[SharedAccessPolicy]) -> bytes:

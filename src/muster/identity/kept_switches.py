@@ -49,6 +49,12 @@ class KeptSwitches:
             self._take(kept)
             await self._listeners.tell()
 
+    async def reload(self) -> None:
+        """Take those that are kept now: another node has set them. Raises ``HubError`` 500001."""
+        async with self._changing:
+            self._take(await _load(self._store))
+            await self._listeners.tell()
+
     def _take(self, kept: Switches) -> None:
         self._kept = kept
         self._now = Switches(*(any(pair) for pair in zip(self._declared, kept, strict=True)))
@@ -56,5 +62,10 @@ class KeptSwitches:
 
 async def open_switches(declared: Switches, store: HubSettingsStore) -> KeptSwitches:
     """The switches of a hub whose settings are ``declared``. Raises ``HubError`` 500001."""
-    kept = TAKES_ALL._replace(**json.loads(await store.get_setting(_SETTING) or b"{}"))
-    return KeptSwitches(declared, kept, store)
+    switches = KeptSwitches(declared, await _load(store), store)
+    store.follow(_SETTING, switches.reload)
+    return switches
+
+
+async def _load(store: HubSettingsStore) -> Switches:
+    return TAKES_ALL._replace(**json.loads(await store.get_setting(_SETTING) or b"{}"))

@@ -51,11 +51,20 @@ class NetworkAccess:
         self.rules, self.version, self.watches, self._keeper = rules, version, keeper.watches, keeper
 
     async def load(self) -> None:
-        """Take those that were kept. Raises ``HubError`` 500001."""
+        """Take those that were kept, and from now on those that other nodes keep. Raises ``HubError`` 500001."""
+        await self._load()
+        self._store.follow(self._setting, self._reload)
+
+    async def _load(self) -> None:
         text = await self._store.get_setting(self._setting)
         if text is not None:
             kept = json.loads(text)
             self._take(_from_kept(kept), kept["version"])
+
+    async def _reload(self) -> None:
+        async with self._changing:
+            await self._load()
+            self._tell()
 
     async def change(self, rules: NetworkRules, match: Match | None = None, note: Note | None = None) -> None:
         """Put ``rules`` in place of those before: when this returns they are on disk and count, and the listeners of
@@ -71,8 +80,11 @@ class NetworkAccess:
             record = None if note is None else note(_to_kept(self.rules, self.version), kept)
             await self._store.put_settings({self._setting: json.dumps(kept).encode()}, record)
             self._take(rules, version)
-            for listener in self._when_changed:
-                listener()
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._when_changed:
+            listener()
 
     def when_changed(self, listener: Callable[[], None]) -> None:
         """From now on call ``listener`` after every change."""

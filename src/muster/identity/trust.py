@@ -16,7 +16,7 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from muster.core.ambient import Ambient, iso
-from muster.core.bus import AUTHORITIES_CHANGED, Bus
+from muster.core.bus import AUTHORITIES_CHANGED, MISSED, Bus
 from muster.core.certificate_limits import CHAINS_REMEMBERED, RESPONDER_ANSWERS, REVOCATION_WAIT
 from muster.core.errors import HubError
 from muster.identity.authority_contract import Authority, AuthorityStore
@@ -105,7 +105,8 @@ class Trust:
         self._listeners: list[Callable[[], None]] = []
         self._reloading: asyncio.Task[None] | None = None
         self._stale = False
-        bus.subscribe(AUTHORITIES_CHANGED, lambda _: self._changed())
+        for subject in (AUTHORITIES_CHANGED, MISSED):
+            bus.subscribe(subject, lambda _: self._changed())
 
     # --- the authorities
 

@@ -40,7 +40,15 @@ class ConsumerGroups:
         self._changing = asyncio.Lock()
 
     async def load(self) -> None:
-        """Take those that were kept. Raises ``HubError`` 500001."""
+        """Take those that were kept, and from now on those that other nodes keep. Raises ``HubError`` 500001."""
+        await self._load()
+        self._store.follow(_SETTING, self._reload)
+
+    async def _reload(self) -> None:
+        async with self._changing:
+            await self._load()
+
+    async def _load(self) -> None:
         kept = [ConsumerGroup(*one) for one in json.loads(await self._store.get_setting(_SETTING) or b"[]")]
         self._added = {one.name.lower(): one for one in kept}
 

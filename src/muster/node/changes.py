@@ -33,6 +33,7 @@ class HubChanges:
         self._kept = kept
         self._parts = parts
         self._changing = asyncio.Lock()
+        kept.follow(_SETTING, self._reload)
 
     async def make(self, wanted: Mapping[str, Any], note: Note | None = None) -> None:
         """Change what ``wanted`` has, some of ``CHANGEABLE``: it counts, and is on disk, when this returns,
@@ -54,6 +55,12 @@ class HubChanges:
             await self._kept.put_settings({_SETTING: json.dumps({**earlier, **members}).encode()}, record)
             self.settings = made
             self._apply(made)
+
+    async def _reload(self) -> None:
+        """Another node has changed something; nothing is ever put back to what the start said."""
+        async with self._changing:
+            self.settings = await with_changes(self.settings, self._kept)
+            self._apply(self.settings)
 
     def _apply(self, made: Settings) -> None:
         parts = self._parts

@@ -42,6 +42,7 @@ class Deployment:
         self._eraser = Eraser(site.engines, site.directory)
         self._announce = announce
         self._changing = asyncio.Lock()
+        roster.follow(self._follow)
 
     async def reports(self) -> Sequence[Mapping[str, Any]]:
         """What hubs there are, the first one first: names, partitions, how many devices."""
@@ -133,6 +134,19 @@ class Deployment:
             await self._announce()
             await self._eraser.erase(name)
             await self._certificate.cover_all()
+
+    async def _follow(self) -> None:
+        """Open and close what another node has added and removed; that one erases what is left of it."""
+        async with self._changing:
+            wanted = {one.name: one for one in self._roster}
+            for hub in self._hubs.all():
+                if hub is not self._hubs.first and hub.name not in wanted:
+                    await self._hubs.close(hub.name)
+            await self._certificate.cover_all()
+            for name, one in wanted.items():
+                if self._hubs.get(name) is None:
+                    await self._hubs.open(one)
+            await self._announce()
 
 
 class Eraser:

@@ -41,6 +41,7 @@ class Hubs:
         self._serving = False
         self._open = {first.name: first}
         self._changing = asyncio.Lock()
+        self._kept: dict[str, SettingsOf] = {}
         self._when_opened: list[Callable[[OpenHub], None]] = []
         self._when_closing: list[WhenClosing] = []
 
@@ -90,9 +91,10 @@ class Hubs:
                 if self._serving:
                     await self._serve(hub)
             except BaseException:
+                kept.leave()
                 await hub.close()
                 raise
-            self._open[hub.name] = hub
+            self._open[hub.name], self._kept[hub.name] = hub, kept
             for opened in self._when_opened:
                 opened(hub)
             return hub
@@ -135,6 +137,7 @@ class Hubs:
                 if pending is not None:
                     await pending
             del self._open[name]
+            self._kept.pop(name).leave()
             await hub.close()
 
     def end(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -39,6 +40,9 @@ from muster.provisioning.groups import Groups
 from muster.provisioning.hubs import LinkedHubs
 from muster.provisioning.registrar import Registrar
 from muster.provisioning.timeline import Timeline
+
+_GROUPS = "/enrollment-groups"
+"""What is announced among the settings when a group was changed."""
 
 
 class Keeping(NamedTuple):
@@ -75,6 +79,8 @@ async def open_provisioning(
     await network.load()
     groups = Groups(scope, store, certificates.trust)
     await groups.load()
+    base.kept.follow(_GROUPS, groups.load)
+    groups.announce = partial(base.kept.announce, _GROUPS)
     examiner = Examiner(
         scope, store, groups, trust=certificates.trust, ambient=ambient, refusals=refusals, profile=profile,
         ask=certificates.news.ask, policies=issuers, network=network,

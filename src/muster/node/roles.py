@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muster.access.granting import Granting, Matches
+from muster.access.shared_grants import GRANTS, SharedGrants
 from muster.core.ambient import Ambient
 from muster.heads.http.operations import Operation
 from muster.heads.http.role_admin import RoleOperations, RolePlaces
@@ -25,12 +27,14 @@ class Roles:
 
     def __init__(self, storage: Storage, hubs: Callable[[], Hubs]) -> None:
         self._kept = storage.settings
-        self.granting = Granting(storage.grants, _check_condition, _asking(hubs))
+        store = SharedGrants(storage.grants, partial(storage.settings.announce, GRANTS))
+        self.granting = Granting(store, _check_condition, _asking(hubs))
         self._file: RolesFile | None = None
 
     async def load(self, path: Path | None, ambient: Ambient, undo: Undo) -> None:
         """Take what was kept, and what is in the file if there is one. Raises ``HubError``."""
         await self.granting.load()
+        self._kept.follow(GRANTS, self.granting.load)
         if path is not None:
             self._file = await RolesFile.open(path, self.granting, self._kept, ambient)
             undo.append(self._file.close)

@@ -11,7 +11,7 @@ from typing import Any
 from muster.core.audit import Draft, Note
 from muster.core.errors import ARGUMENT_INVALID, INVALID_OPERATION, NOT_FOUND, HubError
 from muster.core.hub_limits import HUB_NAME_CHARACTERS, HUBS
-from muster.core.settings_store import HubSettingsStore
+from muster.core.settings_store import HubSettingsStore, Reload
 from muster.core.throttles import Tier
 from muster.events.model import Source
 from muster.identity.hub import ALWAYS, Switches
@@ -51,6 +51,16 @@ class Roster:
     def given_hostnames(self) -> tuple[str, ...]:
         """Those that the operator gave, for which a certificate of his own must be."""
         return (*self._settings.given_hostnames, *(name for hub in self for name in hub.hostnames))
+
+    def follow(self, changed: Reload) -> None:
+        """From now on ``changed`` is awaited after another node has added or removed a hub, and the roster knows it."""
+
+        async def reload() -> None:
+            added, self.leaving = await _load(self._kept)
+            self._added = {one.name: one for one in added}
+            await changed()
+
+        self._kept.follow(_ADDED, reload)
 
     def declares(self, name: str) -> bool:
         """Whether the hub ``name`` is in the settings."""
@@ -96,8 +106,12 @@ class Roster:
 
 async def open_roster(settings: Settings, kept: HubSettingsStore) -> Roster:
     """The roster of a node with ``settings``, whose added hubs are in ``kept``."""
+    return Roster(settings, kept, *await _load(kept))
+
+
+async def _load(kept: HubSettingsStore) -> tuple[list[HubSettings], set[str]]:
     added, leaving = [json.loads(await kept.get_setting(name) or b"[]") for name in (_ADDED, _LEAVING)]
-    return Roster(settings, kept, map(_hub, added), set(leaving))
+    return [*map(_hub, added)], set(leaving)
 
 
 def check_hub(hub: HubSettings, others: Sequence[tuple[str, Sequence[str]]]) -> None:

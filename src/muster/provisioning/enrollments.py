@@ -155,6 +155,7 @@ class Enrollments:
         note = enrollment_noted(self._scope, by, key, self._ambient.now())
         made = await self._store.edit_enrollment(self._scope, key, change, note)
         if key.kind is EnrollmentKind.GROUP:
+            self._groups.announce()
             await self._groups.load()
         return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from muster.core.provisioning_limits import ENROLLMENT_GROUPS
 from muster.identity.trust import Trust
@@ -22,6 +22,8 @@ class Groups:
         self._trust = trust
         self._all: Sequence[Enrollment] = ()
         self._anchors: EnrolledAnchors | None = None
+        self.announce: Callable[[], None] = _ignore
+        """To be called when this node has changed a group, so that others load them."""
         trust.when_changed(self._forget)
 
     async def load(self) -> None:
@@ -42,3 +44,7 @@ class Groups:
 
     def _forget(self) -> None:
         self._anchors = None
+
+
+def _ignore() -> None:
+    return None

@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from muster.core.audit import Draft, Note
@@ -59,7 +60,15 @@ class LinkedHubs(Mapping[str, LinkedHub]):
         return self._weights.get(host, 1)
 
     async def load(self, store: HubSettingsStore) -> None:
-        """Take the allocation that was kept. Raises ``HubError`` 500001."""
+        """Take the allocation that was kept, and from now on what other nodes keep. Raises ``HubError`` 500001."""
+        await self._load(store)
+        store.follow(_SETTING, partial(self._reload, store))
+
+    async def _reload(self, store: HubSettingsStore) -> None:
+        async with self._changing:
+            await self._load(store)
+
+    async def _load(self, store: HubSettingsStore) -> None:
         text = await store.get_setting(_SETTING)
         if text is not None:
             kept = json.loads(text)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
-from muster.core.bus import IDENTITY_CHANGED, Bus
+from muster.core.bus import IDENTITY_CHANGED, MISSED, Bus
 from muster.core.errors import (
     DEVICE_DISABLED,
     DEVICE_NOT_FOUND,
@@ -29,6 +29,9 @@ from muster.messages.methods import MethodRequest
 from muster.sessions.commands import CommandFlow, CommandSink, CommandSource
 
 log = logging.getLogger("muster.sessions")
+
+RECHECKS_AT_ONCE = 16
+"""Identities that are read at once when all sessions have to be looked at: others wait for the store meanwhile."""
 
 _NO_FILTERS: Mapping[str, int] = {}
 
@@ -115,6 +118,8 @@ class SessionTable:
         self._changes: dict[IdentityKey, _Change] = {}
         self._calls: dict[IdentityKey, _Change] = {}
         self._devices = 0
+        self._unsure: dict[IdentityKey, None] = {}
+        self._checking = 0
         self._rechecks: set[asyncio.Task[None]] = set()
         self._when_taken: list[Callable[[IdentityKey], None]] = []
         self._when_opened: list[Callable[[Session], None]] = []
@@ -122,6 +127,7 @@ class SessionTable:
         self._closed_by: ErrorRow | None = None
         self.takeovers = 0
         bus.subscribe(IDENTITY_CHANGED, self._identity_changed)
+        bus.subscribe(MISSED, self._recheck_all)
 
     # --- for heads
 
@@ -276,9 +282,28 @@ class SessionTable:
         for key in keys:
             if key not in self._changes and key not in self._calls:
                 continue
-            task = asyncio.get_running_loop().create_task(self._recheck(key))
-            self._rechecks.add(task)
-            task.add_done_callback(self._rechecks.discard)
+            self._check(self._recheck(key))
+
+    def _check(self, look: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(look)
+        self._rechecks.add(task)
+        task.add_done_callback(self._rechecks.discard)
+
+    def _recheck_all(self, _: str) -> None:
+        """Look at every session anew, and at those that are looked at only now once more."""
+        self._unsure.update(dict.fromkeys(self._sessions))
+        for _number in range(RECHECKS_AT_ONCE - self._checking):
+            self._checking += 1
+            self._check(self._recheck_unsure())
+
+    async def _recheck_unsure(self) -> None:
+        try:
+            while self._unsure:
+                key = next(iter(self._unsure))
+                del self._unsure[key]
+                await self._recheck(key)
+        finally:
+            self._checking -= 1
 
     async def _recheck(self, key: IdentityKey) -> None:
         session = self._sessions.get(key)

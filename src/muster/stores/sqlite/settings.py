@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import apsw
 
 from muster.core.audit import Draft
+from muster.core.settings_store import Reload
 from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Writer, told_as_refusal
 
@@ -38,3 +39,14 @@ class SqliteHubSettingsStore:
                 keep(self._writer, connection, (draft,))
 
         await self._writer.submit(write)
+
+    def follow(self, _: str, __: Reload) -> Callable[[], None]:
+        """See ``HubSettingsStore``: nobody else puts anything."""
+        return _nothing
+
+    def announce(self, _: str) -> None:
+        """See ``HubSettingsStore``: nobody is there to hear it."""
+
+
+def _nothing() -> None:
+    return None
