@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from muster.core.bus import MISSED, Answer, LocalBus, NoAnswerError
-from muster.core.errors import UNAVAILABLE, HubError
+from muster.core.errors import NOT_FOUND, HubError
 
 
 class Nodes:
@@ -45,7 +45,7 @@ class Nodes:
             raise NoAnswerError(f"the node {node} is not there", gone=self.has(bus))
         answer = other.answers.get(subject)
         if answer is None:
-            raise HubError(UNAVAILABLE, "the node has no such hub, or does not answer this")
+            raise HubError(NOT_FOUND, "the node has no such hub, or does not answer this")
         await asyncio.sleep(0)
         return await answer(question)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muster.core.bus import IDENTITY_CHANGED, MISSED, MOST_BYTES, NoAnswerError
-from muster.core.errors import LOCK_LOST, MESSAGE_TOO_LARGE, SERVER_ERROR, UNAVAILABLE, HubError
+from muster.core.errors import LOCK_LOST, MESSAGE_TOO_LARGE, NOT_FOUND, SERVER_ERROR, HubError
 from muster.stores.nats.bus import NatsBus, NatsNode, token
 from muster.stores.nats.connection import NatsConnection
 from tests.nats_servers import NatsCluster, nats, running  # noqa: F401  (a fixture)
@@ -133,7 +133,7 @@ async def test_a_node_is_asked_by_its_name(join: Join) -> None:
     assert len(await bus.ask("b.1", "twice", bytes(MOST_BYTES // 2), PATIENCE)) == MOST_BYTES
     for subject, question, row in (
         ("refuse", b"", LOCK_LOST), ("fail", b"", SERVER_ERROR), ("long", b"", MESSAGE_TOO_LARGE),
-        ("unknown", b"", UNAVAILABLE), ("twice", bytes(MOST_BYTES + 1), MESSAGE_TOO_LARGE),
+        ("unknown", b"", NOT_FOUND), ("twice", bytes(MOST_BYTES + 1), MESSAGE_TOO_LARGE),
     ):  # fmt: skip
         with pytest.raises(HubError) as refused:
             await bus.ask("b.1", subject, question, PATIENCE)

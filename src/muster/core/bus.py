@@ -66,8 +66,9 @@ class NodeBus(Bus, Protocol):
     async def ask(self, node: str, subject: str, question: bytes, seconds: float) -> bytes:
         """What ``node`` answers to ``question``, within ``seconds`` of real time.
 
-        Raises ``HubError``: as the other side's ``Answer``, 413001 for more than ``MOST_BYTES``, and ``NoAnswerError``,
-        soon when the node is gone, also when it goes while it works on the answer.
+        Raises ``HubError``: as the other side's ``Answer``, 404000 when it has no such hub or answer, 413001 for more
+        than ``MOST_BYTES``, and ``NoAnswerError``, soon when the node is gone, also when it goes while it works on the
+        answer.
         """
         ...
 

@@ -249,6 +249,7 @@ class DeviceSession:
             return  # another link has named another model
         if self.session is None:
             self._begin(verdict, scope)
+            await self._granted()
         self._sender = self._annotations(verdict)
         waiting, self._waiting = self._waiting, []
         for handler in waiting:
@@ -262,6 +263,18 @@ class DeviceSession:
         if verdict.by_certificate and verdict.expires_at is not None:
             ended = partial(self.lost, "certificate-end", "a certificate renewed in time", "it has expired")
             self._expiry = self.services.ambient.at(verdict.expires_at, ended)
+
+    async def _granted(self) -> None:
+        """No other node has a session of the identity any more. Raises ``HubError`` when this one cannot begin."""
+        session = self.session
+        if session is not None and session.claim is not None:
+            try:
+                await session.claim.granted()
+            except HubError:
+                if self.session is session:
+                    self.session = None
+                    self.services.sessions.close(session)
+                raise
 
     def _annotations(self, verdict: Verdict) -> Callable[[], bytes]:
         identity = verdict.identity

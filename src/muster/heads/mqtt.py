@@ -272,6 +272,8 @@ class MqttConnection(MqttSink):
 
     async def _welcome(self, session: Session, *, clean: bool) -> None:
         """CONNACK: what goes on of an earlier connection is known only now that no other may change it."""
+        if session.claim is not None:
+            await session.claim.granted()
         present = await self._services.subscriptions.resume(session, clean=clean)
         if self._transport is None or self._transport.is_closing():
             return

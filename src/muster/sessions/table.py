@@ -26,6 +26,7 @@ from muster.identity.contract import IdentityStore
 from muster.identity.model import NEVER, Identity, IdentityKey, Status
 from muster.identity.verdict import Verdict
 from muster.messages.methods import MethodRequest
+from muster.sessions.claims import Claim, Claims
 from muster.sessions.commands import CommandFlow, CommandSink, CommandSource
 
 log = logging.getLogger("muster.sessions")
@@ -65,13 +66,14 @@ class Session:
     credentials the hash, of a certificate's chain the proof, whose issuers sessions share, and ``ground``, what its
     token counts by, unless its connection looks after that.
 
-    ``filters`` are the MQTT topic filters in force with their QoS, ``lasting`` whether they outlive the session: see
-    ``sessions.subscriptions``.
+    ``claim`` is ``None`` where there is one node; else its head waits until it is granted before the client hears that
+    it is in. ``filters`` are the MQTT topic filters in force with their QoS, ``lasting`` whether they outlive the
+    session: see ``sessions.subscriptions``.
     """
 
     __slots__ = (
-        "certificate_ends", "commands", "credentials", "ended", "filters", "generation_id", "ground", "key", "lasting",
-        "peer", "proof", "sink", "takes", "thumbprint", "transport",
+        "certificate_ends", "claim", "commands", "credentials", "ended", "filters", "generation_id", "ground", "key",
+        "lasting", "peer", "proof", "sink", "takes", "thumbprint", "transport",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
@@ -88,6 +90,7 @@ class Session:
         self.commands: CommandFlow | None = None
         self.filters: Mapping[str, int] = _NO_FILTERS
         self.lasting = False
+        self.claim: Claim | None = None
 
     def invoke(self, request: MethodRequest) -> None:
         """See ``messages.methods.MethodSession``."""
@@ -108,8 +111,12 @@ class SessionTable:
     ``messages.methods.MethodSessions``.
     """
 
-    def __init__(self, hub: str, store: IdentityStore, bus: Bus, ambient: Ambient) -> None:
+    def __init__(
+        self, hub: str, store: IdentityStore, bus: Bus, ambient: Ambient, claims: Claims | None = None
+    ) -> None:
+        """``claims`` sees to it that an identity has one session on all nodes together."""
         self._hub = hub
+        self._claims = claims
         self._store = store
         self._ambient = ambient
         self._sessions: dict[IdentityKey, Session] = {}
@@ -128,6 +135,8 @@ class SessionTable:
         self.takeovers = 0
         bus.subscribe(IDENTITY_CHANGED, self._identity_changed)
         bus.subscribe(MISSED, self._recheck_all)
+        if claims is not None:
+            claims.serve(self)
 
     # --- for heads
 
@@ -145,6 +154,8 @@ class SessionTable:
             self._end(older, TAKEN_OVER)
         session = Session(identity, verdict, sink)
         self._sessions[identity.key] = session
+        if self._claims is not None:
+            session.claim = self._claims.begin(session)
         self._note(session)
         if identity.module_id is None:
             self._devices += 1
@@ -182,6 +193,8 @@ class SessionTable:
             session.commands.end()
         for listener in self._when_ended:
             listener(session)
+        if self._claims is not None:
+            self._claims.release(session)
 
     def when_opened(self, listener: Callable[[Session], None]) -> None:
         """From now on call ``listener`` with every session that has begun."""
@@ -204,11 +217,27 @@ class SessionTable:
         if not session.ended:
             self._end(session, error)
 
+    def find(self, key: IdentityKey) -> Session | None:
+        """The live session of ``key`` on this node."""
+        return self._sessions.get(key)
+
+    def take_over(self, session: Session) -> None:
+        """A newer session of the identity has begun on another node."""
+        self.takeovers += 1
+        log.info(
+            "%s: a connection to another node takes over from %s (%s)", session.key, session.peer, session.transport
+        )
+        self._end(session, TAKEN_OVER)
+
+    def end_present(self, error: ErrorRow) -> None:
+        """End every session that there is now."""
+        for session in list(self._sessions.values()):
+            self._end(session, error)
+
     def end_all(self, error: ErrorRow) -> None:
         """End every session, and those that begin from now on, as when the hub stops."""
         self._closed_by = error
-        for session in list(self._sessions.values()):
-            self._end(session, error)
+        self.end_present(error)
 
     # --- what services send to devices
 
@@ -323,6 +352,9 @@ class SessionTable:
         known = [of[key].generation_id for of in (self._changes, self._calls) if key in of]
         if present is None or any(generation != present.generation_id for generation in known):
             self._forget_identity(key)
+            if self._claims is not None:
+                for generation in dict.fromkeys(known):
+                    self._claims.forget(key, generation)
 
     async def _ground_lost(self, session: Session, now: Identity | None) -> ErrorRow | None:
         """Why ``session`` cannot go on with what its identity is ``now``, or ``None``."""

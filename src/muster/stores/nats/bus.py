@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from muster.core.bus import MISSED, MOST_BYTES, Answer, LocalBus, NoAnswerError
-from muster.core.errors import BY_CODE, MESSAGE_TOO_LARGE, SERVER_ERROR, THROTTLED, UNAVAILABLE, HubError
+from muster.core.errors import BY_CODE, MESSAGE_TOO_LARGE, NOT_FOUND, SERVER_ERROR, THROTTLED, HubError
 
 _DOUBT_SECONDS = 10.0
 """What was said so long before a loss was noticed may be lost: a server that is gone without a word is noticed after
@@ -291,7 +291,7 @@ async def _answered(message: Msg, answer: Answer | None) -> bytes:
     """What to say to a question, refusals too."""
     try:
         if answer is None:
-            raise HubError(UNAVAILABLE, "the node has no such hub, or does not answer this")
+            raise HubError(NOT_FOUND, "the node has no such hub, or does not answer this")
         said = await answer(message.data)
         if len(said) > MOST_BYTES:
             raise HubError(MESSAGE_TOO_LARGE, f"An answer of {len(said)} bytes, {MOST_BYTES} go between nodes.")

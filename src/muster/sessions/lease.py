@@ -1,0 +1,125 @@
+"""This node's word that it is alive. Its sessions hang on it: without it others may take them over unasked.
+
+A lease lasts ``LEASE_SECONDS`` by the store's clock and is renewed every ``RENEW_SECONDS``. A node that cannot renew it
+ends its sessions ``MARGIN_SECONDS`` before it is over for the others, counted from before the last renewal was asked
+for, so that clocks need not agree. One thing is excepted: when the store is down for all others that can be asked on
+the bus, nobody can take anything over, and sessions go on. A late renewal counts as long as nobody has taken the lease
+away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from muster.core.bus import NodeBus
+from muster.core.errors import HubError
+from muster.sessions.contract import LeaseStore, node_of
+
+LEASE_SECONDS, RENEW_SECONDS, MARGIN_SECONDS = 5.0, 1.0, 1.0
+_STORE_SECONDS = 1.5
+"""Within which the store must answer: two such silences leave time to ask the others."""
+_ASK_SECONDS = 0.5
+"""Within which another node says whether it reaches the store."""
+_REACHED, _NOT_REACHED = b"+", b"-"
+_SUBJECT = "lease.store"
+
+log = logging.getLogger("muster.nodes")
+
+
+class Lease:
+    """The lease of a node, from ``start`` to ``stop``. ``name`` is another one after each loss."""
+
+    def __init__(self, store: LeaseStore, bus: NodeBus, devices: Callable[[], Mapping[str, int]] = dict) -> None:
+        """``bus`` is that of the deployment; ``devices`` tells how many are connected, by hub."""
+        self.name = ""
+        self.held = False
+        """Whether sessions may begin and go on."""
+        self._store, self._bus, self._devices = store, bus, devices
+        self._renewed = 0.0
+        self._failing = False
+        self._others: Sequence[str] = ()
+        self._when_lost: list[Callable[[], None]] = []
+        self._task: asyncio.Task[None] | None = None
+        bus.answer(_SUBJECT, self._reached)
+
+    def when_lost(self, listener: Callable[[], None]) -> None:
+        """From now on call ``listener`` when the lease is lost: all sessions must have ended when it returns."""
+        self._when_lost.append(listener)
+
+    async def start(self) -> None:
+        """Get a lease, and renew it from now on. Raises ``HubError`` when the store fails."""
+        await self._register()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Give the lease up: others need not wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        if self.name and self.held:
+            self.held = False
+            with suppress(HubError):
+                await self._store.give_up(self.name)
+
+    async def expire(self, lease: str) -> float:
+        """See ``LeaseStore.expire``."""
+        return await self._store.expire(lease)
+
+    async def _register(self) -> None:
+        began = asyncio.get_running_loop().time()
+        self.name = await self._store.register(self._bus.node, LEASE_SECONDS)
+        self._renewed, self._failing, self.held = began, False, True
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                async with asyncio.timeout(_STORE_SECONDS):
+                    if self.held:
+                        await self._renew()
+                    else:
+                        await self._register()
+                        log.warning("this node takes sessions again, its lease is %s", self.name)
+            except (HubError, TimeoutError) as error:
+                self._failing = True
+                await self._failed(error)
+
+    async def _renew(self) -> None:
+        began = asyncio.get_running_loop().time()
+        others = await self._store.renew(self.name, LEASE_SECONDS, self._devices())
+        if others is None:
+            self._lose("others took it away, as it was not renewed in time")
+        else:
+            self._renewed, self._failing, self._others = began, False, others
+
+    async def _failed(self, error: Exception) -> None:
+        """The store was not reached. Is it for this node alone?"""
+        left = self._renewed + LEASE_SECONDS - MARGIN_SECONDS - asyncio.get_running_loop().time()
+        if not self.held or left > RENEW_SECONDS + _ASK_SECONDS:
+            return
+        nodes = dict.fromkeys(node_of(other) for other in self._others)
+        answers = await asyncio.gather(*(self._ask(node) for node in nodes))
+        heard = [answer for answer in answers if answer]
+        if _REACHED in heard or (nodes and not heard):
+            self._lose(f"it cannot be renewed: {error}")
+        else:
+            log.warning("the store is down for all nodes that answer, sessions go on: %s", error)
+
+    async def _ask(self, node: str) -> bytes:
+        try:
+            return await self._bus.ask(node, _SUBJECT, b"", _ASK_SECONDS)
+        except HubError:
+            return b""
+
+    async def _reached(self, _: bytes) -> bytes:
+        return _NOT_REACHED if self._failing else _REACHED
+
+    def _lose(self, why: str) -> None:
+        log.error("this node has lost its lease, its sessions end: %s", why)
+        self.held = False
+        for listener in self._when_lost:
+            listener()
