@@ -23,6 +23,16 @@ QUEUE_WAITING = "queue.waiting"
 AUTHORITIES_CHANGED = "authorities.changed"
 """Payload: an authority's name. It, or what it has revoked, was changed: what hangs on it must be looked at again."""
 
+METHOD_WANTED = "method.wanted"
+"""Payload: an identity and, on a line of its own, a method. A call waits until it is taken; whoever has the session
+then says so."""
+
+METHODS_TAKEN = "methods.taken"
+"""Payload: an identity that somebody wanted. It takes methods now."""
+
+TWIN_CHANGED = "twin.changed"
+"""Payload: an identity. Its desired properties were changed, and the node with its session could not be told how."""
+
 MISSED = "bus.missed"
 """No payload. Notices of other nodes may have been lost: whoever remembers anything by them must look at all of it
 anew. Never on the bus of one process."""

@@ -119,6 +119,7 @@ class TwinService:
             meters.take(TWIN_READS, key.device_id)
             # With all that this connection has reported before it asked.
             twin = await (twins.get_after_changes(key) if self._patches else twins.get(key))
+            self._device.services.sessions.twin_read(key, twin.desired.version)
             body = device_twin(twin)
             meters.charge(len(body))
             return 200, body, None

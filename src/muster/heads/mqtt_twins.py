@@ -45,12 +45,13 @@ def push_desired(publisher: Publisher, patch: Content, version: int) -> None:
 class TwinRequests:
     """The twin requests of one connection. Each is answered, then acknowledged if it came at QoS 1."""
 
-    __slots__ = ("_ambient", "_key", "_loop", "_meters", "_patches", "_publisher", "_tasks", "_twins")
+    __slots__ = ("_ambient", "_key", "_loop", "_meters", "_patches", "_publisher", "_sessions", "_tasks", "_twins")
 
     def __init__(
         self, services: DeviceServices, key: IdentityKey, publisher: Publisher, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._twins = services.twins
+        self._sessions = services.sessions
         self._ambient = services.ambient
         self._meters = services.meters
         self._key = key
@@ -92,7 +93,9 @@ class TwinRequests:
     async def _get(self) -> bytes:
         """The twin, with all that this connection has reported before it asked."""
         twins = self._twins
-        return device_twin(await (twins.get_after_changes(self._key) if self._patches else twins.get(self._key)))
+        twin = await (twins.get_after_changes(self._key) if self._patches else twins.get(self._key))
+        self._sessions.twin_read(self._key, twin.desired.version)
+        return device_twin(twin)
 
     async def _patch(self, request: TwinRequest, payload: bytes) -> int:
         version = None if request.version is None else _read_version(request.version)

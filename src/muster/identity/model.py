@@ -21,6 +21,12 @@ class IdentityKey(NamedTuple):
         return self.device_id if self.module_id is None else f"{self.device_id}/{self.module_id}"
 
 
+def key_of(text: str) -> IdentityKey:
+    """What ``str`` has made of a key."""
+    device_id, _, module_id = text.partition("/")
+    return IdentityKey(device_id, module_id or None)
+
+
 class Status(StrEnum):
     """Whether the identity may connect."""
 

@@ -107,6 +107,19 @@ class Identities(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """Sessions on other nodes; see ``messages.methods_elsewhere``."""
+
+    async def invoke(self, key: IdentityKey, name: str, payload: bytes, seconds: float) -> MethodAnswer | None:
+        """Have the node that has the session call the method; ``None`` when it is taken nowhere now, and so was not
+        called. Raises ``HubError`` as ``Methods.invoke``."""
+        ...
+
+    def want(self, key: IdentityKey, name: str) -> None:
+        """A call waits until ``key`` takes the method ``name``: whoever finds that it takes methods calls ``wake``."""
+        ...
+
+
 class MethodTimeoutError(HubError):
     """404103 or 504101; ``seconds`` is the time given, which the wire tells too."""
 
@@ -138,6 +151,7 @@ class Methods:
         self, identities: Identities, sessions: MethodSessions, ambient: Ambient, meters: Meters | None = None
     ) -> None:
         self._meters = Meters(ambient) if meters is None else meters
+        self.elsewhere: Elsewhere | None = None
         self._identities = identities
         self._sessions = sessions
         self._ambient = ambient
@@ -184,11 +198,11 @@ class Methods:
         began, since = self._ambient.now(), self._ambient.monotonic()
         outcome: int | str = CANCELLED
         try:
-            session = self._sessions.taker(key, name)
-            if session is None:
+            sent = b"null" if payload is None else payload
+            answer = await self._answer_here(key, name, sent, response_timeout)
+            if answer is None:
                 await self._identities.get(key)
-                session = await self._connected(key, name, connect_timeout)
-            answer = await self._ask(session, name, b"null" if payload is None else payload, response_timeout)
+                answer = await self._later(key, MethodRequest("", name, sent), connect_timeout, response_timeout)
             self._meters.charge(len(payload or b""))
             self._meters.charge(len(answer.payload))
             outcome = answer.status
@@ -203,6 +217,17 @@ class Methods:
             self._leave(key)
             took = self._ambient.monotonic() - since
             self._history.append(Invocation(tracking_id, caller, key, name, began, took, outcome))
+
+    async def invoke_here(self, key: IdentityKey, name: str, payload: bytes, seconds: float) -> MethodAnswer | None:
+        """Another node has the call: ask the session that takes the method at this moment; ``None`` when none does.
+
+        What a caller is told of and charged for is the other node's matter. Raises ``HubError`` as ``invoke``.
+        """
+        self._enter(key)
+        try:
+            return await self._answer_here(key, name, payload, seconds)
+        finally:
+            self._leave(key)
 
     def history(self, device_id: str | None, count: int) -> Sequence[Invocation]:
         """The latest calls, newest first; with ``device_id`` only those to it and its modules."""
@@ -249,26 +274,42 @@ class Methods:
         else:
             del self._of_identity[key]
 
-    async def _connected(self, key: IdentityKey, name: str, seconds: float) -> MethodSession:
-        """The session that takes the method, now or within ``seconds``."""
-        deadline = self._ambient.now() + seconds
-        while (session := self._sessions.taker(key, name)) is None:
+    async def _answer_here(self, key: IdentityKey, name: str, payload: bytes, seconds: float) -> MethodAnswer | None:
+        session = self._sessions.taker(key, name)
+        return None if session is None else await self._ask(session, name, payload, seconds)
+
+    async def _later(self, key: IdentityKey, call: MethodRequest, wait: float, seconds: float) -> MethodAnswer:
+        """The answer of the session that takes the method elsewhere, or of one that takes it within ``wait``."""
+        deadline, elsewhere = self._ambient.now() + wait, self.elsewhere
+        while True:
+            if elsewhere is not None:
+                answer = await elsewhere.invoke(key, call.name, call.payload, seconds)
+                if answer is not None:
+                    return answer
+            answer = await self._answer_here(key, call.name, call.payload, seconds)
+            if answer is not None:
+                return answer
             if self._closed:
                 raise HubError(UNAVAILABLE)
             if self._ambient.now() >= deadline:
-                raise MethodTimeoutError(DEVICE_NOT_ONLINE, "Timed out waiting for device to connect.", seconds)
-            news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            waiting = self._waiting.setdefault(key, set())
-            waiting.add(news)
-            timer = self._ambient.at(deadline, partial(_wake, news))
-            try:
-                await news
-            finally:
-                timer.cancel()
-                waiting.discard(news)
-                if not waiting and self._waiting.get(key) is waiting:
-                    del self._waiting[key]
-        return session
+                raise MethodTimeoutError(DEVICE_NOT_ONLINE, "Timed out waiting for device to connect.", wait)
+            if elsewhere is not None:
+                elsewhere.want(key, call.name)
+            await self._news(key, deadline)
+
+    async def _news(self, key: IdentityKey, deadline: float) -> None:
+        """Return when ``key`` takes other methods than before, or time is up."""
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(key, set())
+        waiting.add(news)
+        timer = self._ambient.at(deadline, partial(_wake, news))
+        try:
+            await news
+        finally:
+            timer.cancel()
+            waiting.discard(news)
+            if not waiting and self._waiting.get(key) is waiting:
+                del self._waiting[key]
 
     async def _ask(self, session: MethodSession, name: str, payload: bytes, seconds: float) -> MethodAnswer:
         future: asyncio.Future[MethodAnswer] = asyncio.get_running_loop().create_future()
@@ -286,6 +327,10 @@ class Methods:
             del calls[request_id]
             if not calls:
                 self._calls.pop(session, None)
+
+    def wake(self, key: IdentityKey) -> None:
+        """``key`` takes methods somewhere: calls that wait for it look again."""
+        self._taken(key)
 
     def _taken(self, key: IdentityKey) -> None:
         for future in self._waiting.get(key, ()):

@@ -121,6 +121,17 @@ class Telemetry(Partitions):
         else:
             batch.when_durable(callback)
 
+    async def settled(self) -> None:
+        """Return when all that was appended so far is on disk, or has failed."""
+        over: asyncio.Future[None] = self._loop.create_future()
+
+        def done(_: BaseException | None) -> None:
+            if not over.done():  # who waited was cancelled
+                over.set_result(None)
+
+        self.when_stored(done)
+        await over
+
     async def store(self, records: Sequence[tuple[int, bytes]]) -> None:
         """Have the partitions take ``records`` (partition and stored message, one at least); returns when they are on
         disk.

@@ -62,6 +62,12 @@ class Subscriptions:
         gone = set(names)
         return self._change(session, {name: qos for name, qos in session.filters.items() if name not in gone})
 
+    async def settled(self, keys: Iterable[IdentityKey]) -> None:
+        """Return when all that sessions of ``keys`` have changed so far is on disk, or has failed."""
+        writes = [self._writes[key] for key in keys if key in self._writes]
+        if writes:
+            await asyncio.wait(writes)
+
     def _change(self, session: Session, filters: Mapping[str, int]) -> asyncio.Future[None] | None:
         if session.ended or filters == session.filters:
             return None

@@ -23,7 +23,7 @@ from muster.core.errors import (
     HubError,
 )
 from muster.identity.contract import IdentityStore
-from muster.identity.model import NEVER, Identity, IdentityKey, Status
+from muster.identity.model import NEVER, Identity, IdentityKey, Status, key_of
 from muster.identity.verdict import Verdict
 from muster.messages.methods import MethodRequest
 from muster.sessions.claims import Claim, Claims
@@ -66,14 +66,15 @@ class Session:
     credentials the hash, of a certificate's chain the proof, whose issuers sessions share, and ``ground``, what its
     token counts by, unless its connection looks after that.
 
-    ``claim`` is ``None`` where there is one node; else its head waits until it is granted before the client hears that
-    it is in. ``filters`` are the MQTT topic filters in force with their QoS, ``lasting`` whether they outlive the
-    session: see ``sessions.subscriptions``.
+    ``desired`` is the last version of the desired properties that the device has read or was sent on this connection,
+    as far as anybody asks (``sessions.desired``), else -1. ``claim`` is ``None`` where there is one node; else its head
+    waits until it is granted before the client hears that it is in. ``filters`` are the MQTT topic filters in force
+    with their QoS, ``lasting`` whether they outlive the session: see ``sessions.subscriptions``.
     """
 
     __slots__ = (
-        "certificate_ends", "claim", "commands", "credentials", "ended", "filters", "generation_id", "ground", "key",
-        "lasting", "peer", "proof", "sink", "takes", "thumbprint", "transport",
+        "certificate_ends", "claim", "commands", "credentials", "desired", "ended", "filters", "generation_id",
+        "ground", "key", "lasting", "peer", "proof", "sink", "takes", "thumbprint", "transport",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, verdict: Verdict, sink: Sink) -> None:
@@ -91,6 +92,7 @@ class Session:
         self.filters: Mapping[str, int] = _NO_FILTERS
         self.lasting = False
         self.claim: Claim | None = None
+        self.desired = -1
 
     def invoke(self, request: MethodRequest) -> None:
         """See ``messages.methods.MethodSession``."""
@@ -116,7 +118,7 @@ class SessionTable:
     ) -> None:
         """``claims`` sees to it that an identity has one session on all nodes together."""
         self._hub = hub
-        self._claims = claims
+        self.claims = claims
         self._store = store
         self._ambient = ambient
         self._sessions: dict[IdentityKey, Session] = {}
@@ -154,8 +156,8 @@ class SessionTable:
             self._end(older, TAKEN_OVER)
         session = Session(identity, verdict, sink)
         self._sessions[identity.key] = session
-        if self._claims is not None:
-            session.claim = self._claims.begin(session)
+        if self.claims is not None:
+            session.claim = self.claims.begin(session)
         self._note(session)
         if identity.module_id is None:
             self._devices += 1
@@ -193,8 +195,8 @@ class SessionTable:
             session.commands.end()
         for listener in self._when_ended:
             listener(session)
-        if self._claims is not None:
-            self._claims.release(session)
+        if self.claims is not None:
+            self.claims.release(session)
 
     def when_opened(self, listener: Callable[[Session], None]) -> None:
         """From now on call ``listener`` with every session that has begun."""
@@ -246,6 +248,12 @@ class SessionTable:
         session = self._sessions.get(key)
         if session is not None:
             session.sink.desired_changed(patch, version)
+
+    def twin_read(self, key: IdentityKey, version: int) -> None:
+        """The device has read its twin, whose desired properties had ``version``."""
+        session = self._sessions.get(key)
+        if session is not None and session.desired < version:
+            session.desired = version
 
     def take_methods(self, session: Session, takes: Callable[[str], bool] | None) -> None:
         """From now on ``session`` takes the methods of whose name ``takes`` is true; ``None`` for none."""
@@ -304,10 +312,10 @@ class SessionTable:
     # --- changes in the registry
 
     def _identity_changed(self, payload: str) -> None:
-        device_id, _, module_id = payload.partition("/")
-        keys = {IdentityKey(device_id, module_id)} if module_id else {IdentityKey(device_id)}
-        if not module_id:
-            keys |= self._modules.get(device_id, set())
+        key = key_of(payload)
+        keys = {key}
+        if key.module_id is None:
+            keys |= self._modules.get(key.device_id, set())
         for key in keys:
             if key not in self._changes and key not in self._calls:
                 continue
@@ -352,9 +360,9 @@ class SessionTable:
         known = [of[key].generation_id for of in (self._changes, self._calls) if key in of]
         if present is None or any(generation != present.generation_id for generation in known):
             self._forget_identity(key)
-            if self._claims is not None:
+            if self.claims is not None:
                 for generation in dict.fromkeys(known):
-                    self._claims.forget(key, generation)
+                    self.claims.forget(key, generation)
 
     async def _ground_lost(self, session: Session, now: Identity | None) -> ErrorRow | None:
         """Why ``session`` cannot go on with what its identity is ``now``, or ``None``."""

@@ -6,7 +6,8 @@ and every read after that sees it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -62,8 +63,15 @@ class Twins:
 
     async def get_after_changes(self, key: IdentityKey) -> Twin:
         """The twin as it is when every change that was asked for before this call is made. Raises as ``get``."""
-        await self._store.edit(self._hub, key, lambda twin: twin, _ignore)
+        await self._settle(key)
         return await self.get(key)  # not what the edit saw: later changes may have been told of by now
+
+    async def settled(self, keys: Iterable[IdentityKey]) -> None:
+        """Return when every change that was asked for before this call is made, or has failed."""
+        await asyncio.gather(*map(self._settle, keys), return_exceptions=True)
+
+    async def _settle(self, key: IdentityKey) -> None:
+        await self._store.edit(self._hub, key, lambda twin: twin, _ignore)
 
     # --- for services
 

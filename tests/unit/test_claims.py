@@ -1,0 +1,316 @@
+"""One session for each identity on all nodes together, whatever becomes of nodes, bus and store meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from muster.core.errors import TAKEN_OVER, UNAVAILABLE, ErrorRow, HubError
+from muster.identity.model import IdentityKey
+from muster.sessions import lease as lease_module
+from muster.sessions.claims import Claims
+from muster.sessions.lease import Lease
+from muster.sessions.table import Session, SessionTable
+from muster.testing.clock import VirtualAmbient
+from tests.node_buses import Nodes
+from tests.session_directory import DirectoryHere
+from tests.unit.test_sessions import DEVICE, Ended, Room
+
+PATIENCE = 30.0
+LEASE = 2.0
+
+
+class Sink(Ended):
+    """Notes the end with a number: what ended before what."""
+
+    def __init__(self, order: count[int]) -> None:
+        super().__init__()
+        self._order = order
+        self.number = -1
+
+    def end(self, error: ErrorRow) -> None:
+        super().end(error)
+        self.number = next(self._order)
+
+
+class Node:
+    """A node's sessions."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        self.bus = cluster.nodes.bus(name)
+        self.lease = Lease(cluster.directory, self.bus, lambda: {"hub": self.table.connected_count()})
+        self.claims = Claims("hub", cluster.directory, self.lease, self.bus, VirtualAmbient())
+        room = cluster.room
+        self.table = SessionTable("hub", room.shelf, self.bus, room.ambient, self.claims)
+        self.lease.when_lost(lambda: self.table.end_present(UNAVAILABLE))
+
+    def open(self, key: IdentityKey = DEVICE) -> tuple[Session, Sink]:
+        room = self.cluster.room
+        if key not in room.shelf.held:
+            room.shelf.held[key] = replace(room.shelf.held[DEVICE], key=key)
+        sink = Sink(self.cluster.order)
+        return self.table.open(room.verdict(key), sink), sink
+
+
+class Cluster:
+    """Nodes that have a directory and a bus in common."""
+
+    def __init__(self) -> None:
+        self.nodes, self.directory, self.room, self.order = Nodes(), DirectoryHere(), Room(), count()
+        self.all: list[Node] = []
+
+    async def join(self, name: str) -> Node:
+        node = Node(self, name)
+        await node.lease.start()
+        self.all.append(node)
+        return node
+
+
+@pytest.fixture
+async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    for name, seconds in (("LEASE", LEASE), ("RENEW", 0.2), ("MARGIN", 0.6), ("_STORE", 0.3), ("_ASK", 0.1)):
+        monkeypatch.setattr(lease_module, f"{name}_SECONDS", seconds)
+    made = Cluster()
+    yield made
+    for node in made.all:
+        await node.lease.stop()
+
+
+async def granted(session: Session) -> None:
+    assert session.claim is not None
+    async with asyncio.timeout(PATIENCE):
+        await session.claim.granted()
+
+
+async def test_an_older_session_on_another_node_ends_first(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    older, sink = a.open()
+    await granted(older)
+    newer, other = b.open()
+    await granted(newer)
+    assert sink.errors == [TAKEN_OVER]
+    assert older.ended
+    assert not a.table.is_connected(DEVICE)
+    assert (other.errors, a.table.takeovers) == ([], 1)
+    back, _ = a.open()
+    await granted(back)
+    assert other.errors == [TAKEN_OVER]
+    assert await b.claims.find(DEVICE) == "a"
+    assert await a.claims.find(DEVICE) is None  # nowhere else
+    a.table.close(back)
+    await asyncio.sleep(0.01)
+    assert await b.claims.find(DEVICE) is None
+
+
+async def test_the_newer_one_is_in_when_the_older_ones_work_is_stored(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    older, sink = a.open()
+    await granted(older)
+    begun, stored = asyncio.Event(), asyncio.Event()
+
+    async def drain(keys: Sequence[IdentityKey]) -> None:
+        assert keys == [DEVICE]
+        assert sink.errors == [TAKEN_OVER]
+        begun.set()
+        await stored.wait()
+
+    a.claims.drains.append(drain)
+    newer, _ = b.open()
+    waiting = asyncio.ensure_future(granted(newer))
+    await begun.wait()
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    stored.set()
+    await waiting
+
+
+async def test_of_many_at_once_one_remains(cluster: Cluster) -> None:
+    nodes = [await cluster.join(name) for name in "abcd"]
+    for _ in range(20):
+        opened = [(node, *node.open()) for node in nodes for _ in range(2)]
+        await asyncio.gather(*(granted(session) for _, session, _ in opened), return_exceptions=True)
+        alive = [(node, session) for node, session, _ in opened if not session.ended]
+        assert len(alive) == 1, "one live session"
+        (node, session) = alive[0]
+        row = cluster.directory.rows["hub", DEVICE]
+        assert session.claim is not None
+        assert (row.epoch, row.lease, row.holders) == (session.claim.epoch, node.lease.name, [node.lease.name])
+        others = [other for other in nodes if other is not node]
+        assert await others[0].claims.find(DEVICE) == node.name
+
+
+async def test_who_is_superseded_while_he_waits_is_told(cluster: Cluster) -> None:
+    a, b, c = [await cluster.join(name) for name in "abc"]
+    first, _ = a.open()
+    await granted(first)
+    stored = asyncio.Event()
+
+    async def drain(_: Sequence[IdentityKey]) -> None:
+        await stored.wait()
+
+    a.claims.drains.append(drain)
+    second, sink = b.open()
+    waiting = asyncio.ensure_future(granted(second))
+    await asyncio.sleep(0.02)
+    third, _ = c.open()
+    stored.set()
+    await granted(third)
+    with pytest.raises(HubError) as refused:
+        await waiting
+    assert refused.value.row is TAKEN_OVER
+    assert sink.errors == [TAKEN_OVER]
+    assert not third.ended
+
+
+async def test_a_node_that_is_cut_off_has_ended_its_sessions_before_another_takes_over(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    older, sink = a.open()
+    await granted(older)
+    await asyncio.sleep(0.5)  # they know of each other
+    cluster.nodes.cut("a")
+    cluster.directory.down.add("a")
+    newer, _ = b.open()
+    await granted(newer)
+    assert sink.errors == [UNAVAILABLE]
+    assert not a.lease.held
+    refused, _ = a.open()
+    with pytest.raises(HubError) as error:
+        await granted(refused)
+    assert error.value.row is UNAVAILABLE
+    a.table.close(refused)
+    cluster.directory.down.clear()
+    cluster.nodes.join(a.bus)
+    async with asyncio.timeout(PATIENCE):
+        while not a.lease.held:
+            await asyncio.sleep(0.05)
+    again, _ = a.open()
+    await granted(again)
+    assert newer.ended
+
+
+async def test_a_node_that_was_killed_is_waited_for_once_by_all(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    keys = [IdentityKey(f"d{number}") for number in range(500)]
+    for session, _ in [a.open(key) for key in keys]:
+        await granted(session)
+    cluster.nodes.cut("a")
+    a.lease._task.cancel()  # type: ignore[union-attr]  # killed
+    asked: list[str] = []
+    expire = cluster.directory.expire
+
+    async def counted(lease: str) -> float:
+        asked.append(lease)
+        return await expire(lease)
+
+    cluster.directory.expire = counted  # type: ignore[method-assign]
+    await asyncio.gather(*(granted(session) for session, _ in [b.open(key) for key in keys]))
+    assert len(asked) <= 4 * LEASE / 0.5
+    assert b.table.connected_count() == 500
+    assert {tuple(row.holders) for row in cluster.directory.rows.values()} == {(b.lease.name,)}
+
+
+async def test_sessions_go_on_while_the_store_is_down_for_all(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    session, sink = a.open()
+    await granted(session)
+    await asyncio.sleep(0.5)
+    cluster.directory.down |= {"a", "b"}
+    await asyncio.sleep(LEASE + 1)
+    assert (sink.errors, a.lease.held, b.lease.held) == ([], True, True)
+    refused, _ = b.open()
+    with pytest.raises(HubError):
+        await granted(refused)
+    b.table.close(refused)
+    cluster.directory.down.clear()
+    await asyncio.sleep(0.5)
+    assert a.lease.held
+    newer, _ = b.open()
+    await granted(newer)
+    assert sink.errors == [TAKEN_OVER]  # it was asked, though its lease had run out meanwhile
+
+
+async def test_a_node_that_alone_does_not_reach_the_store_ends_its_sessions(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    session, sink = a.open()
+    await granted(session)
+    await asyncio.sleep(0.5)
+    cluster.directory.down.add("a")
+    await asyncio.sleep(LEASE)
+    assert (sink.errors, a.lease.held, b.lease.held) == ([UNAVAILABLE], False, True)
+
+
+async def test_a_node_that_slept_finds_its_lease_gone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    session, sink = a.open()
+    await granted(session)
+    name = a.lease.name
+    cluster.nodes.cut("a")
+    renew, gone = cluster.directory.renew, asyncio.Event()
+
+    async def asleep(lease: str, *rest: object) -> object:
+        if lease == name:
+            await gone.wait()
+        return await renew(lease, *rest)  # type: ignore[arg-type]
+
+    cluster.directory.renew = asleep  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(lease_module, "_STORE_SECONDS", 60.0)
+    newer, _ = b.open()
+    await granted(newer)
+    cluster.nodes.join(a.bus)
+    gone.set()
+    async with asyncio.timeout(PATIENCE):
+        while not sink.errors or a.lease.name == name:
+            await asyncio.sleep(0.05)
+    assert sink.errors == [UNAVAILABLE]
+    assert not newer.ended
+
+
+async def test_a_session_that_ends_before_it_is_in_leaves_nothing(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    first, _ = a.open()
+    a.table.close(first)
+    await asyncio.sleep(0.02)
+    assert cluster.directory.rows["hub", DEVICE].holders == []
+    second, _ = b.open()
+    await granted(second)
+    assert await a.claims.find(DEVICE) == "b"
+
+
+async def test_an_older_session_that_does_not_end_in_time_refuses_the_newer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muster.sessions.claims.CLAIM_SECONDS", 0.3)
+    a, b = await cluster.join("a"), await cluster.join("b")
+    older, _ = a.open()
+    await granted(older)
+
+    async def drain(_: Sequence[IdentityKey]) -> None:
+        await asyncio.Event().wait()
+
+    a.claims.drains.append(drain)
+    newer, _ = b.open()
+    with pytest.raises(HubError, match="try again") as refused:
+        await granted(newer)
+    assert refused.value.row is UNAVAILABLE
+    a.claims.drains.clear()
+    b.table.close(newer)
+    again, _ = b.open()
+    await granted(again)
+
+
+async def test_an_identity_that_is_gone_is_forgotten_by_the_directory(cluster: Cluster) -> None:
+    a = await cluster.join("a")
+    session, sink = a.open()
+    await granted(session)
+    del cluster.room.shelf.held[DEVICE]
+    a.bus.publish("identity.changed", "d")
+    async with asyncio.timeout(PATIENCE):
+        while cluster.directory.rows["hub", DEVICE].generation_id:
+            await asyncio.sleep(0.01)
+    assert len(sink.errors) == 1
+    assert await cluster.directory.present("hub", [DEVICE]) == [None]
