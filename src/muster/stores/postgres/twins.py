@@ -36,6 +36,14 @@ _LOCK_ALL = (
     f"(SELECT {COLUMNS} FROM twins AS kept WHERE kept.hub = asked.hub AND kept.device_id = asked.device_id "
     "AND kept.module_id = asked.module_id FOR UPDATE) AS found"
 )
+_INSERT_EMPTY = (  # the columns' defaults are the empty twin
+    "INSERT INTO twins (hub, device_id, module_id) SELECT $1, made.* FROM unnest($2::text[], $3::text[]) AS made"
+)
+_INSERT = (
+    f"INSERT INTO twins (hub, device_id, module_id, {COLUMNS}) SELECT $1, made.* FROM unnest($2::text[], $3::text[], "  # noqa: S608
+    "$4::bigint[], $5::bigint[], $6::jsonb[], $7::jsonb[], $8::jsonb[], $9::bigint[], $10::jsonb[], $11::jsonb[], "
+    "$12::bigint[], $13::text[]) AS made"
+)
 _IS_DEVICE = "SELECT 1 FROM identities WHERE hub = $1 AND device_id = $2 AND module_id = ''"
 
 
@@ -145,6 +153,26 @@ async def lock_twin(step: Step, hub: str, key: IdentityKey) -> Twin | None:
     """The twin as it is until the transaction ends."""
     row = await step.row(_LOCK, hub, key.device_id, key.module_id or "")
     return None if row is None else twin_of(row)
+
+
+async def insert_twins(step: Step, hub: str, twins: Sequence[tuple[IdentityKey, Twin]]) -> None:
+    """Make the twins of new identities."""
+    empty = [key for key, twin in twins if twin is EMPTY]
+    if empty:
+        await step.write(_INSERT_EMPTY, hub, [key.device_id for key in empty], [key.module_id or "" for key in empty])
+    rows = [(key.device_id, key.module_id or "", *_row_of(twin)) for key, twin in twins if twin is not EMPTY]
+    if rows:
+        await step.write(_INSERT, hub, *zip(*rows, strict=True))
+
+
+def _row_of(twin: Twin) -> tuple[Any, ...]:
+    desired, reported = twin.desired, twin.reported
+    return (
+        twin.version, twin.revision, spelled_object(twin.tags),
+        spelled_object(desired.values), spelled_object(desired.metadata), desired.version,
+        spelled_object(reported.values), spelled_object(reported.metadata), reported.version,
+        twin.model_id and spelled(twin.model_id),
+    )  # fmt: skip
 
 
 async def _write(step: Step, changes: Sequence[tuple[_Place, Twin, Twin]]) -> None:
