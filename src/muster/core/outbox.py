@@ -18,29 +18,31 @@ class Entry(NamedTuple):
 
 
 class Numbered(NamedTuple):
-    """An entry with its number. Numbers grow, in the order of the changes."""
+    """An entry with its number. Numbers grow, in the order of the changes of each device."""
 
     number: int
     entry: Entry
 
 
 class Outbox(Protocol):
-    """Entries that wait to be told, in the order in which the changes were made.
+    """Entries that wait to be told, in the order in which the changes of each device were made.
 
     Promises: an entry is there exactly when its change is, and stays until it is taken out. Does not promise that
-    numbers follow without gaps.
+    numbers follow without gaps, nor that several processes may take at a time.
     """
 
     def put(self, entries: Sequence[Entry]) -> None:
-        """Keep entries that belong to no change of the store, behind those of all changes asked for before. Returns
-        at once: they are durable a little later, or lost if the disk fails meanwhile."""
+        """Keep entries that belong to no change of the store, behind those of all changes of their devices asked for
+        before. Returns at once: they are durable a little later, or lost if the disk fails meanwhile."""
         ...
 
     async def take(self, told: int, limit: int, limit_bytes: int) -> Sequence[Numbered]:
-        """Remove the entries up to number ``told``, and return the next ones, at most ``limit``, ending with the one
-        that reaches ``limit_bytes``. Raises ``HubError`` 500001 when the disk fails; then none is removed."""
+        """Remove the entries up to number ``told`` that were returned before, and return the next ones, at most
+        ``limit``, ending with the one that reaches ``limit_bytes``. Raises ``HubError`` when the store fails; then none
+        is removed."""
         ...
 
     def when_filled(self, listener: Callable[[], None]) -> None:
-        """From now on call ``listener`` on the loop after entries have come, once for many; ``take`` sees them."""
+        """From now on call ``listener`` on the loop after this process has kept entries, once for many; ``take`` sees
+        them, and those of other processes."""
         ...

@@ -74,7 +74,8 @@ class IdentityStore(Protocol):
     async def edit(self, hub: str, edits: Sequence[Edit]) -> list[Identity | Exception | None]:
         """Apply each edit by itself, in order; one that raises leaves its identity as it was.
 
-        Returns, for each, what the identity is now, or the exception its change raised.
+        Returns, for each, what the identity is now, or the exception its change raised, or the ``HubError`` why the
+        store could not do it, where it does them one by one.
         """
         ...
 

@@ -23,6 +23,8 @@ from muster.stores.postgres.lookups import Lookups
 from muster.stores.postgres.outbox import PostgresOutbox
 from muster.twins.contract import LifecycleRecorder
 
+__all__ = ["COLUMNS", "PostgresIdentityStore", "identity_of"]
+
 # Only the fixed list of columns goes into these texts; every value is bound.
 _DEVICES = (
     f"SELECT {COLUMNS} FROM identities WHERE hub = $1 AND device_id > $2 AND module_id = '' "  # noqa: S608
