@@ -242,7 +242,7 @@ async def file_hub(
     gate = Authenticator(facts, store, ambient, hub.refusals)
     files = FolderFiles(directory / "blobs", ambient, durable=False)
     hub.blobs = Blobs(SqliteBlobIndex(writer, reader, facts.name), files, ambient, quota)
-    hub.blobs.start()
+    await hub.blobs.start()
     place = EmbeddedStorage(hub.blobs, ACCOUNT, f"localhost:{hub.port}") if storage is None else storage(hub)
     uploads = Uploads(
         facts.name, SqliteUploadStore(writer, reader), place, hub.notices if told else None, ambient, profile=profile

@@ -141,10 +141,10 @@ async def test_files_of_the_same_name(database: Database) -> None:
         await store.change("d/f", lambda _, content=content: content)
         await store.stage("d/f", Block("s", f"staged {content.blob.etag}", 1), 10.0, 1)
     assert await one.change("d/f", lambda _: None) == (None, {"1": 1, "staged 1": 1})
-    assert one.get("d/f") is None
-    assert one.next_expiry() is None
-    assert other.get("d/f") == wanted[other]
-    assert other.files() == {"2": 1, "staged 2": 1}
+    assert await one.get("d/f") is None
+    assert await one.next_expiry() is None
+    assert await other.get("d/f") == wanted[other]
+    assert await other.files() == {"2": 1, "staged 2": 1}
     assert await one.expire(11.0) == {}
     assert await other.expire(11.0) == {"staged 2": 1}
 
@@ -180,8 +180,8 @@ async def test_what_an_earlier_version_kept_is_the_first_hubs(tmp_path: Path) ->
     writer = Writer(path, MIGRATIONS, loop, durable=False)
     reader = open_connection(path, readonly=True)
     index = SqliteBlobIndex(writer, reader, "mine")
-    assert index.get("d/f") == Content(blob("1"), [Block("b", "file", 1)])
-    assert index.files() == {"file": 1, "staged": 1}
+    assert await index.get("d/f") == Content(blob("1"), [Block("b", "file", 1)])
+    assert await index.files() == {"file": 1, "staged": 1}
     assert [entry for _, entry in await SqliteOutbox(writer, "mine").take(0, 10, MUCH)] == [Entry("d", b"1")]
     refusals = SqliteRefusalStore(writer, reader, "mine")
     assert [one.at for one in await refusals.newest("d", 10)] == [7.0, 3.0]

@@ -14,7 +14,8 @@ from muster.core.limit import Profile
 from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.messages.commands import Ack, Command, Commands, FeedbackRecord, Received, command_rules
 from muster.messages.feedback import Feedback
-from muster.messages.queue import Settlement
+from muster.messages.queue import Entry, Outcome, Settlement
+from muster.messages.queue_contract import Due, Ending
 from muster.messages.queues import FEEDBACK, LOOK_SECONDS, SERVICE_QUEUES, Queues, taken
 from muster.sessions.commands import CommandFlow
 from muster.stores.postgres.database import Database, Step
@@ -157,6 +158,21 @@ async def test_what_is_due_on_several_nodes_ends_once_and_is_told_once(nodes: tu
     await until(all_told, *nodes)
     told = [one.body.decode() for one in taken(await nodes[1].queues.take(FEEDBACK, 99))]
     assert sorted(",".join(told).split(",")) == sorted(f"{name} expired" for name in names)
+
+
+async def test_what_is_due_is_dealt_with_by_one_node_at_a_time(nodes: tuple[Node, Node]) -> None:
+    ids = [f"d{at}" for at in range(12)]
+    await add(nodes[0], *ids)
+    for id in ids:
+        await nodes[0].send(b"x", device=id, ttl=50)
+    due = Due(nodes[0].ambient.now() + 50, 99)
+
+    def end(_: str, entry: Entry) -> Ending:
+        return Ending(Outcome.EXPIRED)
+
+    stores = (PostgresQueueStore(nodes[at % 2].database) for at in range(6))
+    dealt = await asyncio.gather(*(store.edit_due(HUB, due, end, lambda _: None) for store in stores))
+    assert sorted(one.queue for some in dealt for one in some.edited) == sorted(ids)
 
 
 async def test_the_deadlines_of_a_node_that_is_gone_are_found(url: str) -> None:

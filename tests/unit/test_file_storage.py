@@ -97,7 +97,7 @@ async def one_step(blobs: Blobs, luck: Luck, now: float) -> None:
         case 4:
             await blobs.delete(name)
         case _:
-            blob = blobs.get(name)
+            blob = await blobs.get(name)
             read = [chunk async for chunk in blobs.read(blob, 0, blob.size)]
             assert len(b"".join(read)) == blob.size
 
@@ -109,7 +109,7 @@ async def test_disk_index_and_count_agree_whatever_fails(tmp_path: Path, seed: i
     reader = open_connection(tmp_path / "hub.db", readonly=True)
     index = UnluckyIndex(luck, writer, reader, "hub")
     blobs = Blobs(index, UnluckyFiles(luck, tmp_path / "blobs", ambient), ambient, 1_000_000)
-    blobs.start()
+    await blobs.start()
     refused = 0
     for _ in range(ROUNDS):
         steps = (one_step(blobs, luck, ambient.now()) for _ in range(AT_ONCE))
@@ -118,7 +118,7 @@ async def test_disk_index_and_count_agree_whatever_fails(tmp_path: Path, seed: i
         refused += sum(outcome is not None for outcome in outcomes)
         ambient.advance(luck.random.randrange(20))
         await asyncio.gather(*blobs._tasks)
-        needed = index.files()
+        needed = await index.files()
         on_disk = {path.name: path.stat().st_size for path in (tmp_path / "blobs").rglob("*") if path.is_file()}
         assert on_disk == needed
         assert blobs.used == sum(needed.values())

@@ -63,8 +63,8 @@ class BlobIndex(Protocol):
     files: it tells which ones nobody needs any more.
     """
 
-    def get(self, name: str) -> Content | None:
-        """The blob and its blocks, ``None`` when there is none. Does not wait."""
+    async def get(self, name: str) -> Content | None:
+        """The blob and its blocks, ``None`` when there is none."""
         ...
 
     async def change(self, name: str, change: BlobChange) -> tuple[Content | None, Freed]:
@@ -83,11 +83,11 @@ class BlobIndex(Protocol):
         """Forget the blocks that have waited too long by ``now``, and return their files."""
         ...
 
-    def next_expiry(self) -> float | None:
+    async def next_expiry(self) -> float | None:
         """When the first block that waits is to be forgotten, ``None`` when none waits."""
         ...
 
-    def files(self) -> Mapping[str, int]:
+    async def files(self) -> Mapping[str, int]:
         """Every file that is needed, and its size. Reads the whole index."""
         ...
 

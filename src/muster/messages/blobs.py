@@ -104,17 +104,18 @@ class Blobs:
         self._read: Counter[str] = Counter()
         self._doomed: dict[str, int] = {}
         self._timer: Timer | None = None
+        self._armed = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Remove what an earlier run left half done, and watch over blocks that wait."""
-        needed = self._index.files()
+        needed = await self._index.files()
         self._used = sum(needed.values())
         removed = self._files.sweep(needed)
         if removed:
             log.info("%d files of uploads that did not end were removed", removed)
-        self._arm()
+        self._arm(await self._index.next_expiry())
 
     async def close(self) -> None:
         """Watch no more. Harmless when repeated."""
@@ -136,7 +137,7 @@ class Blobs:
         Raises ``HubError``: what ``condition`` raises, ``Md5Mismatch``, ``InsufficientStorage``, ``ServerBusy``, and
         what reading the body raises. Nothing is left then.
         """
-        found = self._index.get(name)
+        found = await self._index.get(name)
         condition(None if found is None else found.blob)
         block, md5 = await self._receive(name, body, "")
         given, stamp = {"Content-MD5": md5, **properties.headers}, self._stamp()
@@ -161,7 +162,7 @@ class Blobs:
             await self._free({block.file: block.size})
             raise
         await self._free(freed)
-        self._arm()
+        self._arm(expires_at)
         return md5
 
     async def commit(
@@ -242,9 +243,9 @@ class Blobs:
 
     # --- reading
 
-    def get(self, name: str) -> Blob:
+    async def get(self, name: str) -> Blob:
         """What is known of a blob. Raises ``HubError`` ``BlobNotFound``."""
-        found = self._index.get(name)
+        found = await self._index.get(name)
         if found is None:
             raise HubError(BLOB_NOT_FOUND)
         return found.blob
@@ -255,7 +256,7 @@ class Blobs:
         A blob that is replaced or deleted meanwhile is read to its end all the same. Raises ``HubError``
         ``BlobNotFound`` when ``blob`` has been replaced or deleted before that, 500001 when the disk fails.
         """
-        found = self._index.get(blob.name)
+        found = await self._index.get(blob.name)
         if found is None or found.blob.etag != blob.etag:
             raise HubError(BLOB_NOT_FOUND)
         files = [block.file for block in found.blocks]
@@ -293,10 +294,13 @@ class Blobs:
             self._used -= sum(free.values())
             await asyncio.shield(self._files.remove(free))
 
-    def _arm(self) -> None:
-        first = self._index.next_expiry()
-        if first is not None and self._timer is None and not self._closed:
-            self._timer = self._ambient.at(first, self._due)
+    def _arm(self, due: float | None) -> None:
+        if due is None or self._closed or (self._timer is not None and self._armed <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed = due
+        self._timer = self._ambient.at(due, self._due)
 
     def _due(self) -> None:
         self._timer = None
@@ -305,11 +309,10 @@ class Blobs:
     async def _expire(self) -> None:
         try:
             await self._free(await self._index.expire(self._ambient.now()))
-            self._arm()
+            self._arm(await self._index.next_expiry())
         except HubError as error:
             log.warning("blocks that were never committed could not be removed: %s", error)
-            if not self._closed:
-                self._timer = self._ambient.at(self._ambient.now() + _RETRY_SECONDS, self._due)
+            self._arm(self._ambient.now() + _RETRY_SECONDS)
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

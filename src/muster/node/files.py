@@ -70,7 +70,7 @@ async def _embedded(
     account = Account(ACCOUNT_NAME, await _account_key(base))
     files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable)
     blobs = Blobs(stores.blobs, files, base.ambient, base.settings.upload_bytes)
-    blobs.start()
+    await blobs.start()
     base.undo.append(blobs.close)
     host = f"[{base.hub.host}]" if ":" in base.hub.host else base.hub.host
     place = host if https_port == HTTPS_PORT else f"{host}:{https_port}"

@@ -88,7 +88,7 @@ class BlobOperations:
         """Get Blob (200, or 206 for a range), or Get Blob Properties when the method is HEAD; 304 as asked for."""
         await self._allow(call, _READ)
         _check_whole(call)
-        request, blob = call.request, self._blobs.get(call.parameters["blob"])
+        request, blob = call.request, await self._blobs.get(call.parameters["blob"])
         headers = blob_headers.read_headers(blob)
         if blob_headers.is_unmodified(request.headers, blob):
             return _answer(call, 304, {"ETag": headers["ETag"], "Last-Modified": headers["Last-Modified"]})

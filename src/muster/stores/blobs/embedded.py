@@ -31,7 +31,7 @@ class EmbeddedStorage:
 
     async def find(self, blob_name: str) -> StoredFile | None:
         try:
-            blob = self._blobs.get(blob_name)
+            blob = await self._blobs.get(blob_name)
         except HubError as error:
             if error.row is BLOB_NOT_FOUND:
                 return None

@@ -197,8 +197,8 @@ async def forget_queues(step: Step, hub: str, key: IdentityKey) -> None:
 
 
 def _place(hub: str, queue: str) -> str:
-    """Where a queue's changes are made: with those of its device."""
-    return f"{hub}/{queue if queue.startswith('/') else queue.partition('/')[0]}"
+    """Where a queue's changes are made: each in a place of its own, so that all nodes lock queues in one order."""
+    return f"{hub}/{queue}"
 
 
 def _selected(which: Selection) -> tuple[str, tuple[Any, ...]]:

@@ -46,7 +46,7 @@ class SqliteBlobIndex:
         self._reader = reader
         self._hub = hub
 
-    def get(self, name: str) -> Content | None:
+    async def get(self, name: str) -> Content | None:
         with told_as_refusal(self._writer.path):
             blob = _blob(self._reader, self._hub, name)
             return None if blob is None else Content(blob, _blocks(self._reader, _BLOCKS, self._hub, name))
@@ -70,12 +70,12 @@ class SqliteBlobIndex:
     async def expire(self, now: float) -> Freed:
         return await self._writer.submit(lambda connection: dict(connection.execute(_EXPIRE, (self._hub, now))))
 
-    def next_expiry(self) -> float | None:
+    async def next_expiry(self) -> float | None:
         with told_as_refusal(self._writer.path):
             first: float | None = self._reader.execute(_FIRST, (self._hub,)).get
         return first
 
-    def files(self) -> Mapping[str, int]:
+    async def files(self) -> Mapping[str, int]:
         with told_as_refusal(self._writer.path):
             return dict(self._reader.execute(_FILES, (self._hub,)))
 

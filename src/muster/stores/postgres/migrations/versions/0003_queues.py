@@ -99,6 +99,43 @@ STEPS: tuple[str, ...] = (
         PRIMARY KEY (hub, folded, issuer)
     )
     """,
+    # Names are kept as ``stores.postgres.texts`` spells them.
+    """
+    CREATE TABLE blobs (
+        hub text COLLATE "C" NOT NULL,
+        name text COLLATE "C" NOT NULL,
+        etag text NOT NULL,
+        size bigint NOT NULL,
+        created double precision NOT NULL,
+        modified double precision NOT NULL,
+        headers text NOT NULL,
+        metadata text NOT NULL,
+        PRIMARY KEY (hub, name)
+    )
+    """,
+    """
+    CREATE TABLE blob_blocks (
+        hub text COLLATE "C" NOT NULL,
+        name text COLLATE "C" NOT NULL,
+        position integer NOT NULL,
+        block_id text NOT NULL,
+        file text NOT NULL,
+        size bigint NOT NULL,
+        PRIMARY KEY (hub, name, position)
+    )
+    """,
+    """
+    CREATE TABLE blob_staged (
+        hub text COLLATE "C" NOT NULL,
+        name text COLLATE "C" NOT NULL,
+        block_id text COLLATE "C" NOT NULL,
+        file text NOT NULL,
+        size bigint NOT NULL,
+        expires_at double precision NOT NULL,
+        PRIMARY KEY (hub, name, block_id)
+    )
+    """,
+    "CREATE INDEX blob_staged_by_end ON blob_staged (hub, expires_at)",
 )
 
 
