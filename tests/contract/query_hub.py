@@ -10,19 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import apsw
+import asyncpg
+
 from muster.dialect.twin_bodies import twin_body
-from muster.identity.contract import Edit
+from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import NEVER, Authentication, AuthenticationType, Identity, IdentityKey, Status
 from muster.identity.registry import Activity
+from muster.messages.queue_contract import New, QueueStore
+from muster.stores.postgres.database import Database
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.queries import PostgresQueryStore
+from muster.stores.postgres.queues import PostgresQueueStore
+from muster.stores.postgres.twins import PostgresTwinStore
+from muster.stores.sql.property_indexes import PREFIX
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.queries import SqliteQueryStore
+from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.twins.contract import TwinStore
 from muster.twins.document import Content, Twin, patch_twin, report
 from muster.twins.query.service import Queries
 
-HUB = "hub"
 NOW = 1_700_000_000.0
 
 
@@ -41,12 +52,15 @@ class Connected:
 
 @dataclass
 class QueryHub:
-    writer: Writer
-    identities: SqliteIdentityStore
-    twins: SqliteTwinStore
-    store: SqliteQueryStore
-    queries: Queries
+    name: str
+    identities: IdentityStore
+    twins: TwinStore
+    queues: QueueStore
+    store: SqliteQueryStore | PostgresQueryStore
     presence: Connected
+
+    def __post_init__(self) -> None:
+        self.queries = Queries(self.name, self.store)
 
     async def add(
         self, device_id: str, module_id: str | None = None, *, tags: Content | None = None,
@@ -58,7 +72,7 @@ class QueryHub:
         await self.change(key, tags=tags, desired=desired, reported=reported)
 
     async def put(self, identity: Identity) -> None:
-        (outcome,) = await self.identities.edit(HUB, [Edit(identity.key, lambda _: identity)])
+        (outcome,) = await self.identities.edit(self.name, [Edit(identity.key, lambda _: identity)])
         assert isinstance(outcome, Identity), outcome
 
     async def change(
@@ -68,18 +82,25 @@ class QueryHub:
         def changed(twin: Twin) -> Twin:
             return report(patch_twin(twin, tags or {}, desired or {}, NOW), reported or {}, NOW)
 
-        await self.twins.edit(HUB, key, changed, lambda _: None)
+        await self.twins.edit(self.name, key, changed, lambda _: None)
+
+    async def wait(self, queue: str, count: int) -> None:
+        """Put ``count`` messages into ``queue``."""
+        for _ in range(count):
+            await self.queues.put(self.name, queue, New(NOW, NOW + 60, "", b""), lambda _: None)
 
     async def drop(self, device_id: str) -> None:
-        assert await self.identities.edit(HUB, [Edit(IdentityKey(device_id), lambda _: None)]) == [None]
+        assert await self.identities.edit(self.name, [Edit(IdentityKey(device_id), lambda _: None)]) == [None]
 
     async def bodies(self, modules: bool = False) -> list[dict[str, Any]]:
         """The twins of all devices, or of all their modules, as REST answers them, by id."""
-        devices = await self.identities.devices(HUB, 1000)
-        found = [m for d in devices for m in await self.identities.modules(HUB, d.device_id)] if modules else devices
+        devices = await self.identities.devices(self.name, 1000)
+        found = (
+            [m for d in devices for m in await self.identities.modules(self.name, d.device_id)] if modules else devices
+        )
         bodies = []
         for identity in found:
-            twin = await self.twins.get(HUB, identity.key)
+            twin = await self.twins.get(self.name, identity.key)
             assert twin is not None
             activity = Activity(*self.presence.activity(identity.key))
             bodies.append(json.loads(twin_body(identity, twin, activity)))
@@ -110,22 +131,71 @@ X509 = Authentication(AuthenticationType.SELF_SIGNED, primary_thumbprint="AB" * 
 SCOPE = "ms-azure-iot-edge://e-1"
 
 
-@contextlib.asynccontextmanager
-async def query_hub(directory: Path, indexed: Sequence[str] = (), slice_size: int = 3) -> AsyncIterator[QueryHub]:
-    """An empty hub; slices are so small that results span several."""
-    path = directory / "hub.db"
-    writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=False)
-    reader = open_connection(path, readonly=True)
-    presence = Connected()
-    store = SqliteQueryStore(writer, presence, indexed, slice_size=slice_size)
-    await store.prepare()
-    identities, twins = SqliteIdentityStore(writer, reader), SqliteTwinStore(writer, reader)
-    try:
-        yield QueryHub(writer, identities, twins, store, Queries(HUB, store), presence)
-    finally:
-        await store.close()
-        reader.close()
-        await writer.close()
+@dataclass
+class SqlitePlace:
+    """A ``hub.db``; hubs that are opened one after the other find what was there."""
+
+    path: Path
+
+    @contextlib.asynccontextmanager
+    async def open(self, indexed: Sequence[str] = (), slice_size: int = 3) -> AsyncIterator[QueryHub]:
+        """A hub; slices are so small that results span several."""
+        writer = Writer(self.path, MIGRATIONS, asyncio.get_running_loop(), durable=False)
+        reader = open_connection(self.path, readonly=True)
+        presence = Connected()
+        store = SqliteQueryStore(writer, presence, indexed, slice_size=slice_size)
+        await store.prepare()
+        identities, twins = SqliteIdentityStore(writer, reader), SqliteTwinStore(writer, reader)
+        try:
+            yield QueryHub("hub", identities, twins, SqliteQueueStore(writer, reader), store, presence)
+        finally:
+            await store.close()
+            reader.close()
+            await writer.close()
+
+    async def indexes(self) -> set[str]:
+        """The names of the indexes on properties."""
+        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            return {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")
+                    if name.startswith(PREFIX)}  # fmt: skip
+        finally:
+            connection.close()
+
+
+@dataclass
+class PostgresPlace:
+    """A hub of a database; the others that are there are not seen."""
+
+    url: str
+    name: str
+
+    @contextlib.asynccontextmanager
+    async def open(self, indexed: Sequence[str] = (), slice_size: int = 3) -> AsyncIterator[QueryHub]:
+        """As ``SqlitePlace.open``."""
+        database = Database(self.url)
+        await database.open()
+        presence = Connected()
+        store = PostgresQueryStore(database, presence, indexed, slice_size=slice_size)
+        await store.prepare()
+        identities, twins = PostgresIdentityStore(database), PostgresTwinStore(database)
+        try:
+            yield QueryHub(self.name, identities, twins, PostgresQueueStore(database), store, presence)
+        finally:
+            await store.close()
+            await database.close()
+
+    async def indexes(self) -> set[str]:
+        """The names of the indexes on properties, that of their partitions left out."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            rows = await connection.fetch("SELECT indexname FROM pg_indexes WHERE starts_with(indexname, $1)", PREFIX)
+            return {row[0].rpartition("_")[0] for row in rows}
+        finally:
+            await connection.close()
+
+
+Place = SqlitePlace | PostgresPlace
 
 
 async def populate(hub: QueryHub) -> None:

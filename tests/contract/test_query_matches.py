@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from query_hub import QueryHub, query_hub
+from query_hub import Place, QueryHub
 
 from muster.core.errors import ARGUMENT_INVALID, HubError
 from muster.identity.model import IdentityKey
@@ -15,8 +14,8 @@ BERLIN, HOT = "tags.site = 'berlin'", "properties.reported.temperature > 30"
 
 
 @pytest.fixture
-async def hub(tmp_path: Path) -> AsyncIterator[QueryHub]:
-    async with query_hub(tmp_path, ["tags.site"]) as hub:
+async def hub(place: Place) -> AsyncIterator[QueryHub]:
+    async with place.open(["tags.site"]) as hub:
         for name, site in (("a", "berlin"), ("b", "paris"), ("b%", "berlin"), ("c", "berlin")):
             await hub.add(name, tags={"site": site})
         await hub.add("b", "m", tags={"site": "berlin"})

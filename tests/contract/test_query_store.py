@@ -6,35 +6,32 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
-from query_hub import HUB, NOW, SAS, SCOPE, QueryHub, query_hub
+from query_hub import SAS, Place, QueryHub
 
 from muster.core import query_limits as limits
 from muster.core.errors import ARGUMENT_INVALID, THROTTLED, UNAVAILABLE, HubError
 from muster.identity.model import Identity, IdentityKey
-from muster.messages.queue_contract import New
-from muster.stores.sqlite.database import open_connection
-from muster.stores.sqlite.property_indexes import PropertyIndexes
-from muster.stores.sqlite.query_functions import Activities, register
-from muster.stores.sqlite.query_statements import statements_of
-from muster.stores.sqlite.queues import SqliteQueueStore
+from muster.stores.postgres.property_indexes import PostgresPropertyIndexes
+from muster.stores.sql.query_statements import statements_of
+from muster.stores.sqlite.property_indexes import SqlitePropertyIndexes
 from muster.twins.query.parser import parse_query
 
 COUNT = 23
 
 
 async def fill(hub: QueryHub, count: int = COUNT) -> None:
-    for number in range(count):
-        await hub.add(f"d{number:03}", tags={"n": number, "even": number % 2 == 0, "s": f"v{number % 3}"})
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            tags = {"n": number, "even": number % 2 == 0, "s": f"v{number % 3}"}
+            group.create_task(hub.add(f"d{number:03}", tags=tags))
 
 
 @pytest.fixture
-async def hub(tmp_path: Path) -> AsyncIterator[QueryHub]:
-    async with query_hub(tmp_path, ["tags.s", "properties.reported.[[a b'c]]"]) as hub:
+async def hub(place: Place) -> AsyncIterator[QueryHub]:
+    async with place.open(["tags.s", "properties.reported.[[a b'c]]"]) as hub:
         await fill(hub)
         yield hub
 
@@ -97,7 +94,7 @@ async def test_pages_of_groups_while_rows_change(hub: QueryHub) -> None:
 
 async def test_a_page_ends_with_the_row_that_makes_it_large(hub: QueryHub, monkeypatch: pytest.MonkeyPatch) -> None:
     small = limits.QUERY_PAGE_BYTES._replace(open=2000)
-    monkeypatch.setattr("muster.stores.sqlite.queries.QUERY_PAGE_BYTES", small)
+    monkeypatch.setattr("muster.stores.sql.query_pages.QUERY_PAGE_BYTES", small)
     pages = await hub.pages("SELECT * FROM devices")
     assert [row["deviceId"] for page in pages for row in page] == [f"d{number:03}" for number in range(COUNT)]
     sizes = [sum(len(json.dumps(row, separators=(",", ":"))) for row in page) for page in pages]
@@ -166,79 +163,20 @@ async def test_connection_state_is_that_of_the_moment(hub: QueryHub) -> None:
 # --- indexes
 
 
-def plan(hub: QueryHub, query: str, indexed: tuple[str, ...] = ()) -> str:
-    """How SQLite goes about the rows of a query."""
-    statements = statements_of(parse_query(query), HUB, PropertyIndexes(indexed))
-    values = dict.fromkeys(("device", "module", "last_device", "last_module", "limit", "name"), 1)
-    connection = open_connection(hub.writer.path, readonly=True)
-    try:
-        register(connection, Activities(hub.presence))
-        return "; ".join(
-            str(row[-1])
-            for row in connection.execute(f"EXPLAIN QUERY PLAN {statements.rows}", statements.bindings | values)
-        )
-    finally:
-        connection.close()
-
-
-@pytest.mark.parametrize(
-    ("condition", "expected"),
-    [
-        ("tags.s = 'v1'", "SEARCH t USING INDEX twin_property_"),
-        ("'v1' = tags.s AND tags.n > 3", "SEARCH t USING INDEX twin_property_"),
-        ("tags.n > 3 AND (tags.even AND tags.s IN ['v1', 'v2'])", "SEARCH t USING INDEX twin_property_"),
-        ("deviceId = 'd001' AND tags.s = 'v1'", "SEARCH i USING PRIMARY KEY (hub=? AND device_id=?"),
-        ("deviceId IN ['d001', 'd002']", "SEARCH i USING PRIMARY KEY (hub=? AND device_id=?"),
-        ("status = 'disabled'", "SEARCH i USING INDEX identities_disabled"),
-        ("capabilities.iotEdge = true", "SEARCH i USING INDEX identities_edge"),
-        ("capabilities.iotEdge", "SEARCH i USING INDEX identities_edge"),
-        (f"deviceScope = '{SCOPE}'", "SEARCH i USING INDEX identities_by_scope"),
-        ("tags.n = 3", "SEARCH i USING PRIMARY KEY (hub=?"),
-        ("tags.s = 'v1' OR tags.n = 3", "SEARCH i USING PRIMARY KEY (hub=?"),
-        ("NOT tags.s = 'v1'", "SEARCH i USING PRIMARY KEY (hub=?"),
-        ("status = 'enabled'", "SEARCH i USING PRIMARY KEY (hub=?"),
-    ],
-)
-async def test_what_is_indexed_is_searched(hub: QueryHub, condition: str, expected: str) -> None:
-    shown = plan(hub, f"SELECT * FROM devices WHERE {condition}", ("tags.s",))
-    assert shown.startswith(expected), shown
-    assert "SCAN" not in shown
-    if "IN ['v1'" not in condition:
-        assert "TEMP B-TREE" not in shown
-
-
-async def test_modules_are_found_by_their_id(hub: QueryHub) -> None:
-    shown = plan(hub, "SELECT * FROM devices.modules WHERE moduleId = '$edgeAgent'")
-    assert shown.startswith("SEARCH i USING INDEX identities_by_module")
-
-
-async def test_identity_fields_do_not_read_twins(hub: QueryHub) -> None:
-    assert "twins" not in statements_of(parse_query("SELECT COUNT() FROM devices"), HUB, PropertyIndexes(())).rows
-
-
-async def test_indexes_come_and_go_with_their_properties(tmp_path: Path) -> None:
-    def present() -> set[str]:
-        connection = apsw.Connection(str(tmp_path / "hub.db"), flags=apsw.SQLITE_OPEN_READONLY)
-        found = {
-            str(name)
-            for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE name LIKE 'twin_property_%'")
-        }
-        connection.close()
-        return found
-
-    async with query_hub(tmp_path, ["tags.s", "TAGS.n"]) as hub:
+async def test_indexes_come_and_go_with_their_properties(place: Place) -> None:
+    async with place.open(["tags.s", "TAGS.n"]) as hub:
         await fill(hub)
-        before = present()
+        before = await place.indexes()
         assert len(before) == 2
-    async with query_hub(tmp_path, ["tags.s", "properties.desired.x[0]"]) as hub:
-        assert len(present()) == 2
-        assert len(present() & before) == 1
+    async with place.open(["tags.s", "properties.desired.x[0]"]) as hub:
+        assert len(await place.indexes()) == 2
+        assert len(await place.indexes() & before) == 1
         assert await hub.ids("tags.s = 'v1' AND tags.n < 5") == "d001 d004"
         await hub.change(IdentityKey("d002"), desired={"x": [True]})
         assert await hub.ids("properties.desired.x[0] = true") == "d002"
         assert await hub.ids("properties.desired.x[0] = 1") == ""
-    async with query_hub(tmp_path):
-        assert present() == set()
+    async with place.open():
+        assert await place.indexes() == set()
 
 
 @pytest.mark.parametrize(
@@ -246,20 +184,20 @@ async def test_indexes_come_and_go_with_their_properties(tmp_path: Path) -> None
 )
 def test_only_properties_can_be_indexed(path: str) -> None:
     with pytest.raises(HubError, match="cannot be indexed, name a property"):
-        PropertyIndexes([path])
+        SqlitePropertyIndexes([path])
 
 
 def test_indexes_are_bounded() -> None:
     with pytest.raises(HubError, match="33 properties are to be indexed, 32 are allowed"):
-        PropertyIndexes([f"tags.t{number}" for number in range(33)])
+        SqlitePropertyIndexes([f"tags.t{number}" for number in range(33)])
 
 
 # --- work
 
 
-async def test_the_loop_goes_on_while_a_query_reads(tmp_path: Path) -> None:
+async def test_the_loop_goes_on_while_a_query_reads(place: Place) -> None:
     """A condition that takes the reader long, and others that pass it by, also on the same two threads."""
-    async with query_hub(tmp_path, slice_size=5) as hub:
+    async with place.open(slice_size=5) as hub:
         await fill(hub, 60)
         order: list[str] = []
 
@@ -292,7 +230,7 @@ async def test_a_query_that_is_given_up_stops(hub: QueryHub) -> None:
 
 async def test_queries_in_progress_are_bounded(hub: QueryHub, monkeypatch: pytest.MonkeyPatch) -> None:
     few = limits.QUERIES_IN_PROGRESS._replace(open=2)
-    monkeypatch.setattr("muster.stores.sqlite.queries.QUERIES_IN_PROGRESS", few)
+    monkeypatch.setattr("muster.stores.sql.query_pages.QUERIES_IN_PROGRESS", few)
     outcomes = await asyncio.gather(*(hub.ids("tags.n = 3") for _ in range(5)), return_exceptions=True)
     refused = [outcome for outcome in outcomes if isinstance(outcome, HubError)]
     assert [error.row for error in refused] == [THROTTLED] * 3
@@ -364,17 +302,18 @@ async def test_text_of_users_is_never_part_of_a_statement(hub: QueryHub, text: s
         f"ARRAY_CONTAINS([{literal}], tags.s)",
     ):  # fmt: skip
         assert await hub.ids(condition) == "", condition
-        statements = statements_of(parse_query(f"SELECT * FROM devices WHERE {condition}"), HUB, PropertyIndexes(()))
-        if len(text) > 4:
-            assert text not in statements.rows
+        query = parse_query(f"SELECT * FROM devices WHERE {condition}")
+        for indexes in (SqlitePropertyIndexes(()), PostgresPropertyIndexes(())):
+            if len(text) > 4:
+                assert text not in statements_of(query, "hub", indexes).rows
     rows = await hub.rows(f"SELECT tags.[[{text}]] AS [[{text}]], deviceId FROM devices WHERE tags.n = 1")
     assert rows == [{"deviceId": "d001"}]
     assert len(await hub.rows("SELECT deviceId FROM devices")) == COUNT
 
 
 @pytest.mark.parametrize("name", ["a'b", 'a"b', "a\\b", "'||x||'", "') --"])
-async def test_names_of_indexed_properties_are_quoted(tmp_path: Path, name: str) -> None:
-    async with query_hub(tmp_path, [f"tags.[[{name}]]"]) as hub:
+async def test_names_of_indexed_properties_are_quoted(place: Place, name: str) -> None:
+    async with place.open([f"tags.[[{name}]]"]) as hub:
         await hub.add("d", tags={name: "x"})
         await hub.add("e", tags={name: 1})
         assert await hub.ids(f"tags.[[{name}]] = 'x'") == "d"
@@ -390,7 +329,7 @@ async def test_keys_are_not_among_the_fields(hub: QueryHub) -> None:
 
 async def test_the_model_that_a_device_announced_is_found(hub: QueryHub) -> None:
     model = "dtmi:com:example:Thermostat;1"
-    await hub.twins.edit(HUB, IdentityKey("d001"), lambda twin: replace(twin, model_id=model), lambda _: None)
+    await hub.twins.edit(hub.name, IdentityKey("d001"), lambda twin: replace(twin, model_id=model), lambda _: None)
     assert names(await hub.rows(f"SELECT deviceId FROM devices WHERE modelId = '{model}'")) == ["d001"]
     (row,) = await hub.rows("SELECT * FROM devices WHERE modelId != ''")
     assert row["modelId"] == model
@@ -398,15 +337,11 @@ async def test_the_model_that_a_device_announced_is_found(hub: QueryHub) -> None
 
 async def test_messages_that_wait_are_counted_for_devices_and_modules(hub: QueryHub) -> None:
     await hub.add("d001", "m")
-    reader = open_connection(hub.writer.path, readonly=True)
-    queues = SqliteQueueStore(hub.writer, reader)
     for queue, count in (("d001", 2), ("d001/m", 1), ("d002", 1)):
-        for _ in range(count):
-            await queues.put(HUB, queue, New(NOW, NOW + 60, "", b""), lambda _: None)
+        await hub.wait(queue, count)
     rows = await hub.rows("SELECT * FROM devices WHERE cloudToDeviceMessageCount > 1")
     assert [(row["deviceId"], row["cloudToDeviceMessageCount"]) for row in rows] == [("d001", 2)]
     assert await hub.rows("SELECT SUM(cloudToDeviceMessageCount) AS n FROM devices") == [{"n": 3}]
     assert await hub.rows("SELECT moduleId, cloudToDeviceMessageCount AS n FROM devices.modules") == [
         {"moduleId": "m", "n": 1}
     ]
-    reader.close()

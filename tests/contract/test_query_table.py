@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from query_hub import QueryHub, populate, query_hub
+from query_hub import Place, QueryHub, populate
 from query_table import CONDITIONS, QUERIES
 
 
 @pytest.fixture
-async def hub(tmp_path: Path) -> AsyncIterator[QueryHub]:
-    async with query_hub(tmp_path) as hub:
+async def hub(place: Place) -> AsyncIterator[QueryHub]:
+    async with place.open() as hub:
         await populate(hub)
         yield hub
 

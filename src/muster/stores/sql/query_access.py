@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from muster.stores.sqlite.property_indexes import PropertyIndexes, index_of, indexed_constant, indexed_value
-from muster.stores.sqlite.query_operands import Bindings
+from muster.stores.sql.property_indexes import PropertyIndexes
+from muster.stores.sql.query_operands import Bindings
 from muster.twins.query.syntax import (
     Array,
     Binary,
@@ -25,34 +25,37 @@ from muster.twins.query.syntax import (
 )
 
 _CAPABILITIES = "capabilities"
+BY_ID, EVERYTHING = 1, 9
+"""Ranks of ways: by the ids of devices, and without any narrowing."""
 
 
 class Access(NamedTuple):
-    """``outer`` is the table that is gone through first, ``i`` or ``t``, and ``by`` the index of it that must be used,
-    if any; ``constraint`` is what the key or index is asked for. The least ``rank`` leaves the fewest rows."""
+    """``outer`` is the table that is gone through first, ``i`` or ``t``, and ``by`` the index of it that serves, if
+    any; ``constraint`` is what the key or index is asked for. The least ``rank`` leaves the fewest rows."""
 
     rank: int
     outer: str = "i"
     by: str = ""
-    constraint: str = "1"
+    constraint: str = "1 = 1"
 
 
 def access_of(query: Query, indexes: PropertyIndexes, bindings: Bindings) -> Access:
     """The best way to the rows of ``query``: the device's id, an indexed property, another field, everything."""
-    ways = [Access(9)]
+    ways = [Access(EVERYTHING)]
     for path, values in _equalities(query.condition):
         if path in indexes and values:
-            members = ", ".join(bindings.bind(indexed_constant(value)) for value in values)
-            ways.append(Access(2, "t", index_of(path), f"{indexed_value(path)} IN ({members})"))
+            ways.append(Access(2, "t", indexes.name_of(path), indexes.search(path, values, bindings)))
         elif not path.steps or path.field == _CAPABILITIES:
-            ways += _by_field(path, values, query.source, bindings)
+            ways += _by_field(path, values, query.source, indexes, bindings)
     return min(ways, key=lambda way: way.rank)
 
 
-def _by_field(path: Path, values: Sequence[Scalar], source: Source, bindings: Bindings) -> Iterator[Access]:
+def _by_field(
+    path: Path, values: Sequence[Scalar], source: Source, indexes: PropertyIndexes, bindings: Bindings
+) -> Iterator[Access]:
     if path.field == _CAPABILITIES:
         if path.steps == ("iotEdge",) and list(values) == [True]:
-            yield Access(5, "i", "identities_edge", "i.iot_edge = 1")
+            yield Access(5, "i", "identities_edge", f"i.iot_edge = {indexes.dialect.constants[True]}")
         return
     texts = [value for value in values if isinstance(value, str)]
     if not texts:
@@ -60,7 +63,7 @@ def _by_field(path: Path, values: Sequence[Scalar], source: Source, bindings: Bi
     members = ", ".join(bindings.bind(text) for text in texts)
     match path.field:
         case "deviceId":
-            yield Access(1, "i", "", f"i.device_id IN ({members})")
+            yield Access(BY_ID, "i", "", f"i.device_id IN ({members})")
         case "deviceScope":
             yield Access(3, "i", "identities_by_scope", f"i.device_scope IN ({members})")
         case "moduleId" if source is Source.MODULES:

@@ -1,0 +1,1 @@
+"""What the stores on SQL databases share: the device query language compiled to SQL."""
