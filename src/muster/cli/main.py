@@ -32,6 +32,8 @@ COMMANDS = {
     "audit": ("muster.cli.audit:audit", "Show who changed what, export it, verify that the record is whole."),
     "doctor": ("muster.cli.doctor:doctor", "Find what works today and will hurt."),
     "provisioning": ("muster.cli.provisioning:provisioning", "Enroll devices that find their hub by themselves."),
+    "import": ("muster.cli.import_:import_", "Load identities and twins in Azure's export format."),
+    "export": ("muster.cli.export:export", "Write identities and twins in Azure's export format."),
     "monitor": ("muster.cli.monitor:monitor", "Watch telemetry arrive."),
     "methods": ("muster.cli.methods:methods", "List the direct methods that were called."),
     "query": ("muster.cli.query:query", "Ask for twins in the device query language."),

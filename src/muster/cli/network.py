@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,9 @@ from muster.identity.sas import host_name
 
 API_VERSION = "2021-04-12"
 _TIMEOUT_SECONDS = 30.0
+_IDLE_SECONDS = 5.0
+_TOO_MANY = 429
+_LONGEST_PAUSE = 60
 _CONTINUATION = "x-ms-continuation"
 _TOKEN_SECONDS = 3600
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from the hub's announcement, not bound
@@ -101,10 +105,10 @@ class HubClient:
         more: Mapping[str, str] | None = None,
         if_match: str = "",
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        connection = self._connect()
+        connection = self.connect()
         try:
             separator = "&" if "?" in path else "?"
-            headers = {"Authorization": self._token(), "Accept": "application/json", **(more or {})}
+            headers = {"Authorization": self.token(), "Accept": "application/json", **(more or {})}
             content = None
             if if_match:
                 headers["If-Match"] = if_match
@@ -124,13 +128,15 @@ class HubClient:
             raise
         return connection, response
 
-    def _token(self) -> str:
+    def token(self) -> str:
+        """A fresh token of the policy, or the one that the connection string holds."""
         if self.login.signature:
             return self.login.signature
         expiry = int(SystemAmbient.now()) + _TOKEN_SECONDS
         return sas.make(self.host, expiry, self.login.key_bytes, self.login.policy)
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def connect(self) -> http.client.HTTPConnection:
+        """A new connection. Raises ``click.ClickException`` when the hub cannot be reached or is not trusted."""
         context = ssl.create_default_context(cafile=self._ca)
         if self._ca is not None:  # it may be an issuer whose own root nobody has given
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -157,20 +163,72 @@ class HubClient:
         raise click.ClickException(f"no hub can be reached at {self.host} ({'; '.join(failures)})")
 
 
+class HubLine:
+    """One connection to a hub for call after call; waits where the hub asks for that."""
+
+    def __init__(self, client: HubClient) -> None:
+        self._client = client
+        self._connection: http.client.HTTPConnection | None = None
+        self._used = 0.0
+
+    def call(self, method: str, path: str, content: bytes | None = None) -> bytes:
+        """The body of one answer; ``content`` is JSON lines. Raises as ``HubClient.call``, and ``OSError``."""
+        while True:
+            status, body, retry_after = self._exchange(method, path, content)
+            if status < 300:
+                return body
+            if status != _TOO_MANY:
+                raise click.ClickException(refusal_words(status, body))
+            time.sleep(min(max(retry_after, 1), _LONGEST_PAUSE))
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _exchange(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes, int]:
+        if time.monotonic() - self._used > _IDLE_SECONDS:  # the hub may have closed it meanwhile
+            self.close()
+        connection = self._connection = self._connection or self._client.connect()
+        headers = {"Authorization": self._client.token(), "Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = "application/x-ndjson"
+        separator = "&" if "?" in path else "?"
+        try:
+            connection.request(method, f"{path}{separator}api-version={API_VERSION}", content, headers)
+            response = connection.getresponse()
+            body = response.read()
+        except http.client.HTTPException as error:
+            self.close()
+            raise click.ClickException(f"{self._client.host} did not answer as a hub does: {error!r}") from error
+        except OSError as error:
+            self.close()
+            raise click.ClickException(f"the connection to {self._client.host} is lost: {error}") from error
+        self._used = time.monotonic()
+        if response.will_close:
+            self.close()
+        pause = response.getheader("Retry-After", "")
+        return response.status, body, int(pause[:4]) if pause.isdigit() else 0
+
+
 def _refusal(response: http.client.HTTPResponse) -> str:
     """The hub's own words, and where to ask further (service.md 2.3)."""
-    text = f"the hub answered {response.status}"
+    return refusal_words(response.status, response.read(65536))
+
+
+def refusal_words(status: int, content: bytes) -> str:
+    """What a refusal says to people."""
+    text = f"the hub answered {status}"
     with suppress(ValueError, KeyError, TypeError, AttributeError):
-        body = json.loads(response.read(65536))
+        body = json.loads(content)
         if "message" in body:  # the resource manager's shape, and the provisioning service's
-            tracking = body.get("trackingId", "") if response.status == 401 else ""
-            return f"{body['message']} ({response.status})" + (
-                f". Ask the hub: muster why {tracking}" if tracking else ""
-            )
+            tracking = body.get("trackingId", "") if status == 401 else ""
+            return f"{body['message']} ({status})" + (f". Ask the hub: muster why {tracking}" if tracking else "")
         code, _, message = body["Message"].removeprefix("ErrorCode:").partition(";")
-        text = f"{words_of(code, message)} ({response.status} {code})"
+        text = f"{words_of(code, message)} ({status} {code})"
         tracking = body["ExceptionMessage"].partition("Tracking ID:")[2]
-        if response.status == 401 and tracking:
+        if status == 401 and tracking:
             text += f". Ask the hub: muster why {tracking[:32]}"
     return text
 

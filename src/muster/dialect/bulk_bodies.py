@@ -34,12 +34,13 @@ def read_bulk(body: Any) -> list[BulkItem | Problem]:
         raise HubError(ARGUMENT_NULL, "The body is an empty array, send 1 to 100 devices.")
     check_bulk_size(len(body))
     items = [Members.of(item, f"[{position}]", f"[{position}].") for position, item in enumerate(body)]
-    keys = [_key(item) for item in items]
+    keys = [read_key(item) for item in items]
     check_bulk(keys)
     return [_read_item(item, key) for item, key in zip(items, keys, strict=True)]
 
 
-def _key(item: Members) -> IdentityKey:
+def read_key(item: Members) -> IdentityKey:
+    """Which identity an item is about. Raises ``HubError`` 400005 without an id."""
     return IdentityKey(item.needed_text("id"), item.text("moduleId") or None)
 
 
@@ -47,18 +48,24 @@ def _read_item(item: Members, key: IdentityKey) -> BulkItem | Problem:
     mode = None
     try:
         mode = item.choice("importMode", ImportMode) or ImportMode.CREATE_OR_UPDATE
-        if mode.deletes:
-            draft = Draft(key=key)
-        elif key.module_id is None:
-            draft = Draft(key=key, **device_fields(item))
-        else:
-            credentials = read_credentials(item.members("authentication"))
-            draft = Draft(key=key, credentials=credentials, managed_by=item.text("managedBy"))
+        found = read_device(item, key, mode)
         _refuse_twin(item)
-        etag = item.text("eTag")
-        return BulkItem(mode, draft, match_of(etag) if etag else None)
     except HubError as error:
         return Problem(key, mode, error)
+    return found
+
+
+def read_device(item: Members, key: IdentityKey, mode: ImportMode, *, keeps_scope: bool = False) -> BulkItem:
+    """What an ``ExportImportDevice`` says of the identity itself; ``keeps_scope`` as in ``Draft``."""
+    etag = item.text("eTag")
+    if mode.deletes:
+        draft = Draft(key=key)
+    elif key.module_id is None:
+        draft = Draft(key=key, **device_fields(item), keeps_scope=keeps_scope)
+    else:
+        credentials = read_credentials(item.members("authentication"))
+        draft = Draft(key=key, credentials=credentials, managed_by=item.text("managedBy"))
+    return BulkItem(mode, draft, match_of(etag) if etag else None)
 
 
 def _refuse_twin(item: Members) -> None:
@@ -102,9 +109,8 @@ def read_regenerate(body: Members) -> tuple[KeyChoice, list[IdentityKey]]:
     if not devices:
         raise HubError(ARGUMENT_NULL, "devices is missing or empty, name 1 to 100 identities.")
     check_bulk_size(len(devices))
-    keys = [
-        _key(Members.of(item, f"devices[{position}]", f"devices[{position}].")) for position, item in enumerate(devices)
-    ]
+    named = [Members.of(item, f"devices[{place}]", f"devices[{place}].") for place, item in enumerate(devices)]
+    keys = [read_key(item) for item in named]
     check_bulk(keys)
     return choice, keys
 

@@ -79,7 +79,7 @@ def device_body(identity: Identity, activity: Activity) -> dict[str, Any]:
         "statusUpdatedTime": time_text(identity.status_updated),
         "lastActivityTime": time_text(activity.last_activity),
         "cloudToDeviceMessageCount": activity.commands_waiting,
-        "authentication": _authentication_body(identity.authentication),
+        "authentication": authentication_body(identity.authentication),
         "capabilities": {"iotEdge": identity.iot_edge},
     }
     if identity.device_scope is not None:
@@ -100,7 +100,7 @@ def module_body(identity: Identity, activity: Activity) -> dict[str, Any]:
         "connectionStateUpdatedTime": time_text(activity.connection_changed),
         "lastActivityTime": time_text(activity.last_activity),
         "cloudToDeviceMessageCount": activity.commands_waiting,
-        "authentication": _authentication_body(identity.authentication),
+        "authentication": authentication_body(identity.authentication),
     }
 
 
@@ -128,7 +128,8 @@ def _connection_state(activity: Activity) -> str:
     return "Connected" if activity.connected else "Disconnected"
 
 
-def _authentication_body(authentication: Authentication) -> dict[str, Any]:
+def authentication_body(authentication: Authentication) -> dict[str, Any]:
+    """An ``AuthenticationMechanism``."""
     return {
         "symmetricKey": {
             "primaryKey": authentication.primary_key,

@@ -67,8 +67,8 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> bytes:
             quote(model_id) if model_id else '""',
             twin.version,
             "" if tags == "{}" else f'"tags":{tags},',
-            _properties_text(twin.desired),
-            _properties_text(twin.reported),
+            properties_text(twin.desired),
+            properties_text(twin.reported),
             rest,
         )
     ).encode()
@@ -100,7 +100,8 @@ def _text(text: str | None) -> str:
     return "null" if text is None else quote(text)
 
 
-def _properties_text(properties: Properties) -> str:
+def properties_text(properties: Properties) -> str:
+    """Desired or reported properties with all that is known of them, as JSON."""
     values = text_of(properties.values)
     before = "{" if values == "{}" else f"{values[:-1]},"
     return f'{before}"$metadata":{text_of(properties.metadata)},"$version":{properties.version}}}'

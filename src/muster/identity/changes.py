@@ -15,6 +15,7 @@ from muster.core.errors import (
     MODULE_EXISTS,
     MODULE_NOT_FOUND,
     PRECONDITION_FAILED,
+    SYSTEM_MODULE,
     TOO_MANY_MODULES,
     HubError,
 )
@@ -29,7 +30,8 @@ from muster.identity.model import AuthenticationType, Identity, IdentityKey, Sta
 class Draft:
     """What a caller wants an identity to be. Everything but the credentials replaces what was there.
 
-    Modules use only ``credentials`` and ``managed_by``.
+    Modules use only ``credentials`` and ``managed_by``. ``keeps_scope``: an edge device that is new takes the scope
+    it is given, for its children, which come from elsewhere as it does, name it.
     """
 
     key: IdentityKey
@@ -40,6 +42,7 @@ class Draft:
     device_scope: str | None = None
     parent_scopes: tuple[str, ...] = ()
     managed_by: str | None = None
+    keeps_scope: bool = False
 
 
 class Match(NamedTuple):
@@ -148,6 +151,39 @@ def keep_system_module(key: IdentityKey, fresh: Fresh) -> Change:
     return change
 
 
+def keep(key: IdentityKey, match: Match) -> Change:
+    """Leave an identity as it is, which must be there (404001, 404010) and match (412001)."""
+    return lambda standing: _require(key, standing.identity, match)
+
+
+def restore_system_module(draft: Draft, fresh: Fresh) -> Change:
+    """Write over a system module, which is there exactly where its device is an edge device: else 401100."""
+
+    def change(standing: Standing) -> Identity:
+        if standing.identity is None:
+            raise belongs_to_runtime(draft.key)
+        return _write(draft, standing, fresh)
+
+    return change
+
+
+def unless_same(change: Change) -> Change:
+    """``change``, but an identity that it would only give another version stays the object it is."""
+
+    def settled(standing: Standing) -> Identity | None:
+        before, after = standing.identity, change(standing)
+        if before is None or after is None or replace(after, version=before.version) != before:
+            return after
+        return before
+
+    return settled
+
+
+def belongs_to_runtime(key: IdentityKey) -> HubError:
+    """401100: a system module is not written by services."""
+    return HubError(SYSTEM_MODULE, f"{key.module_id} belongs to the edge runtime and follows its device.")
+
+
 def _exists(key: IdentityKey) -> HubError:
     if key.module_id is None:
         return HubError(DEVICE_EXISTS, f"A device with ID '{key.device_id}' is already registered.")
@@ -224,6 +260,7 @@ def _fill(draft: Draft, identity: Identity, present: Identity | None, fresh: Fre
         iot_edge=draft.iot_edge,
         device_scope=draft.device_scope,
         parent=scopes.wanted_parent(draft.iot_edge, draft.device_scope, draft.parent_scopes),
+        keeps_scope=draft.keeps_scope,
     )
     return replace(
         identity,

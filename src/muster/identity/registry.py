@@ -18,7 +18,6 @@ from muster.core.errors import (
     DEVICE_DEFINED_TWICE,
     INVALID_DEVICE_SCOPE,
     INVALID_OPERATION,
-    SYSTEM_MODULE,
     TOO_MANY_DEVICES,
     HubError,
 )
@@ -26,7 +25,7 @@ from muster.core.limits import BULK_DEVICES, REGISTRY_PAGE
 from muster.identity import changes, scopes
 from muster.identity.account import noted
 from muster.identity.changes import ANY, Draft, Fresh, ImportMode, KeyChoice, Match, not_found
-from muster.identity.contract import Counts, Edit, IdentityStore, Note, Presence
+from muster.identity.contract import Change, Counts, Edit, IdentityStore, Note, Presence
 from muster.identity.ids import SYSTEM_MODULES, check_key
 from muster.identity.keys import generate_key
 from muster.identity.model import Identity, IdentityKey
@@ -117,14 +116,14 @@ class Registry:
         await self._check(draft)
         note = self._note(by)
         followers = self._system_modules(draft, note, new=True)
-        return await self._edit_one(Edit(draft.key, changes.create(draft, self._fresh()), note), followers)
+        return await self._edit_one(Edit(draft.key, changes.create(draft, self.fresh()), note), followers)
 
     async def update(self, draft: Draft, match: Match, by: Act = BY_THE_HUB) -> Identity:
         """Write over an existing identity. Raises as ``create`` does, 404001 or 404010, and 412001."""
         await self._check(draft)
-        change, note = changes.update(draft, match, self._fresh()), self._note(by)
+        change, note = changes.update(draft, match, self.fresh()), self._note(by)
         identity = await self._edit_one(Edit(draft.key, change, note), self._system_modules(draft, note))
-        self._publish(draft.key)
+        self.published(draft.key)
         return identity
 
     async def delete(self, key: IdentityKey, match: Match = ANY, by: Act = BY_THE_HUB) -> None:
@@ -133,7 +132,7 @@ class Registry:
         (outcome,) = await self._store.edit(self._hub, [Edit(key, changes.delete(key, match), self._note(by))])
         if isinstance(outcome, Exception):
             raise outcome
-        self._publish(key)
+        self.published(key)
 
     async def bulk(self, items: Sequence[BulkItem], by: Act = BY_THE_HUB) -> list[HubError | None]:
         """Do each item by itself; returns, item by item, why it was refused, or ``None``.
@@ -149,7 +148,7 @@ class Registry:
         note = self._note(by)
         for position, item in enumerate(items):
             try:
-                edits.append(await self._bulk_edit(item, note))
+                edits.append(Edit(item.draft.key, await self.planned(item), note))
             except HubError as error:
                 outcomes[position] = error
             else:
@@ -160,8 +159,41 @@ class Registry:
         for position, result in zip(accepted, results, strict=False):
             outcomes[position] = _refusal(result)
             if outcomes[position] is None and items[position].mode is not ImportMode.CREATE:
-                self._publish(items[position].draft.key)
+                self.published(items[position].draft.key)
         return outcomes
+
+    async def planned(self, item: BulkItem) -> Change:
+        """The change that ``item`` asks for, once what can be checked beforehand is.
+
+        Raises ``HubError`` as ``create`` does, 400003 for a mode that writes a twin, 400005 without the ETag of a
+        conditional mode.
+        """
+        make = changes.BY_MODE.get(item.mode)
+        if make is None:
+            raise HubError(
+                INVALID_OPERATION,
+                f"importMode {item.mode} writes a twin, which bulk calls of this hub do not, PATCH /twins instead.",
+            )
+        if item.mode.conditional and item.match is None:
+            raise HubError(ARGUMENT_NULL, f"eTag is missing, importMode {item.mode} needs it.")
+        if item.mode.deletes:
+            _guard(item.draft.key)
+        else:
+            await self._check(item.draft)
+        match = item.match if item.mode.conditional and item.match is not None else ANY
+        return make(item.draft, match, self.fresh())
+
+    def system_modules(self, device_id: str) -> list[tuple[IdentityKey, Change]]:
+        """The changes that give an edge device its system modules, or take them from one that is none.
+
+        They look at the device as it is in their transaction: somebody else may change it meanwhile.
+        """
+        keys = [IdentityKey(device_id, name) for name in SYSTEM_MODULES]
+        return [(key, changes.keep_system_module(key, self.fresh())) for key in keys]
+
+    def published(self, key: IdentityKey) -> None:
+        """Tell of a change of an identity that was there."""
+        self._bus.publish(IDENTITY_CHANGED, str(key))
 
     async def regenerate(
         self, keys: Sequence[IdentityKey], choice: KeyChoice, by: Act = BY_THE_HUB
@@ -176,11 +208,11 @@ class Registry:
         for key in keys:
             try:
                 _guard(key)
-                identity = await self._edit_one(Edit(key, changes.rotate(key, choice, self._fresh()), note))
+                identity = await self._edit_one(Edit(key, changes.rotate(key, choice, self.fresh()), note))
             except HubError as error:
                 outcomes.append(error)
             else:
-                self._publish(key)
+                self.published(key)
                 outcomes.append(identity)
         return outcomes
 
@@ -195,22 +227,6 @@ class Registry:
 
     def _note(self, by: Act) -> Note:
         return noted(self._hub, by, self._ambient.now())
-
-    async def _bulk_edit(self, item: BulkItem, note: Note) -> Edit:
-        make = changes.BY_MODE.get(item.mode)
-        if make is None:
-            raise HubError(
-                INVALID_OPERATION,
-                f"importMode {item.mode} writes a twin, which bulk calls of this hub do not, PATCH /twins instead.",
-            )
-        if item.mode.conditional and item.match is None:
-            raise HubError(ARGUMENT_NULL, f"eTag is missing, importMode {item.mode} needs it.")
-        if item.mode.deletes:
-            _guard(item.draft.key)
-        else:
-            await self._check(item.draft)
-        match = item.match if item.mode.conditional and item.match is not None else ANY
-        return Edit(item.draft.key, make(item.draft, match, self._fresh()), note)
 
     async def _check(self, draft: Draft) -> None:
         """What a draft must fulfil by itself and against other identities."""
@@ -238,25 +254,19 @@ class Registry:
         raise HubError(INVALID_DEVICE_SCOPE, f"The hierarchy has more than {scopes.DEEPEST} levels.")
 
     def _system_modules(self, draft: Draft, note: Note, *, new: bool = False) -> list[Edit]:
-        """The edits that give an edge device its system modules, or take them from one that ceases to be one.
-
-        They look at the device as it is in their transaction: somebody else may change it meanwhile. ``new``: if the
-        draft is written, the device has been made and has no modules yet.
-        """
+        """The edits of ``system_modules``. ``new``: if the draft is written, the device has been made and has no
+        modules yet."""
         if draft.key.module_id is not None or (new and not draft.iot_edge):
             return []
-        keys = [IdentityKey(draft.key.device_id, name) for name in SYSTEM_MODULES]
-        return [Edit(key, changes.keep_system_module(key, self._fresh()), note) for key in keys]
+        return [Edit(key, change, note) for key, change in self.system_modules(draft.key.device_id)]
 
-    def _fresh(self) -> Fresh:
+    def fresh(self) -> Fresh:
+        """What a change needs that it cannot make by itself; no two are the same."""
         ambient = self._ambient
         now = ambient.now()
         self._last_ticks = max(self._last_ticks + 1, _TICKS_AT_1970 + int(now * _TICKS_A_SECOND))
         version = 1 + (int.from_bytes(ambient.random_bytes(4)) >> 2)
         return Fresh(now, self._last_ticks, version, (generate_key(ambient), generate_key(ambient)))
-
-    def _publish(self, key: IdentityKey) -> None:
-        self._bus.publish(IDENTITY_CHANGED, str(key))
 
 
 def check_bulk_size(count: int) -> None:
@@ -277,7 +287,7 @@ def check_bulk(keys: Sequence[IdentityKey]) -> None:
 
 def _guard(key: IdentityKey) -> None:
     if key.module_id in SYSTEM_MODULES:
-        raise HubError(SYSTEM_MODULE, f"{key.module_id} belongs to the edge runtime and follows its device.")
+        raise changes.belongs_to_runtime(key)
 
 
 def _refusal(outcome: Identity | Exception | None) -> HubError | None:

@@ -41,12 +41,13 @@ def wanted_parent(iot_edge: bool, device_scope: str | None, parent_scopes: tuple
 
 def settle(
     device_id: str, ticks: int, present: Identity | None, *, iot_edge: bool, device_scope: str | None,
-    parent: str | None,
+    parent: str | None, keeps_scope: bool = False,
 ) -> tuple[str | None, tuple[str, ...]]:  # fmt: skip
     """Device scope and parent scopes of a device that is written over ``present``.
 
     An edge device keeps the scope it got when it became one; asking for another is refused with 400004,
-    while on creation a scope given is ignored, as the service generates it. When an edge device becomes a
+    while on creation a scope given is ignored, as the service generates it, unless the device ``keeps_scope``: then
+    it must be one of this device (400028). When an edge device becomes a
     leaf, its own old scope is no parent.
     """
     own = present.device_scope if present is not None and present.iot_edge else None
@@ -56,6 +57,10 @@ def settle(
                 ARGUMENT_INVALID,
                 "deviceScope of an edge device cannot be changed, leave it out and name a parent in parentScopes.",
             )
+        if own is None and keeps_scope and device_scope:
+            if device_of(device_scope) != device_id:
+                raise HubError(INVALID_DEVICE_SCOPE, "The device scope names another device, leave it out.")
+            own = device_scope
         return own or edge_scope(device_id, ticks), (parent,) if parent else ()
     if parent is not None and parent == own:
         parent = None

@@ -30,6 +30,7 @@ from muster.heads.http.network import NetworkOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
 from muster.heads.http.service_policies import PolicyOperations
+from muster.heads.http.transfer import TransferOperations
 from muster.heads.http.twins import TwinOperations
 from muster.identity.doctor import Shown
 from muster.identity.hub import Hub
@@ -141,6 +142,7 @@ class OpenHub:
                 *MeterOperations(parts.meters, metrics).table(),
                 *admin.table(),
                 *TwinOperations(parts.registry, parts.twins).table(),
+                *TransferOperations(parts.transfer).table(),
                 *QueryOperations(parts.queries).table(),
                 *methods.table(),
                 *DigitalTwinOperations(parts.twins, parts.methods, methods).table(),

@@ -19,6 +19,7 @@ from muster.identity.contract import IdentityStore
 from muster.identity.network_access import HUB_SETTING, NetworkAccess
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
+from muster.jobs.transfer import Transfer
 from muster.messages.groups import ConsumerGroups
 from muster.messages.methods import Methods
 from muster.messages.telemetry import Telemetry
@@ -46,6 +47,7 @@ class Parts(NamedTuple):
     sessions: SessionTable
     subscriptions: Subscriptions
     registry: Registry
+    transfer: Transfer
     authenticator: Authenticator
     bearer: BearerGate
     twins: Twins
@@ -96,6 +98,7 @@ async def make_parts(base: Foundation) -> Parts:
         sessions=sessions,
         subscriptions=Subscriptions(name, stores.subscriptions),
         registry=registry,
+        transfer=Transfer(name, stores.loads, registry, sessions, ambient, recorder=recorder),
         authenticator=certificates.authenticator(identities, bearer if base.issuers else None),
         bearer=bearer,
         twins=Twins(name, stores.twins, sessions, ambient, recorder),

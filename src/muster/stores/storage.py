@@ -13,6 +13,7 @@ from muster.core.settings_store import HubSettingsStore
 from muster.identity.authority_contract import AuthorityStore
 from muster.identity.contract import IdentityStore, Presence
 from muster.identity.refusals import RefusalStore
+from muster.jobs.contract import LoadStore
 from muster.messages.blob_contract import BlobIndex
 from muster.messages.queue_contract import QueueStore
 from muster.messages.upload_contract import UploadStore
@@ -35,11 +36,12 @@ class QueryEngine(QueryStore, Protocol):
 
 
 class HubStores(NamedTuple):
-    """Of one hub. Changes of ``identities`` and ``twins`` leave what they record in ``outbox``."""
+    """Of one hub. Changes of ``identities``, ``twins`` and ``loads`` leave what they record in ``outbox``."""
 
     outbox: Outbox
     identities: IdentityStore
     twins: TwinStore
+    loads: LoadStore
     queues: QueueStore
     subscriptions: SubscriptionStore
     authorities: AuthorityStore

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -47,7 +47,8 @@ _MODULES = (
     "ORDER BY module_id"
 )
 _COUNT_MODULES = "SELECT count(*) FROM identities WHERE hub = ? AND device_id = ? AND module_id > ''"
-_PUT = f"INSERT OR REPLACE INTO identities (hub, {COLUMNS}) VALUES (?{', ?' * 16})"  # noqa: S608
+PUT = f"INSERT OR REPLACE INTO identities (hub, {COLUMNS}) VALUES (?{', ?' * 16})"  # noqa: S608
+"""Writes what ``row_of`` makes."""
 _DELETE = "DELETE FROM identities WHERE hub = ? AND device_id = ? AND module_id = ?"
 _DELETE_DEVICE = "DELETE FROM identities WHERE hub = ? AND device_id = ?"
 _PUT_TWIN = "INSERT INTO twins (hub, device_id, module_id) VALUES (?, ?, ?)"  # its columns' defaults are the empty twin
@@ -135,15 +136,19 @@ class SqliteIdentityStore:
         future: asyncio.Future[list[Identity | Exception | None]] = asyncio.get_running_loop().create_future()
 
         def done(outcomes: list[Identity | Exception | None], error: BaseException | None) -> None:
-            for edit in edits:
-                self._remembered.pop((hub, edit.key.device_id), None)
+            self.forget(hub, {edit.key.device_id for edit in edits})
             settle(future, outcomes, error)
 
-        self._writer.call(lambda connection: [self._edit(connection, hub, edit) for edit in edits], done)
+        self._writer.call(lambda connection: [self.edit_within(connection, hub, edit) for edit in edits], done)
         return await future
 
-    def _edit(self, connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
-        """One edit within a transaction. What refuses is raised before anything is written."""
+    def forget(self, hub: str, device_ids: Iterable[str]) -> None:
+        """Read these devices and their modules anew: they may have changed."""
+        for device_id in device_ids:
+            self._remembered.pop((hub, device_id), None)
+
+    def edit_within(self, connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
+        """One edit within a transaction of the writer. What refuses is raised before anything is written."""
         try:
             standing = _standing(connection, hub, edit.key)
             wanted = edit.change(standing)
@@ -204,7 +209,7 @@ def _write(
 ) -> None:
     device_id, module_id = key
     if wanted is not None:
-        connection.execute(_PUT, _row(hub, wanted))
+        connection.execute(PUT, row_of(hub, wanted))
         if before is None:
             connection.execute(_PUT_TWIN, (hub, device_id, module_id or ""))
     elif module_id is not None:
@@ -233,16 +238,19 @@ def _standing(connection: apsw.Connection, hub: str, key: IdentityKey) -> Standi
 
 
 def _recount(connection: apsw.Connection, hub: str, before: Identity | None, after: Identity | None) -> None:
-    was, now = before and before.status, after and after.status
-    if was is now:
-        return
-    if was is not None:
-        connection.execute(_ADD_COUNT, (hub, was, -1))
-    if now is not None:
-        connection.execute(_ADD_COUNT, (hub, now, 1))
+    if before is None or after is None or before.status is not after.status:
+        changed: dict[str, int] = {one.status: more for one, more in ((before, -1), (after, 1)) if one is not None}
+        add_counts(connection, hub, changed)
 
 
-def _row(hub: str, identity: Identity) -> tuple[Any, ...]:
+def add_counts(connection: apsw.Connection, hub: str, more: Mapping[str, int]) -> None:
+    """Count so many devices more, or less, by status."""
+    for status, devices in more.items():
+        connection.execute(_ADD_COUNT, (hub, status, devices))
+
+
+def row_of(hub: str, identity: Identity) -> tuple[Any, ...]:
+    """The row of ``identity``."""
     authentication = identity.authentication
     return (
         hub,

@@ -16,6 +16,7 @@ from muster.stores.sqlite.grants import SqliteGrantStore
 from muster.stores.sqlite.hub_removal import forget_hub
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.loads import SqliteLoadStore
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.provisioning import SqliteProvisioningStore
 from muster.stores.sqlite.queries import SqliteQueryStore
@@ -49,10 +50,12 @@ class SqliteStorage:
         """See ``Storage``."""
         on = self._writer, self._reader
         outbox = SqliteOutbox(self._writer, hub)
+        identities = SqliteIdentityStore(*on, outbox, recorder)
         return HubStores(
             outbox=outbox,
-            identities=SqliteIdentityStore(*on, outbox, recorder),
+            identities=identities,
             twins=SqliteTwinStore(*on, outbox),
+            loads=SqliteLoadStore(*on, identities, outbox, recorder),
             queues=SqliteQueueStore(*on),
             subscriptions=SqliteSubscriptionStore(*on),
             authorities=SqliteAuthorityStore(*on),

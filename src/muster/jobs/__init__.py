@@ -1,0 +1,1 @@
+"""What is done to many identities at once: import and export."""
