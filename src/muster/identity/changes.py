@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from muster.core.errors import (
     ARGUMENT_INVALID,
@@ -226,28 +226,28 @@ def _new_module(draft: Draft, fresh: Fresh) -> Identity:
 
 
 def _new_device(draft: Draft, fresh: Fresh) -> Identity:
-    blank = Identity(
+    return Identity(
         key=draft.key,
         generation_id=str(fresh.ticks),
         version=fresh.version,
         authentication=keys.settle(draft.credentials, None, fresh.keys),
         status=draft.status,
+        **_fields(draft, None, fresh),
     )
-    return _fill(draft, blank, None, fresh)
 
 
 def _changed_device(draft: Draft, present: Identity, fresh: Fresh) -> Identity:
-    kept = replace(
+    return replace(
         present,
         version=present.version + 1,
         authentication=keys.settle(draft.credentials, present.authentication, fresh.keys),
         status=draft.status,
         status_updated=present.status_updated if present.status is draft.status else fresh.now,
+        **_fields(draft, present, fresh),
     )
-    return _fill(draft, kept, present, fresh)
 
 
-def _fill(draft: Draft, identity: Identity, present: Identity | None, fresh: Fresh) -> Identity:
+def _fields(draft: Draft, present: Identity | None, fresh: Fresh) -> dict[str, Any]:
     limit = STATUS_REASON_CHARACTERS.open
     if draft.status_reason is not None and len(draft.status_reason) > limit:
         raise HubError(
@@ -262,13 +262,12 @@ def _fill(draft: Draft, identity: Identity, present: Identity | None, fresh: Fre
         parent=scopes.wanted_parent(draft.iot_edge, draft.device_scope, draft.parent_scopes),
         keeps_scope=draft.keeps_scope,
     )
-    return replace(
-        identity,
-        status_reason=draft.status_reason,
-        iot_edge=draft.iot_edge,
-        device_scope=device_scope,
-        parent_scopes=parent_scopes,
-    )
+    return {
+        "status_reason": draft.status_reason,
+        "iot_edge": draft.iot_edge,
+        "device_scope": device_scope,
+        "parent_scopes": parent_scopes,
+    }
 
 
 class ImportMode(StrEnum):

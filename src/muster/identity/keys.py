@@ -35,6 +35,16 @@ class Credentials:
         return f"Credentials(type={self.type!r})"
 
 
+ANY_CREDENTIALS = Credentials()
+"""Asks for nothing: the choice is the hub's."""
+
+
+def needs_spare(asked: Credentials) -> bool:
+    """Whether ``settle`` may want one of its spare keys for ``asked``."""
+    given = asked.primary_key and asked.secondary_key
+    return asked.type in (None, AuthenticationType.SAS) and not given
+
+
 def generate_key(ambient: Ambient) -> str:
     """A fresh symmetric key: base64 of 32 random bytes."""
     return base64.b64encode(ambient.random_bytes(KEY_BYTES)).decode()

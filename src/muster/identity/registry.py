@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from struct import iter_unpack
 from typing import NamedTuple
 
 from muster.core.ambient import Ambient
@@ -27,11 +28,12 @@ from muster.identity.account import noted
 from muster.identity.changes import ANY, Draft, Fresh, ImportMode, KeyChoice, Match, not_found
 from muster.identity.contract import Change, Counts, Edit, IdentityStore, Note, Presence
 from muster.identity.ids import SYSTEM_MODULES, check_key
-from muster.identity.keys import generate_key
+from muster.identity.keys import ANY_CREDENTIALS, Credentials, generate_key, needs_spare
 from muster.identity.model import Identity, IdentityKey
 
 _TICKS_AT_1970 = 621_355_968_000_000_000
 _TICKS_A_SECOND = 10_000_000
+_VERSIONS_AT_ONCE = 256
 
 
 class Activity(NamedTuple):
@@ -66,6 +68,8 @@ class Registry:
         self._bus = bus
         self._ambient = ambient
         self._last_ticks = 0
+        self._versions: list[int] = []
+        """To begin with, random."""
 
     # --- reading
 
@@ -181,7 +185,7 @@ class Registry:
         else:
             await self._check(item.draft)
         match = item.match if item.mode.conditional and item.match is not None else ANY
-        return make(item.draft, match, self.fresh())
+        return make(item.draft, match, self.fresh(item.draft.credentials))
 
     def system_modules(self, device_id: str) -> list[tuple[IdentityKey, Change]]:
         """The changes that give an edge device its system modules, or take them from one that is none.
@@ -260,13 +264,16 @@ class Registry:
             return []
         return [Edit(key, change, note) for key, change in self.system_modules(draft.key.device_id)]
 
-    def fresh(self) -> Fresh:
-        """What a change needs that it cannot make by itself; no two are the same."""
+    def fresh(self, asked: Credentials = ANY_CREDENTIALS) -> Fresh:
+        """What a change cannot make by itself; no two are the same. Keys are made where ``asked`` may need some."""
         ambient = self._ambient
         now = ambient.now()
         self._last_ticks = max(self._last_ticks + 1, _TICKS_AT_1970 + int(now * _TICKS_A_SECOND))
-        version = 1 + (int.from_bytes(ambient.random_bytes(4)) >> 2)
-        return Fresh(now, self._last_ticks, version, (generate_key(ambient), generate_key(ambient)))
+        if not self._versions:
+            drawn = ambient.random_bytes(4 * _VERSIONS_AT_ONCE)
+            self._versions = [1 + (number >> 2) for (number,) in iter_unpack(">I", drawn)]
+        spare = (generate_key(ambient), generate_key(ambient)) if needs_spare(asked) else ("", "")
+        return Fresh(now, self._last_ticks, self._versions.pop(), spare)
 
 
 def check_bulk_size(count: int) -> None:

@@ -132,7 +132,7 @@ class Transfer:
         if bulk.mode in _TWIN_MODES:
             return changes.keep(key, ANY)
         if key.module_id in SYSTEM_MODULES and not bulk.mode.deletes:
-            return changes.restore_system_module(bulk.draft, self._registry.fresh())
+            return changes.restore_system_module(bulk.draft, self._registry.fresh(bulk.draft.credentials))
         return await self._registry.planned(bulk)
 
     def _twin_change(self, item: Item) -> TwinChange | None:

@@ -101,12 +101,10 @@ def _properties(
     known = new and type(version) is int and 1 <= version <= TWIN_INTEGER.open
     if values is present.values and not (known and version != present.version):
         return present
-    written = replace_properties(present, values, now, versioned=versioned)
-    if not known:
-        return written
-    if not _mirrors(plain(values), given.metadata, version if versioned else None):
-        return replace_properties(replace(present, version=version - 1), values, now, versioned=versioned)
-    return Properties(written.values, JsonObject(members=given.metadata), version)
+    if known and _mirrors(plain(values), given.metadata, version if versioned else None):
+        return Properties(values, JsonObject(members=given.metadata), version)
+    before = replace(present, version=version - 1) if known else present
+    return replace_properties(before, values, now, versioned=versioned)
 
 
 def _mirrors(value: Any, metadata: Any, version: int | None) -> bool:
