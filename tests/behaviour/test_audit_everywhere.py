@@ -164,6 +164,7 @@ async def identities(walk: Walk) -> None:
     await walk("PUT", device, {"deviceId": "d", "authentication": keys})
     await walk("PUT", module, {"deviceId": "d", "moduleId": "m"})
     await walk("POST", "/devices", [{"id": "d", "importMode": "update", "status": "disabled"}])
+    await walk("POST", "/$muster/identities", {"id": "i", "authentication": keys, "tags": {"a": GIVEN}})
     regenerate = {"policyKey": "both", "devices": [{"id": "d"}]}
     await walk("POST", "/devices/keys/regenerate", regenerate)
     for path in ("/twins/{device_id}", "/twins/{device_id}/modules/{module_id}"):

@@ -44,6 +44,8 @@ NEEDS: dict[str, tuple[Action, ...]] = {
     **{f"PUT /devices/{{device_id}}{more}": (D.DEVICES_WRITE,) for more in ("", _MODULE)},
     "PUT /devices/{device_id}/modules/{module_id}/modules/{inner_id}": (D.DEVICES_WRITE,),
     **{f"DELETE /devices/{{device_id}}{more}": (D.DEVICES_DELETE,) for more in ("", _MODULE)},
+    "GET /$muster/identities": (D.DEVICES_READ, D.TWINS_READ),
+    "POST /$muster/identities": (D.DEVICES_WRITE, D.DEVICES_DELETE, D.TWINS_WRITE),
     "GET /statistics/devices": (D.STATISTICS_READ,),
     "GET /statistics/service": (D.STATISTICS_READ,),
     "POST /devices/query": (D.TWINS_READ,),
