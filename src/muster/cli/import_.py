@@ -73,10 +73,13 @@ def import_(
     except (click.ClickException, OSError, KeyboardInterrupt) as error:
         told.end()
         why = error.format_message() if isinstance(error, click.ClickException) else str(error) or "interrupted"
-        raise click.ClickException(
-            f"{why}\nStopped behind line {max(load.done, from_line - 1)}; {load.summary()}. To go on: "
-            f"--from-line {max(load.done + 1, from_line)}, or load the whole file again, which is harmless."
-        ) from error
+        if load.done >= from_line:
+            why += (
+                f"\nStopped behind line {load.done}; {load.summary()}. To go on: --from-line {load.done + 1}, "
+                "or load the whole file again, which is harmless."
+            )
+        load.failures.show()
+        raise click.ClickException(why) from error
     told.end()
     click.echo(load.summary())
     load.failures.show()
