@@ -257,6 +257,14 @@ def test_over_the_network_and_only_by_who_may(cli: Cli, tmp_path: Path) -> None:
     assert "401" in refused_login(cli, file, reader, ca)
 
 
+def test_an_import_waits_as_a_throttled_hub_asks(make_hub: Callable[..., HubProcess], tmp_path: Path) -> None:
+    cli = Cli(make_hub(*PORTS, "--throttle", "on").start())
+    while cli.hub.request("GET", "/devices/nobody")[0] != 429:
+        pass
+    assert cli("import", write(tmp_path / "some.jsonl", map(line, range(3)))) == "3 created, 0 refused"
+    assert cli("export").count("\n") == 2
+
+
 def refused_login(cli: Cli, file: str, login: str, ca: str) -> str:
     process = cli.popen("import", file, "--login", login, "--ca", ca, data=False)
     _, error = process.communicate(timeout=30)

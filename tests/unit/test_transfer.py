@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import pytest
 from registry_parts import HUB, Parts, draft, registry_parts
 
 from muster.core.audit import Act
-from muster.core.errors import ARGUMENT_INVALID, HubError
+from muster.core.errors import ARGUMENT_INVALID, SERVER_ERROR, HubError
 from muster.identity.changes import ImportMode, Match
 from muster.identity.keys import Credentials
 from muster.identity.model import IdentityKey, Status
 from muster.identity.registry import BulkItem
+from muster.jobs.contract import Outcome
 from muster.jobs.transfer import Item, Tally, Transfer
 from muster.stores.sqlite.audit import SqliteAuditLog
 from muster.stores.sqlite.loads import SqliteLoadStore
@@ -201,6 +203,29 @@ async def test_thousands_are_done_in_their_order_and_none_is_lost(scene: Scene) 
     assert [twin.tags["n"] for _, twin in page] == list(range(1100))
     keys = {one.authentication.primary_key for one, _ in page}
     assert len(keys) == 1100, "those without keys have got keys of their own"
+
+
+async def test_a_store_that_fails_fails_the_call_and_not_one_of_its_items(scene: Scene) -> None:
+    loads, failing = scene.transfer._store, HubError(SERVER_ERROR, "the disk is full")
+
+    class Failing:
+        calls = 0
+
+        def load(self, *arguments: Any) -> Awaitable[list[Outcome]]:
+            self.calls += 1
+            if self.calls != 2:
+                return loads.load(*arguments)
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(failing)
+            return future
+
+    scene.transfer._store = Failing()  # type: ignore[assignment]
+    with pytest.raises(HubError) as caught:
+        await scene.load(*(item(f"d{number:04}") for number in range(1600)))
+    assert caught.value is failing
+    scene.transfer._store = loads
+    assert await scene.load(*(item(f"d{number:04}") for number in range(1600))) == [None] * 1600
+    assert (await scene.parts.registry.counts()).enabled == 1600
 
 
 async def test_made_is_on_record_together_and_changed_by_itself_without_keys(scene: Scene) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -20,13 +20,14 @@ from muster.core.errors import (
     HubError,
 )
 from muster.core.limits import MODULES_PER_DEVICE, STATUS_REASON_CHARACTERS
+from muster.core.values import value
 from muster.identity import keys, scopes
 from muster.identity.contract import Change, Standing
 from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType, Identity, IdentityKey, Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(frozen=True, slots=True, kw_only=True)
 class Draft:
     """What a caller wants an identity to be. Everything but the credentials replaces what was there.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
 from muster.core.errors import ARGUMENT_INVALID, ARGUMENT_NULL, HubError
+from muster.core.values import value
 from muster.identity.certificates import thumbprint_digits
 from muster.identity.model import Authentication, AuthenticationType
 
@@ -21,7 +21,7 @@ _LONGEST_THUMBPRINT = 256
 _THUMBPRINT = re.compile(r"(?:[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Credentials:
     """The credentials a caller asks for. ``None`` or empty leaves the choice to the hub (``settle``)."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -87,12 +88,16 @@ class Transfer:
         for position, item in enumerate(items):
             if position % _ITEMS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if isinstance(item, HubError):
+                run.outcomes[position] = item
+                continue
+            await run.make_way(item.bulk.draft)
             try:
-                if isinstance(item, HubError):
-                    raise item
-                await run.add(position, item)
+                load = await self.prepared(item)
             except HubError as error:
                 run.outcomes[position] = error
+            else:
+                await run.add(position, load)
         await run.drain()
         return _tally(run.outcomes)
 
@@ -175,12 +180,19 @@ class _Run:
         """Devices with loads that have no outcome yet."""
         self._under_way: deque[tuple[list[int], Awaitable[list[Outcome]]]] = deque()
 
-    async def add(self, position: int, item: Item) -> None:
-        """Take an item on. Raises ``HubError`` for one that is refused."""
-        named = item.bulk.draft
-        if named.parent_scopes or named.device_scope:
-            await self._settle_parent(named)
-        load = await self._transfer.prepared(item)
+    async def make_way(self, named: changes.Draft) -> None:
+        """Parents are looked up before a child is written, so one that came just before must be there by then."""
+        if not named.parent_scopes and not named.device_scope:
+            return
+        parent = None
+        with suppress(HubError):  # what is no scope is refused where it is looked at
+            scope = scopes.wanted_parent(named.iot_edge, named.device_scope, named.parent_scopes)
+            parent = None if scope is None else scopes.device_of(scope)
+        if parent in self._devices:
+            await self.drain()
+
+    async def add(self, position: int, load: Load) -> None:
+        """Take a load on. Raises ``HubError`` when the store fails, about whichever load."""
         self._positions.append(position)
         self._loads.append(load)
         self._devices.add(load.key.device_id)
@@ -197,19 +209,20 @@ class _Run:
             await self._settle()
         self._devices.clear()
 
-    async def _settle_parent(self, named: changes.Draft) -> None:
-        """Parents are looked up before a child is written, so one that came just before must be there by then."""
-        scope = scopes.wanted_parent(named.iot_edge, named.device_scope, named.parent_scopes)
-        if scope is not None and scopes.device_of(scope) in self._devices:
-            await self.drain()
-
     def _hand_over(self) -> None:
         self._under_way.append((self._positions, self._transfer.written(self._loads, self._by)))
         self._positions, self._loads = [], []
 
     async def _settle(self) -> None:
         positions, pending = self._under_way.popleft()
-        self.outcomes.update(zip(positions, await pending, strict=True))
+        try:
+            outcomes = await pending
+        except BaseException:  # nobody will ask how the others ended
+            others = [other for _, other in self._under_way]
+            self._under_way.clear()
+            asyncio.gather(*others, return_exceptions=True)
+            raise
+        self.outcomes.update(zip(positions, outcomes, strict=True))
 
 
 def _restored(given: GivenTwin, at: float, twin: Twin) -> Twin:

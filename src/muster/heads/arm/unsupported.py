@@ -25,7 +25,7 @@ class Unsupported(NamedTuple):
 _ROUTES = (
     "Message routes are not built yet: everything goes to the built-in endpoint, read it with an Event Hubs client."
 )
-_BULK = "Use muster device add, or the registry's bulk operations of the service SDKs."
+_BULK = "Use muster import and muster export, or the registry's bulk operations of the service SDKs."
 _LINKS = "The deployment is on a network of your own: bind it to private addresses with muster serve --bind."
 _HUB_LINK = f"{HUB}/privateEndpointConnections/{{connection}}"
 _SERVICE_LINK = f"{SERVICE}/privateEndpointConnections/{{connection}}"
