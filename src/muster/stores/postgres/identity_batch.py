@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import asyncpg
 
@@ -68,6 +67,8 @@ class IdentityBatch:
         self._made: dict[IdentityKey, tuple[Identity, Twin]] = {}
         self._changed: dict[IdentityKey, Identity] = {}
         self._entries: list[Entry] = []
+        self.told = False
+        """Whether something goes into the outbox."""
 
     async def open(self, devices: Collection[str], with_modules: Collection[str]) -> None:
         """Lock ``devices`` and read them, and the modules of those ``with_modules``: in a statement begun when they are
@@ -90,6 +91,30 @@ class IdentityBatch:
         if None not in there:
             raise HubError(DEVICE_NOT_FOUND, key.device_id)
         return Standing(there.get(key.module_id), there[None], len(there) - 1)
+
+    def has(self, key: IdentityKey) -> bool:
+        """Whether the identity is there."""
+        return key.module_id in self._there.get(key.device_id, {})
+
+    def twin_made(self, key: IdentityKey) -> Twin | None:
+        """The twin of an identity that is not written yet."""
+        made = self._made.get(key)
+        return made and made[1]
+
+    def put_twin(self, key: IdentityKey, twin: Twin) -> bool:
+        """Give an identity that is not written yet another twin; whether it is such a one."""
+        made = self._made.get(key)
+        if made is not None:
+            self._made[key] = made[0], twin
+        return made is not None
+
+    def tell(self, entries: Sequence[Entry]) -> bool:
+        """Put ``entries`` into the outbox, if there is one; whether anything goes there by that."""
+        if self._outbox is None or not entries:
+            return False
+        self._entries += entries
+        self.told = True
+        return True
 
     def put(self, before: Identity | None, after: Identity, twin: Twin = EMPTY) -> bool:
         """Have ``after`` in the place of ``before``, a new one with ``twin``; whether there is something to be told."""
@@ -143,9 +168,7 @@ class IdentityBatch:
     def _tell(self, identity: Identity, twin: Twin, *, created: bool) -> bool:
         if self._recorder is None:
             return False
-        entries: Sequence[Any] = self._recorder.identity_changed(identity, twin, created=created)
-        self._entries += entries
-        return bool(entries)
+        return self.tell(self._recorder.identity_changed(identity, twin, created=created))
 
     def _count(self, before: Identity | None, after: Identity | None) -> None:
         for identity, by in ((before, -1), (after, 1)):

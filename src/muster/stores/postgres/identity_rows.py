@@ -46,7 +46,7 @@ def row_of(identity: Identity) -> tuple[Any, ...]:
     )
 
 
-def identity_of(row: asyncpg.Record) -> Identity:
+def identity_of(row: asyncpg.Record | tuple[Any, ...]) -> Identity:
     """The identity that a row of ``COLUMNS`` holds."""
     (
         device_id, module_id, generation_id, version, kind, primary_key, secondary_key, primary_thumbprint,

@@ -47,7 +47,8 @@ _INSERT = (
 _IS_DEVICE = "SELECT 1 FROM identities WHERE hub = $1 AND device_id = $2 AND module_id = ''"
 
 
-_Place = tuple[str, str, str]
+Place = tuple[str, str, str]
+"""Hub, device and module of a twin; the empty module id means the device."""
 
 
 class PostgresTwinStore:
@@ -97,7 +98,7 @@ class PostgresTwinStore:
 
     async def _edit_all(self, step: Step, edits: Sequence[_Edit]) -> list[tuple[Twin, bool] | Exception]:
         """What each twin is then, and whether something of the edit went into the outbox; or why it was refused."""
-        before = await _lock_all(step, sorted({edit.place for edit in edits}))
+        before = await lock_twins(step, sorted({edit.place for edit in edits}))
         twins = dict(before)
         entries: list[Entry] = []
         outcomes: list[tuple[Twin, bool] | Exception] = []
@@ -118,7 +119,7 @@ class PostgresTwinStore:
             twins[edit.place] = after
             entries += told
             outcomes.append((after, bool(told)))
-        await _write(step, [(place, twin, twins[place]) for place, twin in before.items()])
+        await write_twins(step, [(place, twin, twins[place]) for place, twin in before.items()])
         if self._outbox is not None:
             await self._outbox.keep(step, entries)
         return outcomes
@@ -127,7 +128,7 @@ class PostgresTwinStore:
 class _Edit(NamedTuple):
     """An edit of the twin that stands at ``place``."""
 
-    place: _Place
+    place: Place
     key: IdentityKey
     change: Change
     record: Record | None
@@ -140,7 +141,7 @@ async def _missing(step: Step, edit: _Edit) -> HubError:
     return not_found(edit.key if is_device else IdentityKey(device_id))
 
 
-async def _lock_all(step: Step, places: Sequence[_Place]) -> dict[_Place, Twin]:
+async def lock_twins(step: Step, places: Sequence[Place]) -> dict[Place, Twin]:
     """The twins at ``places`` that are there, as they are until the transaction ends; locked in this order."""
     if len(places) == 1:
         row = await step.row(_LOCK, *places[0])
@@ -175,7 +176,7 @@ def _row_of(twin: Twin) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-async def _write(step: Step, changes: Sequence[tuple[_Place, Twin, Twin]]) -> None:
+async def write_twins(step: Step, changes: Sequence[tuple[Place, Twin, Twin]]) -> None:
     """Write what of the twins has changed, those of which the same has in one statement."""
     updates: dict[int, list[tuple[Any, ...]]] = {}
     for place, before, after in changes:
