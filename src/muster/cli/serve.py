@@ -103,6 +103,11 @@ def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--fault-injection", type=click.Choice(["on", "off"]), default=None,
               help="Let messages ask for faults of their sender's connection, for tests of clients.  "
                    "[default: on with --ephemeral]")  # fmt: skip
+@click.option("--database", default="", metavar="URL",
+              help="Keep all but telemetry in this PostgreSQL (postgresql://...), shared by any number of equal nodes; "
+                   "with --bus.")  # fmt: skip
+@click.option("--bus", default="", metavar="URL[,URL...]",
+              help="Keep telemetry in this NATS JetStream (nats://...), and talk to other nodes by it.")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--index", multiple=True, metavar="PROPERTY",
@@ -161,6 +166,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     if options["tier"] == "F1" and options["units"] > 1:
         raise click.UsageError("--tier F1, the free one, has a single unit; leave --units out, or use S1.")
     ephemeral = options["ephemeral"]
+    bus = _bus(options["database"], options["bus"], ephemeral=ephemeral)
     settings = Settings(
         data=None if ephemeral else options["data"],
         hostnames=tuple(options["hostname"]),
@@ -184,6 +190,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         command_ttl_seconds=60 * options["c2d_ttl_minutes"],
         command_deliveries=options["c2d_max_deliveries"],
         sync=options["sync"] == "full",
+        database=options["database"],
+        bus=bus,
         storage=options["storage"] == "embedded",
         storage_connection_string=options["storage_connection_string"],
         storage_container=options["storage_container"],
@@ -207,6 +215,19 @@ def _settings(options: dict[str, Any]) -> Settings:
             "Use --data, or bind 127.0.0.1 and ::1."
         )
     return settings
+
+
+def _bus(database: str, bus: str, *, ephemeral: bool) -> tuple[str, ...]:
+    """The servers of ``--bus``, none where the node is the only one."""
+    if bool(database) is not bool(bus):
+        raise click.UsageError(
+            "--database and --bus go together: one keeps what nodes share, by the other they talk and keep telemetry."
+        )
+    if database and ephemeral:
+        raise click.UsageError("--ephemeral keeps nothing; leave it out, or --database and --bus.")
+    if database and not database.startswith(("postgresql://", "postgres://")):
+        raise click.UsageError("--database must be the URL of a PostgreSQL: postgresql://USER:PASSWORD@HOST/NAME")
+    return tuple(filter(None, (url.strip() for url in bus.split(","))))
 
 
 def _hub_settings(given: dict[str, Any]) -> HubSettings:
@@ -287,6 +308,8 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
 def _greet(facts: dict[str, Any], settings: Settings, *, demo: bool) -> None:
     """What to do next, the ready line last."""
     where = "nothing is kept" if settings.data is None else f"data in {settings.data}"
+    if settings.clustered:
+        where = f"one of several nodes, {settings.data} is its own"
     lines = [
         f"Muster hub {facts['HUB_HOST']} ({settings.profile} profile, {where})",
         f"  owner       {facts['HUB_CONNECTION_STRING']}",

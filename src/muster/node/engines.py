@@ -8,29 +8,48 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+from muster.core.ambient import Ambient
 from muster.core.bus import Bus, LocalBus
+from muster.core.errors import INVALID_OPERATION, HubError
+from muster.identity.contract import IdentityStore
 from muster.messages.contract import TelemetryLog
 from muster.node.directory import DataDirectory
 from muster.node.foundation import OpenLog, Undo
 from muster.node.settings import Settings
+from muster.sessions.several import Several
 from muster.stores.sqlite.storage import SqliteStorage
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.storage import Storage
 
 
+def _leave(_hub: str, _store: IdentityStore, _bus: Bus) -> None:
+    """Nobody else changes identities."""
+
+
 class Engines(NamedTuple):
     """``bus`` makes that of a hub; ``starting`` is held while a node makes what is made once for all nodes, and one
-    node at a time does."""
+    node at a time does. ``several`` is there where there may be other nodes; ``watch``
+    has a hub's identities hear of what those have changed."""
 
     storage: Storage
     open_log: OpenLog
     bus: Callable[[str], Bus]
     forget_log: Callable[[str], Awaitable[None]]
     starting: Callable[[], AbstractAsyncContextManager[object]]
+    several: Several | None = None
+    watch: Callable[[str, IdentityStore, Bus], None] = _leave
 
 
-async def open_engines(settings: Settings, directory: DataDirectory, undo: Undo) -> Engines:
+async def open_engines(settings: Settings, directory: DataDirectory, ambient: Ambient, undo: Undo) -> Engines:
     """Those that ``settings`` ask for; what ends them is put into ``undo``. Raises ``HubError``."""
+    if settings.clustered:
+        try:
+            from muster.node.cluster import open_cluster  # noqa: PLC0415 - asks for packages of the extra "cluster"
+        except ImportError as error:
+            raise HubError(
+                INVALID_OPERATION, f"--database and --bus need {error.name}; run: pip install 'muster[cluster]'"
+            ) from error
+        return await open_cluster(settings, ambient, undo)
     storage = SqliteStorage(directory.hub_database, durable=settings.durable)
     undo.append(storage.close)
 

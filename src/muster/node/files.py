@@ -48,7 +48,7 @@ async def file_operations(
         account = parse_storage_account(settings.storage_connection_string)
         storage = AzureStorage(account, settings.storage_container, base.ambient)
         base.undo.append(storage.close)
-    elif settings.storage:
+    elif settings.storage and not settings.clustered:  # the folder is one node's
         storage, operations = await _embedded(base, stores, gate, https_port)
     uploads = Uploads(
         base.hub.name,

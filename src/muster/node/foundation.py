@@ -11,10 +11,12 @@ from muster.access.issuers import Issuers
 from muster.core.ambient import Ambient
 from muster.core.bus import Bus
 from muster.core.settings_store import HubSettingsStore
+from muster.identity.contract import IdentityStore
 from muster.identity.hub import Hub
 from muster.messages.contract import TelemetryLog
 from muster.node.directory import HubFiles
 from muster.node.settings import Settings
+from muster.sessions.several import Several
 from muster.stores.storage import Storage
 
 Undo = list[Callable[[], Awaitable[None] | None]]
@@ -27,9 +29,9 @@ made now, and when that is, in seconds since 1970. Raises ``HubError``."""
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
-    """Under one hub. Whoever begins something puts what ends it into ``undo``. ``storage`` is that of all hubs,
-    as are ``open_log``, ``issuers``, whose bearer tokens count, and ``decide``, which says for what. ``settings``,
-    ``files``, ``bus`` and ``kept`` are the hub's own."""
+    """Under one hub. Whoever begins something puts what ends it into ``undo``. ``storage`` is that of all hubs, as are
+    ``open_log``, ``several`` (the other nodes, where there may be any), ``watch``, ``issuers``, whose bearer tokens
+    count, and ``decide``, which says for what. ``settings``, ``files``, ``bus`` and ``kept`` are the hub's own."""
 
     settings: Settings
     files: HubFiles
@@ -37,6 +39,8 @@ class Foundation:
     storage: Storage
     open_log: OpenLog
     bus: Bus
+    several: Several | None
+    watch: Callable[[str, IdentityStore, Bus], None]
     kept: HubSettingsStore
     ambient: Ambient
     undo: Undo

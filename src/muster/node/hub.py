@@ -179,18 +179,10 @@ async def open_hub(
     files = site.directory.hub_files("" if first else keys.name)
     engines = site.engines
     base = Foundation(
-        settings,
-        files,
-        hub,
-        engines.storage,
-        engines.open_log,
-        engines.bus(keys.name),
-        kept,
-        site.ambient,
-        [],
-        site.issuers,
-        site.decide,
-    )
+        settings=settings, files=files, hub=hub, storage=engines.storage, open_log=engines.open_log,
+        bus=engines.bus(keys.name), several=engines.several, watch=engines.watch, kept=kept, ambient=site.ambient,
+        undo=[], issuers=site.issuers, decide=site.decide,
+    )  # fmt: skip
     try:
         return OpenHub(base, await make_parts(base), site, keys.policies, switches)
     except BaseException:

@@ -114,7 +114,7 @@ class Node:
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
-        engines = await open_engines(settings, directory, self._undo)
+        engines = await open_engines(settings, directory, self.ambient, self._undo)
         async with engines.starting():
             await self._build(engines, directory, sockets, ports)
 

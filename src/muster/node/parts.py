@@ -29,6 +29,7 @@ from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.metering import open_meters
 from muster.sessions.faults import Faults
 from muster.sessions.network_grounds import NetworkGrounds
+from muster.sessions.several import drain
 from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.stores.storage import HubStores
@@ -70,10 +71,13 @@ async def make_parts(base: Foundation) -> Parts:
     recorder = _recorder(base)
     stores = base.storage.of(name, recorder)
     outbox, identities = stores.outbox, stores.identities
+    base.watch(name, identities, base.bus)
     _relay(base, outbox, telemetry)
     bus = base.bus
     refusals = Refusals(ambient, settings.profile, stores.refusals)
-    sessions = SessionTable(name, identities, bus, ambient)
+    several = base.several
+    claims = None if several is None else several.claims(name, ambient)
+    sessions = SessionTable(name, identities, bus, ambient, claims)
     network = NetworkAccess(base.kept, HUB_SETTING, refusals, ambient)
     await network.load()
     NetworkGrounds(sessions, network)
@@ -89,6 +93,12 @@ async def make_parts(base: Foundation) -> Parts:
     methods = Methods(registry, sessions, ambient, meters)
     messaging, stop_queues = await make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)
+    subscriptions = Subscriptions(name, stores.subscriptions)
+    listener = sessions if several is None else several.desired(name, sessions, stores.twins)
+    twins = Twins(name, stores.twins, listener, ambient, recorder)
+    if several is not None and claims is not None:
+        several.connect(name, sessions, methods)
+        drain(claims, telemetry, subscriptions, twins)
     return Parts(
         telemetry=telemetry,
         stores=stores,
@@ -96,12 +106,12 @@ async def make_parts(base: Foundation) -> Parts:
         certificates=certificates,
         refusals=refusals,
         sessions=sessions,
-        subscriptions=Subscriptions(name, stores.subscriptions),
+        subscriptions=subscriptions,
         registry=registry,
         transfer=Transfer(name, stores.loads, registry, sessions, ambient, recorder=recorder),
         authenticator=certificates.authenticator(identities, bearer if base.issuers else None),
         bearer=bearer,
-        twins=Twins(name, stores.twins, sessions, ambient, recorder),
+        twins=twins,
         methods=methods,
         messaging=messaging,
         queries=await _queries(base, sessions),

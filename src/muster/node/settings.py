@@ -60,7 +60,9 @@ class Settings:
     ``certificate``: where the operator's own
     certificate for the hub is, ``None`` for one by the hub's own CA. ``credential_policies`` are authorities that issue
     certificates to devices, besides that of ``muster ca init``. ``roles_file`` holds roles and grants of the operator.
-    ``switches`` say which kinds of SAS token the hub takes no more. ``throttle``, ``None`` for the profile's own way,
+    ``database`` (a PostgreSQL URL) and ``bus`` (NATS URLs) make it one of several equal nodes, which have all settings
+    in common but directory, addresses and ports. ``switches`` say which kinds of SAS token the hub takes no more.
+    ``throttle``, ``None`` for the profile's own way,
     says whether the rates and the daily quota of ``units`` of ``tier`` are enforced; ``principal_rate`` is how many
     calls a second each caller of the service API has, 0 for any number. ``oidc_issuers`` are the OpenID
     Connect issuers (URLs) whose bearer tokens count, ``oidc_audiences`` what they may call the hub besides Azure's
@@ -105,6 +107,8 @@ class Settings:
     oidc_audiences: tuple[str, ...] = ()
     oidc_ca: Path | None = None
     hubs: tuple[HubSettings, ...] = ()
+    database: str = field(default="", repr=False)
+    bus: tuple[str, ...] = field(default=(), repr=False)
 
     def of(self, hub: HubSettings) -> Settings:
         """The settings as they are for ``hub``, which is the first of them then."""
@@ -119,6 +123,11 @@ class Settings:
     def durable(self) -> bool:
         """Whether what is acknowledged is kept, also when the power is cut."""
         return self.sync and self.data is not None
+
+    @property
+    def clustered(self) -> bool:
+        """Whether it is one of several nodes."""
+        return bool(self.database)
 
     @property
     def hub_host(self) -> str:

@@ -13,9 +13,11 @@ from muster.core.settings_store import HubSettingsStore
 from muster.node.settings import Settings
 
 _SETTING = "settings-told"
-_SECRET = frozenset({"storage_connection_string"})
+_SECRET = frozenset({"storage_connection_string", "database", "bus"})
 _PLACES = frozenset({"data", "ready_file"})
 """Where something is, not how the node is."""
+_OWN = frozenset({"bind", "mqtt_port", "amqp_port", "https_port", "amqp_plain_port"})
+"""What each of several nodes may have another way."""
 
 
 async def record_settings(settings: Settings, kept: HubSettingsStore, ambient: Ambient) -> None:
@@ -38,9 +40,10 @@ async def record_settings(settings: Settings, kept: HubSettingsStore, ambient: A
 
 def _told(settings: Settings) -> dict[str, Any]:
     """As JSON has it, secrets as fingerprints."""
-    members = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in _PLACES}
+    left_out = _PLACES | _OWN if settings.clustered else _PLACES
+    members = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in left_out}
     for name in _SECRET:
-        members[name] = fingerprint(members[name]) if members[name] else ""
+        members[name] = fingerprint(str(members[name])) if members[name] else ""
     plain: dict[str, Any] = json.loads(json.dumps(members, default=_plain))
     return plain
 

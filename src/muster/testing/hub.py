@@ -88,8 +88,9 @@ class HubProcess(HubUser):
     """``muster serve`` on an address of its own, so that clients with fixed ports can have their own hub each.
 
     ``facts`` is what the ready file says: the names of ``muster env``, ``pid`` and ``ports``. Any loopback address
-    (127.x.y.z) will do as ``address``; it is the hub's host name as well. Options beyond that go to ``serve`` as
-    they are. ``prefix`` is a command that starts another in its own place, as ``prlimit --nofile=256`` does.
+    (127.x.y.z) will do as ``address``; it is the hub's host name as well, unless clients know the hub by another
+    ``hostname``, that of a balancer say. Options beyond that go to ``serve`` as they are. ``prefix`` is a command that
+    starts another in its own place, as ``prlimit --nofile=256`` does.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class HubProcess(HubUser):
         *options: str,
         ephemeral: bool = False,
         prefix: Sequence[str] = (),
+        hostname: str = "",
     ) -> None:
         super().__init__(address, {})
         self.directory = directory
@@ -106,8 +108,8 @@ class HubProcess(HubUser):
         self._ready_file = directory / "ready.json"
         data = ["--ephemeral"] if ephemeral else ["--data", str(directory / "data")]
         self._command = [
-            *prefix, sys.executable, "-m", "muster", "serve", *data, "--bind", address, "--hostname", address,
-            "--ready-file", str(self._ready_file), *options,
+            *prefix, sys.executable, "-m", "muster", "serve", *data, "--bind", address, "--hostname",
+            hostname or address, "--ready-file", str(self._ready_file), *options,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,0 +1,87 @@
+"""The engines of a deployment of several nodes: PostgreSQL for state, NATS for telemetry and the bus between them."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from muster.access.shared_grants import GRANTS, SharedGrants
+from muster.core.ambient import Ambient
+from muster.core.bus import IDENTITY_CHANGED, MISSED, Bus
+from muster.core.settings_store import SettingsRows
+from muster.core.shared_settings import SharedSettings
+from muster.identity.contract import IdentityStore
+from muster.messages.contract import TelemetryLog
+from muster.node.engines import Engines
+from muster.node.foundation import Undo
+from muster.node.settings import Settings
+from muster.sessions.lease import Lease
+from muster.sessions.several import Several
+from muster.stores.nats.bus import NatsNode
+from muster.stores.nats.connection import NatsConnection
+from muster.stores.nats.streams import Place
+from muster.stores.nats.telemetry import JetStreamLog
+from muster.stores.postgres.database import Database
+from muster.stores.postgres.identities import PostgresIdentityStore
+from muster.stores.postgres.schema import migrate
+from muster.stores.postgres.sessions import PostgresLeaseStore, PostgresSessionDirectory
+from muster.stores.postgres.storage import PostgresStorage
+
+_DEPLOYMENT = "deployment"
+"""The setting that names the deployment: made once, in all subjects and streams."""
+
+
+async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engines:
+    """Join the deployment whose database and bus ``settings`` name. Raises ``HubError``."""
+    await migrate(settings.database)
+    database = Database(settings.database)
+    undo.append(database.close)
+    await database.open()
+    storage = PostgresStorage(database)
+    async with database.alone():
+        deployment = await _deployment(storage.rows, ambient)
+    connection = await NatsConnection.open(settings.bus, name=f"muster {socket.gethostname()}")
+    undo.append(connection.close)
+    run_id = ambient.random_bytes(6).hex()
+    node = NatsNode(connection, deployment, f"{socket.gethostname()}-{run_id}")
+    await node.open()
+    undo.append(node.close)
+    shared = SharedSettings(storage.rows, node.bus())
+    undo.append(shared.close)
+    storage.settings = shared
+    storage.grants = SharedGrants(storage.grants, lambda: shared.announce(GRANTS))
+    lease = Lease(PostgresLeaseStore(database), node.bus())
+    await lease.start()
+    undo.append(lease.stop)
+
+    async def open_log(hub: str, _: Path, partitions: int, created_at: float) -> TelemetryLog:
+        place = Place(deployment, hub)
+        return await JetStreamLog.open(connection, place, partitions, created_at=created_at, run_id=run_id)
+
+    async def forget_log(hub: str) -> None:
+        await JetStreamLog.delete(connection, Place(deployment, hub))
+
+    return Engines(
+        storage,
+        open_log,
+        node.bus,
+        forget_log,
+        database.alone,
+        Several(node.bus, lease, PostgresSessionDirectory(database)),
+        _forget_changed,
+    )
+
+
+def _forget_changed(hub: str, store: IdentityStore, bus: Bus) -> None:
+    """Have ``store`` forget identities that other nodes have changed."""
+    assert isinstance(store, PostgresIdentityStore)
+    bus.subscribe(IDENTITY_CHANGED, lambda payload: store.forget(hub, payload.partition("/")[0]))
+    bus.subscribe(MISSED, lambda _: store.forget_all())
+
+
+async def _deployment(kept: SettingsRows, ambient: Ambient) -> str:
+    name = await kept.get_setting(_DEPLOYMENT)
+    if name is None:
+        name = ambient.random_bytes(5).hex().encode()
+        await kept.put_settings({_DEPLOYMENT: name})
+    return name.decode()

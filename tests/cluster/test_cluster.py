@@ -1,0 +1,21 @@
+"""Three nodes, three NATS servers, PostgreSQL: things break under load, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.deployment import Deployment
+from tests.cluster.storm import FAULTS, storm
+
+pytestmark = pytest.mark.sdk
+
+
+@pytest.mark.timeout(400)
+async def test_three_faults_under_load(tmp_path: Path) -> None:
+    async with Deployment(tmp_path / "deployment") as deployment:
+        outcome = await storm(deployment, tmp_path / "history", FAULTS[:3], seed=1)
+    assert outcome.problems == []
+    assert outcome.acknowledged > 500
+    print(outcome)
