@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     if "sdk" in item.path.parts:
         return {"asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_unconfigure() -> None:
+    """xdist's workers end without ``atexit``."""
+    if "tests.postgres" in sys.modules:
+        sys.modules["tests.postgres"].remove_shared()
 
 
 @pytest.fixture

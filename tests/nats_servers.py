@@ -47,7 +47,9 @@ class NatsServer:
     def start(self) -> None:
         """Begin; ``wait_for`` tells when it can be used."""
         self._lines.clear()
-        self._process = subprocess.Popen([binary(), "-c", str(self._config)], stderr=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            [binary(), "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )  # one that is left behind must not hold the output of the tests
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     def wait_for(self, *words: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from functools import cache
@@ -20,7 +20,9 @@ from muster.stores.postgres.schema import migrate
 from tests.addresses import loopback
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
+_PREFIX = "muster-postgres-"
 _numbers = count(1)
+_shared: list[PostgresServer] = []
 
 
 class PostgresServer:
@@ -31,7 +33,8 @@ class PostgresServer:
 
     def __init__(self, *, durable: bool = False) -> None:
         self.address, self.port = loopback(), 5432
-        self._directory = Path(tempfile.mkdtemp(prefix="muster-postgres-"))
+        _remove_left_behind()
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._data = self._directory / "data"
         self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self._user:
@@ -71,13 +74,29 @@ class PostgresServer:
         )  # fmt: skip
 
 
+def remove_shared() -> None:
+    """Remove the server of this process, if it has one: once, when its tests are over."""
+    while _shared:
+        _shared.pop().remove()
+
+
+def _remove_left_behind() -> None:
+    """Stop and remove servers of processes that were killed before they could do so."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                os.kill(int((directory / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 @cache
 def shared_server() -> PostgresServer:
     """The server of this process, started when it is first asked for."""
     if not BINARIES.is_dir():
         pytest.skip("there is no PostgreSQL 15 on this machine: apt-get install postgresql-15")
     server = PostgresServer()
-    atexit.register(server.remove)
+    _shared.append(server)
     asyncio.new_event_loop().run_until_complete(_make_template(server))
     return server
 
