@@ -14,7 +14,7 @@ from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, Identity, IdentityKey, Status
 from muster.messages.upload_contract import Slot
-from muster.stores.postgres.database import Database, Step
+from muster.stores.postgres.database import LANES, Database, Step
 from muster.stores.postgres.hub_removal import SLICE, forget_hub
 from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.postgres.outbox import PostgresOutbox
@@ -33,8 +33,8 @@ ALL, MUCH = 1000, 1 << 30
 class Node:
     """The stores of one node."""
 
-    def __init__(self, url: str) -> None:
-        self.database = Database(url)
+    def __init__(self, url: str, *, lanes: int = LANES) -> None:
+        self.database = Database(url, lanes=lanes)
         self.outbox = PostgresOutbox(self.database, HUB)
         self.identities = PostgresIdentityStore(self.database)
         self.twins = PostgresTwinStore(self.database, self.outbox)
@@ -304,6 +304,43 @@ async def test_many_are_looked_up_in_few_statements_and_none_spoils_the_others(n
     assert asked == 2
     assert await other.identities.get(HUB, keys[0]) is found[0]
     assert await row("SELECT 1") is not None
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_changes_read_what_they_are_about_and_no_whole_tables(url: str, *, analyzed: bool) -> None:
+    node = Node(url, lanes=1)
+    await node.database.open()
+    await node.add(*(IdentityKey(f"d{number}") for number in range(20)))
+    more = "FROM generate_series(1, 20000) AS n"
+    copy = [
+        "INSERT INTO identities (hub, device_id, module_id, generation_id, version, authentication, status, "
+        f"status_updated, iot_edge) SELECT 'hub', 'e' || n, '', '1', 1, 'sas', 'enabled', 0, false {more}",
+        f"INSERT INTO twins (hub, device_id, module_id) SELECT 'hub', 'e' || n, '' {more}",
+        f"INSERT INTO outbox (hub, device_id, record) SELECT 'hub', 'e' || n, '' {more}",
+        *(["ANALYZE"] if analyzed else []),
+    ]
+    for statement in copy:
+        await node.database.fetch(statement)
+    keys = [IdentityKey(f"{letter}{number}") for letter in "de" for number in range(1, 20)]
+    change = lambda twin: patch_twin(twin, {"t": 1}, {}, 0.0)  # noqa: E731
+    told = 0
+    for _ in range(8):  # the server plans anew five times, then it has a plan for all values
+        edits = [node.twins.edit(HUB, key, change, lambda _: None, lambda *_: [Entry("d", b"1")]) for key in keys]
+        adding, taking = node.add(*keys), node.outbox.take(told, 100, MUCH)
+        reading = asyncio.gather(*edits, adding, taking, node.database.submit("~~~", rows_read))
+        *_, taken, rows = await reading
+        told = taken[-1].number
+        assert rows < 5000
+    await node.database.close()
+
+
+async def rows_read(step: Step) -> int:
+    """How many rows the transaction has read by now."""
+    tables = "relname ~ '^(identities|twins|outbox)_[0-9]+$'"
+    rows: int = await step.value(
+        f"SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_xact_user_tables WHERE {tables}"
+    )
+    return rows
 
 
 async def test_a_value_that_the_database_cannot_take_fails_alone(nodes: tuple[Node, Node]) -> None:

@@ -26,7 +26,7 @@ from muster.core.errors import UNAVAILABLE, HubError
 from muster.stores.postgres.failures import LOST_AGAINST_ANOTHER, UNREACHABLE, store_error, told_as_refusal
 from muster.stores.postgres.transaction import Done, Item, Outcome, SpoiltError, Step, Together, Work, run
 
-__all__ = ["Database", "Step", "Together", "Work", "settle", "store_error", "told_as_refusal"]
+__all__ = ["LANES", "Database", "Step", "Together", "Work", "settle", "store_error", "told_as_refusal"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,14 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "30s",  # a node that is cut off holds its row locks no longer
     "timezone": "UTC",
     "jit": "off",  # its compilation costs more than all of our statements
+}
+_LANE_SETTINGS = _SETTINGS | {
+    # What is written is found by keys, and read in the order of one. The planner does not know that only one part of a
+    # table will be looked into, nor how much a table that grows holds by now: it would read 10^5 rows from end to end.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_sort": "off",
 }
 
 
@@ -174,11 +182,11 @@ class Database:
         return self._lanes[int.from_bytes(digest, "big") % len(self._lanes)]
 
     async def connect(self) -> asyncpg.Connection:
-        """Another connection, with the settings of all."""
+        """A connection to write with."""
         self.check_pause()
         try:
             return await asyncpg.connect(
-                self._url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, server_settings=_SETTINGS
+                self._url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, server_settings=_LANE_SETTINGS
             )
         except (OSError, TimeoutError, asyncpg.PostgresError):
             self.note_failure()

@@ -17,9 +17,8 @@ from muster.core.outbox import Entry, Numbered
 from muster.stores.postgres.database import Database, Step
 
 _PUT = "INSERT INTO outbox (hub, device_id, record) VALUES ($1, $2, $3)"
-_REMOVE = (
-    "DELETE FROM outbox AS kept USING unnest($2::text[], $3::bigint[]) AS told (device_id, number) "
-    "WHERE kept.hub = $1 AND kept.device_id = told.device_id AND kept.number = told.number"
+_REMOVE = (  # the bounds keep the search short, whatever the server believes of a table that is filled and emptied
+    "DELETE FROM outbox WHERE hub = $1 AND number BETWEEN $2 AND $3 AND number = ANY($4::bigint[])"
 )
 _NEXT = """
     SELECT number, device_id, record FROM (
@@ -43,7 +42,7 @@ class PostgresOutbox:
         self._database = database
         self._hub = hub
         self._listeners: list[Callable[[], None]] = []
-        self._handed_out: dict[int, str] = {}
+        self._handed_out: list[int] = []
         self._telling = False
         self._putting: set[asyncio.Future[None]] = set()
 
@@ -68,16 +67,16 @@ class PostgresOutbox:
         """See ``Outbox.take``; what was put before is among it."""
         if self._putting:
             await asyncio.wait(self._putting)
-        done = {number: device_id for number, device_id in self._handed_out.items() if number <= told}
+        done = [number for number in self._handed_out if number <= told]
 
         async def work(step: Step) -> list[Numbered]:
             if done:
-                await step.write(_REMOVE, self._hub, list(done.values()), list(done))
+                await step.write(_REMOVE, self._hub, done[0], done[-1], done)
             rows = await step.fetch(_NEXT, self._hub, limit, limit_bytes)
             return [Numbered(number, Entry(device_id, record)) for number, device_id, record in rows]
 
         found = await self._database.submit(f"~outbox/{self._hub}", work)
-        self._handed_out = {number: entry.device_id for number, entry in found}
+        self._handed_out = [number for number, _ in found]
         return found
 
     def _put_all(self, device_id: str, entries: Sequence[Entry]) -> None:
