@@ -149,7 +149,7 @@ class Served:
         """Load devices whose ids lie anywhere between the others."""
         chance = random.Random(size)
         names = [f"{name_of(chance.randrange(size))}-{number}" for number in range(count)]
-        return self.load((line_of(name, size) for name in names), count)
+        return self.load((line_of(name, -size) for name in names), count)
 
     def choose(self, size: int) -> None:
         """From now on ask for devices of these, each once."""
