@@ -1,6 +1,6 @@
 """Measure a hub with many identities: how fast they are loaded, what they take, and whether the hub feels their number.
 
-usage: python -m bench.identities [--quick] [--again] [--directory DIR]
+usage: python -m bench.identities [--quick] [--again] [--directory DIR] [--store postgres]
 
 A hub in a process of its own is loaded by `muster import`, as anybody would, up to 10^4, 10^5, 10^6 and 5 * 10^6
 devices, in the order of their ids as exports have them, each with two keys, two tags, a desired and a reported
@@ -15,7 +15,8 @@ process. The bar is issue 8's: a point read and a connect at 5 * 10^6 cost at mo
 
 A full run takes under an hour and up to 8 GB in DIR (default bench/build), and writes two plots and
 docs/results/DATE-identities.{json,md}. One that was stopped goes on where it was, as long as hub and benchmark are the
-same; `--again` forgets it.
+same; `--again` forgets it. With `--store postgres` both hubs keep all in a PostgreSQL and a NATS server of their own,
+whose CPU is counted as the hub's; that run begins anew, and the name of its results ends in -postgres.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ import uvloop
 
 from bench import machine
 from bench.journal import ROOT, Journal, source_digest
+from bench.keeping import Embedded, Keeping, Shared
 from bench.measure import Result
 from bench.peers import LightDevice, PeerError
 from bench.plot import svg
@@ -103,10 +105,11 @@ def line_of(name: str, group: int) -> bytes:
 class Served:
     """A hub that is loaded and asked."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, keeping: Keeping) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.keeping = keeping
         ports = [option for name in ("mqtt", "amqp", "https") for option in (f"--{name}-port", "0")]
-        self.hub = HubProcess(directory, HOST, *ports, "--index", "tags.building")
+        self.hub = HubProcess(directory, HOST, *ports, "--index", "tags.building", *keeping.options)
         with machine.on_core(machine.SERVER_CORE):
             self.hub.start()
         self.pid = int(self.hub.facts["pid"])
@@ -114,6 +117,10 @@ class Served:
         self._seed = seed
         self._fresh: Iterator[int] = iter(())
         self._warm: list[int] = []
+
+    def cpu_seconds(self) -> float:
+        """What it has used, with all that keeps for it."""
+        return self.keeping.cpu_seconds(self.hub)
 
     def _counted(self) -> int:
         status, counts = self.hub.request("GET", "/statistics/devices")
@@ -124,7 +131,7 @@ class Served:
     def load(self, lines: Iterator[bytes], count: int) -> Result:
         """Import ``lines``; what one costs."""
         data = str(self.hub.directory / "data")
-        before, begun = machine.cpu_seconds(self.pid), time.perf_counter()
+        before, begun = self.cpu_seconds(), time.perf_counter()
         with subprocess.Popen(
             [sys.executable, "-m", "muster", "import", "-", "--data", data, "--no-progress"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -137,7 +144,7 @@ class Served:
             said = process.stdout.read().decode()
         if process.returncode != 0:
             raise PeerError(f"the import ended with {process.returncode}: {said}")
-        seconds, used = time.perf_counter() - begun, machine.cpu_seconds(self.pid) - before
+        seconds, used = time.perf_counter() - begun, self.cpu_seconds() - before
         self.count = self._counted()
         return {"us": used / count * 1e6, "per_s": count / seconds, "said": said.strip()}
 
@@ -167,12 +174,12 @@ class Served:
     async def reads(self, numbers: Sequence[int]) -> float:
         """Devices over REST, one after the other on one connection."""
         wire = await Wire.open(self.hub)
-        before = machine.cpu_seconds(self.pid)
+        before = self.cpu_seconds()
         for number in numbers:
             body = await wire.ask("GET", f"/devices/{name_of(number)}")
             if name_of(number).encode() not in body:
                 raise PeerError(f"{number} was answered {body!r}")
-        used = machine.cpu_seconds(self.pid) - before
+        used = self.cpu_seconds() - before
         wire.close()
         return used / len(numbers) * 1e6
 
@@ -188,30 +195,30 @@ class Served:
         logins = [
             (name_of(one), make(f"{HOST}/devices/{name_of(one)}", expiry, key_of(name_of(one)))) for one in numbers
         ]
-        before = machine.cpu_seconds(self.pid)
+        before = self.cpu_seconds()
         for name, token in logins:
             begun = time.perf_counter()
             device = await LightDevice.open(port, trust, name, f"{HOST}/{name}/?api-version=2021-04-12", token)
             taken.append((time.perf_counter() - begun) * 1e3)
             device.close()
-        return (machine.cpu_seconds(self.pid) - before) / len(logins) * 1e6
+        return (self.cpu_seconds() - before) / len(logins) * 1e6
 
     async def queries(self, numbers: Sequence[int]) -> float:
         """Twenty twins by the indexed property."""
         wire = await Wire.open(self.hub)
-        before = machine.cpu_seconds(self.pid)
+        before = self.cpu_seconds()
         for number in numbers:
             text = f"SELECT * FROM devices WHERE tags.building = 'b{number // FOUND}'"
             found = json.loads(await wire.ask("POST", "/devices/query", json.dumps({"query": text}).encode()))
             if len(found) != FOUND:
                 raise PeerError(f"{text} found {len(found)}")
-        used = machine.cpu_seconds(self.pid) - before
+        used = self.cpu_seconds() - before
         wire.close()
         return used / len(numbers) * 1e6
 
     def bytes_each(self) -> float:
-        """Of the database file, the write-ahead log left out."""
-        return (self.hub.directory / "data" / "hub.db").stat().st_size / self.count
+        """Of the database, the write-ahead log left out."""
+        return self.keeping.identity_bytes(self.hub) / self.count
 
     def resident_mib(self) -> float:
         """The process's resident memory."""
@@ -309,12 +316,12 @@ def _ratio(figures: Result, name: str) -> float:
     return statistics.median(here / there for here, there in rounds)
 
 
-def make_report(journal: Journal, size: Size) -> dict[str, Any]:
+def make_report(journal: Journal, size: Size, store: str) -> dict[str, Any]:
     """Everything that was measured, summed up."""
     figures = dict(zip(size.sizes, journal.of("figures", "grown"), strict=True))
     steps = journal.of("load", "grown")
     return {
-        "sizes": list(size.sizes), "figures": list(figures.values()), "steps": steps,
+        "store": store, "sizes": list(size.sizes), "figures": list(figures.values()), "steps": steps,
         "no_order": journal.of("load in no order", "grown"),
         "load_us": statistics.mean(one["us"] for one in steps), "load_last_us": steps[-1]["us"],
         "ratios": {name: [_ratio(one, name) for one in figures.values()] for name in SHOWN},
@@ -325,8 +332,9 @@ def to_markdown(made: dict[str, Any], facts: dict[str, str | int | float], comma
     """The report."""
     described = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
     lines = [
-        f"# Many identities in SQLite, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "", f"`{command}` on {described}.", "",
-        "Medians of the rounds; µs are CPU of the hub's process; ratios are to a hub with 10,000 beside it, round by",
+        f"# Many identities in {made['store']}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "",
+        f"`{command}` on {described}.", "",
+        "Medians of the rounds; µs are CPU of the hub; ratios are to a hub with 10,000 beside it, round by",
         "round.",
         "", "| | " + " | ".join(f"{size:,}" for size in made["sizes"]) + " |",
         "| --- |" + " --- |" * len(made["sizes"]),
@@ -335,7 +343,7 @@ def to_markdown(made: dict[str, Any], facts: dict[str, str | int | float], comma
     def row(name: str, cells: Sequence[str]) -> None:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
 
-    row("bytes of hub.db for each", [f"{one['bytes']:.0f}" for one in made["figures"]])
+    row("bytes of the database for each", [f"{one['bytes']:.0f}" for one in made["figures"]])
     row("load in no order, µs each", [f"{one['us']:.0f}" for one in made["no_order"]])
     for name in SHOWN:
         row(f"{name}, µs", [f"{statistics.median(here for here, _ in one[name]):,.0f}" for one in made["figures"]])
@@ -382,27 +390,36 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="up to 50,000; figures are not for quoting")
     parser.add_argument("--again", action="store_true", help="forget what an earlier run that was stopped measured")
     parser.add_argument("--directory", type=Path, default=BUILD, help="where there is room for the databases")
+    parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite", help="what keeps the identities")
     chosen = parser.parse_args()
     size = QUICK if chosen.quick else FULL
-    directory: Path = chosen.directory / f"identities-{'quick' if chosen.quick else 'full'}-{source_digest()}"
-    if chosen.again:
+    name = f"identities-{chosen.store}-{'quick' if chosen.quick else 'full'}"
+    directory: Path = chosen.directory / f"{name}-{source_digest()}"
+    if chosen.again or chosen.store == "postgres":
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
     journal = Journal(directory / "journal.jsonl")
+    kept: list[Keeping] = []
     served: list[Served] = []
     try:
         for seed, name in enumerate(("grown", "base")):
-            served.append(Served(directory / name, seed))
+            kept.append(Shared(directory / name) if chosen.store == "postgres" else Embedded())
+            served.append(Served(directory / name, seed, kept[-1]))
         os.sched_setaffinity(0, {machine.LOAD_CORE})
         grown, base = served
         Run(grown, base, journal, size).all()
     finally:
         for one in served:
             one.hub.stop()
-    made = make_report(journal, size)
+        for keeping in kept:
+            keeping.close()
+    made = make_report(journal, size, {"sqlite": "SQLite", "postgres": "PostgreSQL"}[chosen.store])
     where: Path = BUILD if chosen.quick else ROOT / "docs" / "results"
+    where.mkdir(exist_ok=True)
     stem = "identities" if chosen.quick else f"{datetime.now(UTC):%Y-%m-%d}-identities"
     command = f"python -m bench.identities{' --quick' if chosen.quick else ''}"
+    if chosen.store == "postgres":
+        stem, command = f"{stem}-postgres", f"{command} --store postgres"
     text = to_markdown(made, machine.describe(directory), command, stem)
     (where / f"{stem}.json").write_text(json.dumps(made, indent=1) + "\n")
     (where / f"{stem}.md").write_text(text)

@@ -53,6 +53,11 @@ class PostgresServer:
         """How to reach ``database``."""
         return f"postgresql://postgres@{self.address}:{self.port}/{database}"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that all others descend from."""
+        return int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
+
     def start(self) -> None:
         """Start it; when this returns it takes connections."""
         self._run("pg_ctl", "--wait", f"--log={self._directory / 'log'}", "start")
