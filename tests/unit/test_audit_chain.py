@@ -159,10 +159,10 @@ def test_a_filter_takes_a_subject_with_all_below_it_and_the_time_up_to_its_end()
 def test_secrets_that_people_put_into_twins_and_paths_are_hidden() -> None:
     key = "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0IHNlY3I="
     value = {"a": [f"HostName=h;SharedAccessKey={key}"], 'quo"te': {"b": f'sig={key}"', "plain": "a=b", "n": 1}}
-    text = hidden(encode(value), value)
+    text = hidden(encode(value))
     assert key not in text
     assert json.loads(text)['quo"te']["plain"] == "a=b"
-    assert hidden('{"a":1}', {"a": 1}) == '{"a":1}'
+    assert hidden('{"a":1}') == '{"a":1}'
     assert key not in shown(f"devices/{key}")
     assert len(shown("x" * 100_000)) < 300
     assert shown("devices/\udcff") == "devices/\\udcff"

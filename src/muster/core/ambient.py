@@ -129,6 +129,7 @@ def _stamp(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%m/%d/%Y %H:%M:%S")
 
 
+@lru_cache(maxsize=64)
 def iso(moment: float) -> str:
     """``moment`` (seconds since 1970) as Azure prints times: ISO 8601, UTC, seven fraction digits, ``Z``."""
     microseconds = round(moment * 1_000_000)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from muster.core.json_text import encode
+from muster.core.json_text import decode, encode
 from muster.core.redaction import redacted
 
 
@@ -53,7 +53,7 @@ class Draft(NamedTuple):
 
 def draft(scope: str, act: Act, subject: str, at: float, *, before: Any = None, after: Any = None) -> Draft:
     """The record of a change from ``before`` to ``after``, JSON values in which secrets are ``fingerprint``s."""
-    return Draft(scope, act, subject, at, hidden(encode(before), before), hidden(encode(after), after))
+    return Draft(scope, act, subject, at, hidden(encode(before)), hidden(encode(after)))
 
 
 Note = Callable[[Any, Any], Draft]
@@ -79,9 +79,9 @@ def fingerprints(secrets: Mapping[str, str | None]) -> dict[str, str | None]:
     return {name: fingerprint(secret) for name, secret in secrets.items()}
 
 
-def hidden(text: str, value: Any) -> str:
-    """``text``, the JSON of ``value``, without what may be a key or a signature: people put those into twins."""
-    return encode(_hidden(value)) if "=" in text else text
+def hidden(text: str) -> str:
+    """``text``, which is JSON, without what may be a key or a signature: people put those into twins."""
+    return encode(_hidden(decode(text))) if "=" in text else text
 
 
 def _hidden(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from muster.core.ambient import iso
 from muster.core.errors import HubError
-from muster.core.json_text import encode, encode_finite, quote, text_of
+from muster.core.json_text import encode, quote, text_of
 from muster.core.memory_limits import IDENTITIES_REMEMBERED
 from muster.dialect.etag import etag_of, twin_etag_of
 from muster.dialect.identity_bodies import time_text
@@ -102,9 +102,14 @@ def _text(text: str | None) -> str:
 
 def properties_text(properties: Properties) -> str:
     """Desired or reported properties with all that is known of them, as JSON."""
-    values = text_of(properties.values)
-    before = "{" if values == "{}" else f"{values[:-1]},"
-    return f'{before}"$metadata":{text_of(properties.metadata)},"$version":{properties.version}}}'
+    before, metadata = _open(properties.values), text_of(properties.metadata)
+    return f'{before}"$metadata":{metadata},"$version":{properties.version}}}'
+
+
+def _open(content: Content) -> str:
+    """``content`` as text, with room for a further member at its end."""
+    text = text_of(content)
+    return "{" if text == "{}" else f"{text[:-1]},"
 
 
 def device_twin(twin: Twin) -> bytes:
@@ -120,7 +125,7 @@ def device_twin(twin: Twin) -> bytes:
 
 def desired_patch(patch: Content, version: int) -> bytes:
     """A change of the desired properties, as a connected device is told."""
-    return encode_finite({**patch, "$version": version}).encode()
+    return f'{_open(patch)}"$version":{version}}}'.encode()
 
 
 def device_error(error: HubError, tracking_id: str, now: float) -> bytes:

@@ -82,7 +82,7 @@ class TwinService:
         """Tell of a change of the desired properties on the channels that have asked for that."""
         for channel in tuple(self._channels.values()):
             if channel.notified and channel.answers is not None:
-                channel.answers.tell(desired_change(desired_patch(dict(patch), version)))
+                channel.answers.tell(desired_change(desired_patch(patch, version)))
 
     def serve(self, channel: TwinChannel, message: Message) -> None:
         """Begin to serve a request. Raises ``HubError`` 400004 when it cannot be answered at all."""

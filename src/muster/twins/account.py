@@ -9,22 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from muster.core.audit import Act, Draft, hidden
-from muster.core.json_text import encode_finite, plain, text_of
+from muster.core.json_text import JsonObject, encode_finite, plain, text_of
 from muster.twins.contract import Note
 from muster.twins.document import Content, Twin
 
 
-def patched(hub: str, by: Act, subject: str, at: float, patch: Mapping[str, Content]) -> Note:
-    """Makes the record of ``patch``, by part of the twin (``tags``, ``desired``), of which empty ones do not count."""
+def patched(hub: str, by: Act, subject: str, at: float, patch: Mapping[str, JsonObject]) -> Note:
+    """Makes the record of ``patch``, by part of the twin (``tags``, ``desired``), without parts that are empty."""
 
     def note(before: Twin, after: Twin) -> Draft:
-        was: dict[str, Any] = {"version": before.version}
-        now: dict[str, Any] = {"version": after.version}
+        was, now = f'{{"version":{before.version}', f'{{"version":{after.version}'
         for part, change in patch.items():
-            if change:
-                was[part] = _touched(before.tags if part == "tags" else before.desired.values, change)
-                now[part] = change
-        return Draft(hub, by, subject, at, hidden(encode_finite(was), was), hidden(encode_finite(now), now))
+            content = before.tags if part == "tags" else before.desired.values
+            was += f',"{part}":{encode_finite(_touched(content, change.plain()))}'
+            now += f',"{part}":{change.text}'
+        return Draft(hub, by, subject, at, hidden(f"{was}}}"), hidden(f"{now}}}"))
 
     return note
 
@@ -51,5 +50,4 @@ def _touched(content: Content, patch: Content) -> dict[str, Any]:
 
 def _whole(twin: Twin) -> str:
     tags, desired = twin.tags, twin.desired.values
-    text = f'{{"version":{twin.version},"tags":{text_of(tags)},"desired":{text_of(desired)}}}'
-    return hidden(text, {"version": twin.version, "tags": tags, "desired": desired})
+    return hidden(f'{{"version":{twin.version},"tags":{text_of(tags)},"desired":{text_of(desired)}}}')

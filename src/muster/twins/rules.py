@@ -16,8 +16,8 @@ TAGS, DESIRED, REPORTED = "tags", "properties.desired", "properties.reported"
 
 NUMBER_SIZE, BOOLEAN_SIZE = 8, 4
 
-_PLAIN_NAME = 256
-"""A name of letters, digits and underscores up to this length needs no further look."""
+_PLAIN_NAME, _PLAIN_INTEGER = 256, 1 << 31
+"""A name of letters, digits and underscores up to this length needs no further look, nor does a smaller integer."""
 _FOREIGN = re.compile(r"[\x00-\x20\x7f-\x9f.$]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -78,6 +78,9 @@ def _check_members(path: str | _Path, members: Mapping[str, Any], depth: int, *,
     for name, value in members.items():
         if len(name) > _PLAIN_NAME or not name.isidentifier() or not name.isascii():
             _check_key(path, name)
+        kind = type(value)
+        if kind is bool or (kind is int and -_PLAIN_INTEGER < value < _PLAIN_INTEGER):
+            continue
         _check_value((path, name), value, depth + 1, in_array=in_array)
 
 

@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from muster.core.ambient import Ambient
 from muster.core.audit import BY_THE_HUB, Act, Draft
 from muster.core.errors import DEVICE_NOT_FOUND, MODULE_NOT_FOUND, PRECONDITION_FAILED, HubError
+from muster.core.json_text import JsonObject
 from muster.core.limits import TWIN_PROPERTIES, TWIN_TAGS
 from muster.core.outbox import Entry
 from muster.identity.account import subject_of
@@ -22,16 +23,8 @@ from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
 from muster.twins import digital, document, rules
 from muster.twins.account import patched, replaced
-from muster.twins.contract import Change, DesiredListener, Note, Record, TwinRecorder, TwinStore, TwinUpdate
+from muster.twins.contract import DesiredListener, Record, TwinRecorder, TwinStore, TwinUpdate
 from muster.twins.document import Content, Twin
-
-
-class _After(NamedTuple):
-    """What follows a change; see ``TwinStore.edit``."""
-
-    then: Callable[[Twin], None]
-    record: Record | None
-    note: Note
 
 
 class Twins:
@@ -75,9 +68,9 @@ class Twins:
 
     # --- for services
 
-    async def patch(
+    def patch(
         self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None, by: Act = BY_THE_HUB
-    ) -> Twin:
+    ) -> Awaitable[Twin]:
         """Merge a service's tags and desired properties into the twin (``None``: not given); the new twin.
 
         ``revision``: the twin must have it. ``$metadata`` and ``$version`` in ``desired`` are passed over, so that
@@ -89,50 +82,61 @@ class Twins:
         now = self._ambient.now()
 
         def change(twin: Twin) -> Twin:
-            return document.patch_twin(twin, new_tags, new_desired, now)
+            if revision is not None:
+                _require(twin, revision)
+            return _sized(twin, document.patch_twin(twin, new_tags, new_desired, now))
 
         record = None
         if self._recorder is not None:
             record = self._update_recorded(key, TwinUpdate(now, tags=new_tags, desired=new_desired))
-        then = partial(self._tell, key, new_desired) if new_desired else _ignore
-        note = patched(self._hub, by, subject_of(key), now, {"tags": new_tags, "desired": new_desired})
-        return await self._edit(key, change, revision, _After(then, record, note))
+        parts: dict[str, JsonObject] = {}
+        then: Callable[[Twin], None] = _ignore
+        if new_tags:
+            parts["tags"] = JsonObject(members=new_tags)
+        if new_desired:
+            parts["desired"] = told = JsonObject(members=new_desired)  # encoded once, for the record and the device
+            then = partial(self._tell, key, told)
+        note = patched(self._hub, by, subject_of(key), now, parts)
+        return self._store.edit(self._hub, key, change, then, record, note=note)
 
-    async def replace(
+    def replace(
         self, key: IdentityKey, tags: Any, desired: Any, revision: int | None = None, by: Act = BY_THE_HUB
-    ) -> Twin:
+    ) -> Awaitable[Twin]:
         """Put a service's tags and desired properties in the place of the twin's; ``None`` empties. See ``patch``."""
         new_tags, new_desired = _checked(tags, desired)
         now = self._ambient.now()
 
         def change(twin: Twin) -> Twin:
-            return document.replace_twin(twin, new_tags, new_desired, now)
+            if revision is not None:
+                _require(twin, revision)
+            return _sized(twin, document.replace_twin(twin, new_tags, new_desired, now))
 
         recorder = self._recorder
         record = None if recorder is None else lambda before, after: recorder.twin_replaced(key, before, after, now)
-        then = partial(self._tell, key, document.merge({}, new_desired))
-        return await self._edit(
-            key, change, revision, _After(then, record, replaced(self._hub, by, subject_of(key), now))
-        )
+        then = partial(self._tell, key, JsonObject(members=document.merge({}, new_desired)))
+        note = replaced(self._hub, by, subject_of(key), now)
+        return self._store.edit(self._hub, key, change, then, record, note=note)
 
-    async def patch_digital(
+    def patch_digital(
         self,
         key: IdentityKey,
         operations: Sequence[digital.Operation],
         revision: int | None = None,
         by: Act = BY_THE_HUB,
-    ) -> Twin:
+    ) -> Awaitable[Twin]:
         """Apply a service's changes of the digital twin to the desired properties; the new twin.
 
         Raises ``HubError`` as ``patch`` and as ``digital.desired_patch``.
         """
         now = self._ambient.now()
-        desired: Content = {}
+        desired: dict[str, Any] = {}
 
         def change(twin: Twin) -> Twin:
             nonlocal desired
+            if revision is not None:
+                _require(twin, revision)
             desired = rules.check_content(rules.DESIRED, digital.desired_patch(twin, operations))
-            return document.patch_twin(twin, {}, desired, now)
+            return _sized(twin, document.patch_twin(twin, {}, desired, now))
 
         def record(before: Twin, after: Twin) -> Sequence[Entry]:
             recorded = self._update_recorded(key, TwinUpdate(now, desired=desired))
@@ -140,12 +144,13 @@ class Twins:
 
         def then(twin: Twin) -> None:
             if desired:
-                self._tell(key, desired, twin)
+                self._tell(key, JsonObject(members=desired), twin)
 
         def note(before: Twin, after: Twin) -> Draft:
-            return patched(self._hub, by, subject_of(key), now, {"desired": desired})(before, after)
+            parts = {"desired": JsonObject(members=desired)} if desired else {}
+            return patched(self._hub, by, subject_of(key), now, parts)(before, after)
 
-        return await self._edit(key, change, revision, _After(then, record, note))
+        return self._store.edit(self._hub, key, change, then, record, note=note)
 
     # --- for devices
 
@@ -193,25 +198,6 @@ class Twins:
 
     # --- within
 
-    def _edit(
-        self,
-        key: IdentityKey,
-        change: Change,
-        revision: int | None,
-        so: _After,
-    ) -> Awaitable[Twin]:
-        def checked(twin: Twin) -> Twin:
-            if revision is not None and revision != twin.revision:
-                raise HubError(PRECONDITION_FAILED)
-            after = change(twin)
-            if after.tags is not twin.tags:
-                rules.check_size(rules.TAGS, after.tags, TWIN_TAGS)
-            if after.desired is not twin.desired:
-                rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
-            return after
-
-        return self._store.edit(self._hub, key, checked, so.then, so.record, note=so.note)
-
     def _tell(self, key: IdentityKey, desired: Content, twin: Twin) -> None:
         self._listener.desired_changed(key, desired, twin.desired.version)
 
@@ -222,7 +208,21 @@ class Twins:
         return lambda before, after: recorder.twin_updated(key, before, after, update)
 
 
-def _checked(tags: Any, desired: Any) -> tuple[Content, Content]:
+def _require(twin: Twin, revision: int) -> None:
+    if revision != twin.revision:
+        raise HubError(PRECONDITION_FAILED)
+
+
+def _sized(before: Twin, after: Twin) -> Twin:
+    """``after``, if what a service has changed in it is not too large."""
+    if after.tags is not before.tags:
+        rules.check_size(rules.TAGS, after.tags, TWIN_TAGS)
+    if after.desired is not before.desired:
+        rules.check_size(rules.DESIRED, after.desired.values, TWIN_PROPERTIES)
+    return after
+
+
+def _checked(tags: Any, desired: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     new_tags = {} if tags is None else rules.check_content(rules.TAGS, tags)
     if isinstance(desired, dict) and ("$metadata" in desired or "$version" in desired):
         desired = {name: value for name, value in desired.items() if name not in {"$metadata", "$version"}}

@@ -37,7 +37,7 @@ def keep(writer: Writer, connection: apsw.Connection, drafts: Sequence[Draft]) -
     for draft in drafts:
         number += 1
         line, last = line_of(draft, number, last)
-        connection.execute(_PUT, (number, line))
+        writer.run(_PUT, (number, line))
     writer.kept[_END] = (number, last)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import apsw
@@ -65,22 +66,16 @@ class SqliteTwinStore:
         note: Note | None = None,
     ) -> asyncio.Future[Twin]:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
-
-        def done(twin: Twin, error: BaseException | None) -> None:
-            settle(future, twin, error)
-            if error is None:
-                then(twin)
-
-        self._writer.call(lambda connection: self._edit(connection, (hub, key), change, record, note), done)
+        self._writer.call(partial(self._edit, (hub, key), change, record, note), partial(_done, future, then))
         return future
 
     def _edit(
         self,
-        connection: apsw.Connection,
         which: tuple[str, IdentityKey],
         change: Change,
         record: Record | None,
         note: Note | None,
+        connection: apsw.Connection,
     ) -> Twin:
         hub, key = which
         kept: dict[tuple[str, IdentityKey], Twin] = self._writer.kept
@@ -91,20 +86,25 @@ class SqliteTwinStore:
             raise not_found(key if connection.execute(_IS_DEVICE, (hub, key.device_id)).get else device)
         after = change(before)
         if after is not before:
-            update, values = _update(before, after)
-            connection.execute(update, (*values, hub, key.device_id, key.module_id or ""))
+            update, values, size = _update(before, after)
+            self._writer.run(update, (*values, hub, key.device_id, key.module_id or ""))
             if record is not None and self._outbox is not None:
                 self._outbox.keep(connection, record(before, after))
             if note is not None:
                 keep(self._writer, connection, (note(before, after),))
             if len(kept) >= TWINS_REMEMBERED.open:
                 kept.clear()
-            size = _characters(after) if known is None else sum([len(one) for one in values if type(one) is str])
-            if size <= TWIN_REMEMBERED_TEXT.open:
+            if (_characters(after) if known is None else size) <= TWIN_REMEMBERED_TEXT.open:
                 kept[which] = after
             else:
                 kept.pop(which, None)
         return after
+
+
+def _done(future: asyncio.Future[Twin], then: Callable[[Twin], None], twin: Twin, error: BaseException | None) -> None:
+    settle(future, twin, error)
+    if error is None:
+        then(twin)
 
 
 def read_twin(connection: apsw.Connection, hub: str, key: IdentityKey) -> Twin | None:
@@ -118,21 +118,25 @@ def _characters(twin: Twin) -> int:
     return sum([len(text_of(part)) for part in parts])
 
 
-def _update(before: Twin, after: Twin) -> tuple[str, list[Any]]:
-    """The statement that writes what has changed, and its values."""
-    parts = 0
+def _update(before: Twin, after: Twin) -> tuple[str, list[Any], int]:
+    """The statement that writes what has changed, its values, and the characters in them."""
+    parts = size = 0
     values: list[Any] = [after.version, after.revision]
     if after.tags is not before.tags:
         parts = 1
-        values.append(text_of(after.tags))
+        tags = text_of(after.tags)
+        size = len(tags)
+        values.append(tags)
     for bit, was, part in ((2, before.desired, after.desired), (4, before.reported, after.reported)):
         if part is not was:
             parts |= bit
-            values += text_of(part.values), text_of(part.metadata), part.version
+            content, metadata = text_of(part.values), text_of(part.metadata)
+            size += len(content) + len(metadata)
+            values += content, metadata, part.version
     if after.model_id != before.model_id:
         parts |= 8
         values.append(after.model_id)
-    return _UPDATES[parts], values
+    return _UPDATES[parts], values, size
 
 
 _PARTS = {
