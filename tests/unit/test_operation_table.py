@@ -40,7 +40,7 @@ ROWS = ("GET /devices", "GET /devices/{device}", "POST /devices/query", "GET /de
 def test_fixed_parts_go_before_parameters_unless_only_a_parameter_has_the_method(
     method: str, path: str, template: str, parameters: dict[str, str]
 ) -> None:
-    operation, found, _ = table(*ROWS).find(method, path)
+    operation, found, _, _ = table(*ROWS).find(method, path)
     assert (operation.path, found) == (template, parameters)
 
 
@@ -68,7 +68,7 @@ def test_a_table_that_contradicts_itself_is_refused() -> None:
     [("/box/a", "a"), ("/box/a/b%2Fc/d", "a/b/c/d"), ("/BOX/A//b/", "A//b"), ("/box/..%2F..", "../..")],
 )
 def test_a_last_part_with_dots_takes_the_rest(path: str, rest: str) -> None:
-    operation, found, _ = table("GET /box/{name...}", "GET /box/fixed/x").find("GET", path)
+    operation, found, _, _ = table("GET /box/{name...}", "GET /box/fixed/x").find("GET", path)
     assert (operation.path, found) == ("/box/{name...}", {"name": rest})
 
 

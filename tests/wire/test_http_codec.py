@@ -19,10 +19,12 @@ STREAM = (
 
 
 def joined(events: list[Event]) -> list[Event]:
-    """The events with neighbouring pieces of a body made one."""
+    """The events with neighbouring pieces of a body made one, and what came whole told as if it had not."""
     result: list[Event] = []
     for event in events:
-        if type(event) is bytes and result and type(result[-1]) is bytes:
+        if isinstance(event, RequestHead) and event.body is not None:
+            result += [event._replace(body=None), *([event.body] if event.body else []), END]
+        elif type(event) is bytes and result and type(result[-1]) is bytes:
             result[-1] += event
         else:
             result.append(event)

@@ -134,6 +134,15 @@ class Members:
                 return choice
         raise HubError(ARGUMENT_INVALID, f"{self._path}{name} must be one of {', '.join(choices)}.")
 
+    def object(self, name: str) -> Mapping[str, Any]:
+        """An object as it is; absent means one without members."""
+        value = self._members.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self._wrong(name, "an object", value)
+        return value
+
     def members(self, name: str) -> Members:
         """An object; absent means one without members."""
         value = self._members.get(name)

@@ -28,7 +28,7 @@ def read_twin(body: Members) -> TwinChange:
 
     Raises ``HubError`` 400004 when ``properties`` is no object.
     """
-    return TwinChange(body.raw("tags"), body.members("properties").raw("desired"))
+    return TwinChange(body.raw("tags"), body.object("properties").get("desired"))
 
 
 _TWIN = (

@@ -38,7 +38,7 @@ class ProvenTokens:
     def principal(self, token: str, required: Right, now: float) -> str | None:
         """Whose token it is, when it still allows ``required``; ``None``: examine it."""
         found = self._known.get(token)
-        if found is None or required.value & ~found.rights:
+        if found is None or required._value_ & ~found.rights:
             return None
         if now >= found.expires_at:
             del self._known[token]

@@ -53,13 +53,17 @@ class Headers(CIMultiDict[str]):
 
 
 class RequestHead(NamedTuple):
-    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on."""
+    """A request line and its headers. ``target`` is as it was sent; ``keep_alive``: the client wants to go on.
+
+    ``body`` is all of it where the request came whole: neither pieces nor ``END`` follow then.
+    """
 
     method: str
     target: str
     version: str
     headers: Headers
     keep_alive: bool
+    body: bytes | None = None
 
 
 class End(NamedTuple):
@@ -190,12 +194,9 @@ def _take_plain(data: bytes, events: list[Event]) -> int:
         if plain is None or end + 4 + plain.length > len(data):
             break
         method, target = line.groups()
-        events.append(RequestHead(method.decode(), target.decode(), "1.1", plain.headers, True))
-        at = end + 4
-        if plain.length:
-            events.append(data[at : at + plain.length])
-            at += plain.length
-        events.append(END)
+        begin = end + 4
+        at = begin + plain.length
+        events.append(RequestHead(method.decode(), target.decode(), "1.1", plain.headers, True, data[begin:at]))
     return at
 
 
@@ -204,7 +205,9 @@ def response_head(version: str, status: int, headers: Mapping[str, str], more: s
 
     Raises ``ValueError`` when a name or value would end its line: that is never sent.
     """
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    lines = ""
+    for name, value in headers.items():
+        lines += f"{name}: {value}\r\n"
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header holds the end of a line")
     phrase = _PHRASES.get(status, "Unknown")

@@ -32,7 +32,6 @@ from muster.heads.http.openapi import OpenApiOperations
 from muster.heads.http.operations import Call, Operation, OperationTable
 from muster.heads.http.statistics import StatisticsOperations
 from muster.identity.back_off import BackOff
-from muster.identity.bearer_gate import is_bearer
 from muster.identity.mistakes import shown
 from muster.identity.network_access import NetworkAccess
 from muster.identity.registry import Registry
@@ -42,8 +41,6 @@ log = logging.getLogger("muster.http")
 
 Refused = Callable[[str, Act, str, ErrorRow], None]
 """Hears that an act on a subject of a scope (see ``core.audit.Draft``) was refused with an error."""
-
-_CLIENT_ID, _LONGEST_CLIENT_ID = "x-ms-client-request-id", 1024
 
 
 def build_app(
@@ -132,7 +129,7 @@ class _Dispatcher:
         except HubError as error:
             return self._answer(call, error)
         said = request.said  # to judge a module, or a bearer token, may need a task
-        request.direct = operation.direct and said.module is None and not is_bearer(said.authorization)
+        request.direct = operation.direct and said.module is None and not said.bearer
         return self._answer(call)
 
     async def _answer(self, call: Call, fault: HubError | None = None) -> Response | StreamResponse:
@@ -141,7 +138,15 @@ class _Dispatcher:
         try:
             if fault is not None:
                 raise fault
-            return await self._perform(call)
+            operation = call.operation
+            assert operation is not None, "it was found"
+            judged = self._judge(call, operation)
+            if judged is not None:
+                await judged
+            answer = await self._begin(call, operation)
+            if operation.throttle is not None:
+                self._charge(operation.throttle, request, answer)
+            return answer
         except HubError as error:
             refusal, told = error, error.tracking_id or call.tracking_id
             log.debug("%s %s: %s (%s)", request.method, shown(request.raw_path), error, told)
@@ -171,25 +176,15 @@ class _Dispatcher:
         call.request.cancel_when_lost = True
         await hold_by(back_off, peer, principal)
 
-    async def _perform(self, call: Call) -> Response | StreamResponse:
-        operation = call.operation
-        assert operation is not None, "it was found"
-        if self._network is not None and self._network.watches and not operation.anywhere:
-            check_network(call, self._network)
-        if operation.right is not None:
-            judged = self._authorize(call, operation, operation.right)
-            if judged is not None:
-                await judged
-            if operation.right is not Right.DEVICE_CONNECT:
-                self._meters.take_principal(call.caller)
-        call.request.cancel_when_lost = operation.waits
-        if operation.throttle is None:
-            return await operation.handler(call)
+    def _begin(self, call: Call, operation: Operation) -> Awaitable[Response | StreamResponse]:
+        """Count a call that may be made, and let the operation begin."""
         by_device = operation.right is Right.DEVICE_CONNECT
-        self._meters.take(operation.throttle, call.parameters["device_id"] if by_device else None)
-        answer = await operation.handler(call)
-        self._charge(operation.throttle, call.request, answer)
-        return answer
+        if not by_device and operation.right is not None:
+            self._meters.take_principal(call.caller)
+        call.request.cancel_when_lost = operation.waits
+        if operation.throttle is not None:
+            self._meters.take(operation.throttle, call.identity.device_id if by_device else None)
+        return operation.handler(call)
 
     def _charge(self, throttle: Throttle, request: Request, answer: Response | StreamResponse) -> None:
         if throttle.charge is Charge.REQUEST:
@@ -197,8 +192,13 @@ class _Dispatcher:
         elif throttle.charge is Charge.ANSWER and isinstance(answer, Response):
             self._meters.charge(len(answer.body))
 
-    def _authorize(self, call: Call, operation: Operation, right: Right) -> Awaitable[None] | None:
+    def _judge(self, call: Call, operation: Operation) -> Awaitable[None] | None:
         """Judge the caller; what is to be awaited for that, if it is no service whose token is a policy's."""
+        right = operation.right
+        if self._network is not None and self._network.watches and not operation.anywhere:
+            check_network(call, self._network)
+        if right is None:
+            return None
         assert self._gate is not None, "operations of an open app have no right"
         module = call.request.said.module if operation.by_modules else None
         if module is not None:  # Node names no api-version then
@@ -218,12 +218,8 @@ def _refused_act(call: Call, refusal: HubError) -> Act:
 
 
 def _signature(request: Request, request_id: str) -> str:
-    """Lines of every answer: ``x-ms-client-request-id`` too, where the client sent one that can be sent back."""
-    own = request.said.client_id
-    lines = signature(request_id)
-    if not own or len(own) > _LONGEST_CLIENT_ID or not own.isascii() or not own.isprintable():
-        return lines
-    return f"{lines}{_CLIENT_ID}: {own}\r\n"
+    """Lines of every answer."""
+    return signature(request_id) + request.said.client_line
 
 
 def _method(request: Request) -> str:

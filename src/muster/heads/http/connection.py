@@ -97,7 +97,7 @@ class HttpConnection:
     __slots__ = (
         "_answering", "_beginning", "_broken", "_chunked", "_decoder", "_expects", "_incoming", "_loop", "_lost",
         "_paused", "_quiet_since", "_request", "_requests", "_room", "_server", "_timer", "_transport", "_unwanted",
-        "_waits_for",
+        "_waits_for", "peer",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -118,6 +118,8 @@ class HttpConnection:
         self._room: asyncio.Future[None] | None = None
         self._quiet_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self.peer = ""
+        """See ``messages.Exchange``."""
 
     @property
     def stranger(self) -> bool:
@@ -128,6 +130,7 @@ class HttpConnection:
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self.peer = describe_peer(transport)
         self._server.connections.add(self)
         self._quiet_since = self._loop.time()
         self._timer = self._loop.call_later(self._server.idle_seconds, self._idle)
@@ -141,8 +144,10 @@ class HttpConnection:
             events, self._broken = error.events, error
         for event in events:
             if type(event) is RequestHead:
-                self._incoming = Request(event, self, self._transport)
-                self._requests.append(self._incoming)
+                request = Request(event, self, self._transport)
+                self._requests.append(request)
+                if event.body is None:
+                    self._incoming = request
             elif self._incoming is not None:
                 if type(event) is bytes:
                     self._incoming.body.feed(event)
@@ -154,7 +159,8 @@ class HttpConnection:
             self._incoming.body.fail(fault)
         if self._request is None:
             self._next()
-        self._balance()
+        if self._requests or self._incoming is not None or self._paused:
+            self._balance()
 
     def eof_received(self) -> bool:
         return False
@@ -285,7 +291,7 @@ class HttpConnection:
         return True
 
     def _report(self) -> None:
-        log.exception("the answer to %s failed", describe_peer(self._transport))
+        log.exception("the answer to %s failed", self.peer)
 
     def _ended(self, *, whole: bool) -> None:
         request = self._request
@@ -326,7 +332,7 @@ class HttpConnection:
         self._timer = self._loop.call_later(LINGER_SECONDS, self._transport.close)
 
     def _refuse(self, error: HttpError) -> None:
-        log.info("what %s sent is no HTTP: %s", describe_peer(self._transport), error.reason)
+        log.info("what %s sent is no HTTP: %s", self.peer, error.reason)
         text = f"The request cannot be read: {error.reason}.\n".encode("ascii", "backslashreplace")
         headers = {
             "Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(text)), "Connection": "close",

@@ -12,18 +12,22 @@ from urllib.parse import parse_qsl
 from muster.core.errors import BODY_TOO_LARGE, REQUEST_TIMEOUT, HubError
 from muster.core.limits import HTTP_BODY_BYTES, HTTP_BODY_RATE, HTTP_BODY_WAIT
 from muster.dialect.device_http import CALLING_MODULE
+from muster.identity.bearer_gate import is_bearer
 from muster.wire.http import Headers, RequestHead
 
 BODY_HIGH_BYTES, BODY_LOW_BYTES = 262_144, 65_536
 """With more of a body waiting for its operation than the first the client is not read from, until below the second."""
 
 _CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii"})
+_CLIENT_ID, _LONGEST_CLIENT_ID = "x-ms-client-request-id", 1024
 _REMEMBERED = 256
 _LONGEST_REMEMBERED = 64
 
 
 class Exchange(Protocol):
-    """The connection's end of one request and its answer."""
+    """The connection's end of one request and its answer. ``peer``: where it comes from, as verdicts name it."""
+
+    peer: str
 
     def wanted(self) -> None:
         """More of the body is waited for."""
@@ -47,15 +51,17 @@ class Exchange(Protocol):
 class Body:
     """What a request carries, while it comes. One reader at a time."""
 
-    __slots__ = ("_chunks", "_ended", "_error", "_exchange", "_news", "waiting")
+    __slots__ = ("_chunks", "_error", "_exchange", "_news", "complete", "waiting")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, whole: bytes | None = None) -> None:
+        """``whole`` is all of it, where that is at hand."""
         self._exchange = exchange
-        self._chunks: deque[bytes] = deque()
-        self._ended = False
+        self._chunks: deque[bytes] = deque((whole,) if whole else ())
+        self.complete = whole is not None
+        """Whether all came."""
         self._error: Exception | None = None
         self._news: asyncio.Future[None] | None = None
-        self.waiting = 0
+        self.waiting = len(whole) if whole else 0
         """Bytes that came and were not read."""
 
     # --- called by the connection
@@ -69,20 +75,15 @@ class Body:
 
     def end(self) -> None:
         """All came."""
-        self._ended = True
+        self.complete = True
         if self._news is not None:
             self._wake()
 
     def fail(self, error: Exception) -> None:
         """The rest will not come; the reader gets ``error``."""
-        if not self._ended:
+        if not self.complete:
             self._error = self._error or error
             self._wake()
-
-    @property
-    def complete(self) -> bool:
-        """Whether all came."""
-        return self._ended
 
     @property
     def wanted(self) -> bool:
@@ -106,7 +107,7 @@ class Body:
         left = most
         while True:
             since = time()
-            if not self._chunks and not self._ended and self._error is None:
+            if not self._chunks and not self.complete and self._error is None:
                 await self._wait(left)
             if not self._chunks:
                 break
@@ -121,7 +122,7 @@ class Body:
 
     def at_hand(self, most: int = HTTP_BODY_BYTES.open) -> bytes | None:
         """The whole body if it came with its request, as a rule; ``None``: ``read`` it."""
-        if not self._ended or len(self._chunks) > 1 or self.waiting > most:
+        if not self.complete or len(self._chunks) > 1 or self.waiting > most:
             return None
         self.waiting = 0
         return self._chunks.pop() if self._chunks else b""
@@ -158,7 +159,8 @@ class Said(NamedTuple):
     expect: str
     method: str
     """The method meant, when the request's own is POST."""
-    client_id: str
+    client_line: str
+    """The line with which ``x-ms-client-request-id`` is sent back, where there is one that can be."""
     module: str | None
     """The module that calls, where it is not the path that names it."""
     media_type: str
@@ -167,22 +169,32 @@ class Said(NamedTuple):
     json: str
     """Why the body is not taken for JSON."""
     if_match: str | None
+    bearer: bool
+    """Whether ``authorization`` is a bearer token."""
 
 
 def _said(headers: Headers) -> Said:
+    authorization = headers.get("Authorization", "")
     said: Said = headers.said or Said(
-        headers.get("Authorization", ""),
+        authorization,
         headers.get("Expect", "").lower(),
         headers.get("X-HTTP-Method-Override", "").strip().upper(),
-        headers.get("x-ms-client-request-id", ""),
+        _client_line(headers.get(_CLIENT_ID, "")),
         headers.get(CALLING_MODULE),
         headers.get("Content-Type", "").partition(";")[0].strip().lower(),
         int(headers.get("Content-Length", "0").strip()[-18:]),  # llhttp knows that it is a number
         _not_json(headers),
         headers.get("If-Match"),
+        is_bearer(authorization),
     )
     headers.said = said
     return said
+
+
+def _client_line(own: str) -> str:
+    if not own or len(own) > _LONGEST_CLIENT_ID or not own.isascii() or not own.isprintable():
+        return ""
+    return f"{_CLIENT_ID}: {own}\r\n"
 
 
 def _not_json(headers: Headers) -> str:
@@ -210,7 +222,7 @@ class Request:
         self.headers = headers = head.headers
         self.said: Said = headers.said or _said(headers)
         self.raw_path, self.raw_query = _split(head.target)
-        self.body = Body(exchange)
+        self.body = Body(exchange, head.body)
         self.exchange = exchange
         self.transport = transport
         self.signature = ""
@@ -246,7 +258,9 @@ def _split(target: str) -> tuple[str, str]:
         if separator and scheme.isalnum():
             _, slash, rest = rest.partition("/")
             target = slash + rest
-    path, _, query = target.partition("#")[0].partition("?")
+    if "#" in target:
+        target = target.partition("#")[0]
+    path, _, query = target.partition("?")
     return path, query
 
 

@@ -16,7 +16,6 @@ from muster.core.throttles import Throttle
 from muster.dialect.etag import read_if_match
 from muster.dialect.json_body import Members, parse_json
 from muster.heads.http.messages import Request, Response, StreamResponse
-from muster.heads.tls import describe_peer
 from muster.identity.account import subject_of
 from muster.identity.changes import Match
 from muster.identity.model import IdentityKey
@@ -29,8 +28,9 @@ class Call:
     """One request that is being answered.
 
     ``parameters`` are the path's and ``path`` is the whole of it, decoded once, both empty until the operation is
-    found; ``caller`` is who calls, once he is let in, and ``verdict`` on what ground, or why he is not. ``hub`` is the
-    name of the hub that is called.
+    found; ``identity`` is the device or module that the path names by ``device_id`` and ``module_id``. ``caller`` is
+    who calls, once he is let in, and ``verdict`` on what ground, or why he is not. ``hub`` is the name of the hub that
+    is called.
     """
 
     __slots__ = (
@@ -38,6 +38,7 @@ class Call:
         "_tracking_id",
         "caller",
         "hub",
+        "identity",
         "operation",
         "parameters",
         "path",
@@ -52,6 +53,7 @@ class Call:
         self.request_id = ambient.fresh_id()
         self.operation: Operation | None = None
         self.parameters: Mapping[str, str] = {}
+        self.identity = _NOBODY
         self.path = self.caller = ""
         self.verdict: Verdict | None = None
         self._ambient = ambient
@@ -66,20 +68,19 @@ class Call:
 
     def find(self, operations: OperationTable, method: str) -> Operation:
         """Find the operation. Raises ``HubError`` as ``OperationTable.find``."""
-        self.operation, self.parameters, self.path = operations.find(method, self.request.raw_path)
+        self.operation, self.parameters, self.path, self.identity = operations.find(method, self.request.raw_path)
         return self.operation
 
     @property
     def peer(self) -> str:
         """Where the request comes from."""
-        transport = self.request.transport
-        return "unknown" if transport is None else describe_peer(transport)
+        return self.request.exchange.peer
 
     @property
     def act(self) -> Act:
         """What the caller does, for the audit log; once he is judged and where the operation ``changes`` something."""
         assert self.operation is not None, "it was found"
-        return Act(self.operation.changes, self.caller, self.peer, TRANSPORT, self.request_id)
+        return Act(self.operation.changes, self.caller, self.request.exchange.peer, TRANSPORT, self.request_id)
 
     @property
     def scope(self) -> str:
@@ -95,11 +96,6 @@ class Call:
     def subject(self) -> str:
         """What the operation is about, as the audit log names it: an identity, or whatever the path says."""
         return subject_of(self.identity) if "device_id" in self.parameters else self.path
-
-    @property
-    def identity(self) -> IdentityKey:
-        """The device or module that the path names by ``device_id`` and ``module_id``."""
-        return IdentityKey(self.parameters["device_id"], self.parameters.get("module_id"))
 
     def query(self, name: str) -> str | None:
         """A parameter of the query, ``None`` when it is not there."""
@@ -120,15 +116,18 @@ class Call:
 
     async def json(self) -> Any:
         """The body. Raises ``HubError`` 415000 when it is not said to be plain JSON in UTF-8, and as ``parse_json``."""
-        request = self.request
-        if request.said.json:
-            raise HubError(UNSUPPORTED_MEDIA, request.said.json)
-        whole = request.body.at_hand()
-        return parse_json(await request.body.read() if whole is None else whole)
+        return parse_json(self._at_hand() or await self.request.body.read())
 
     async def json_object(self) -> Members:
         """The body, which must be an object. Raises as ``json``, and 400004."""
-        return Members.of(await self.json(), "The body")
+        return Members.of(parse_json(self._at_hand() or await self.request.body.read()), "The body")
+
+    def _at_hand(self) -> bytes | None:
+        """The body, if all of it came with its head, as a rule. Raises ``HubError`` 415000."""
+        request = self.request
+        if request.said.json:
+            raise HubError(UNSUPPORTED_MEDIA, request.said.json)
+        return request.body.at_hand()
 
 
 Handler = Callable[[Call], Awaitable[Response | StreamResponse]]
@@ -186,8 +185,9 @@ class _Wanted(NamedTuple):
     allowed: set[str]
 
 
-Found = tuple[Operation, Mapping[str, str], str]
-"""An operation, the parameters of its path, and the decoded path without its leading slash."""
+Found = tuple[Operation, Mapping[str, str], str, IdentityKey]
+"""An operation, the parameters of its path, the decoded path without its leading slash, and whom it names."""
+_NOBODY = IdentityKey("")
 _LONGEST_REMEMBERED = 256
 
 
@@ -241,14 +241,20 @@ class OperationTable:
         else:
             operation = node.operations.get(method)
             if operation is not None:
-                return operation, parameters, "/".join(parts)
+                return _found(operation, parameters, parts)
         wanted = _Wanted(method, parts, {}, set())
         operation = _find(self._root, wanted, 0)
         if operation is not None:
-            return operation, wanted.parameters, "/".join(parts)
+            return _found(operation, wanted.parameters, parts)
         if wanted.allowed:
             raise MethodNotAllowed(method, wanted.allowed)
         raise HubError(NOT_FOUND, "There is no such resource, check the path.")
+
+
+def _found(operation: Operation, parameters: Mapping[str, str], parts: list[str]) -> Found:
+    device_id = parameters.get("device_id")
+    named = _NOBODY if device_id is None else IdentityKey(device_id, parameters.get("module_id"))
+    return operation, parameters, "/".join(parts), named
 
 
 class MethodNotAllowed(HubError):

@@ -9,7 +9,7 @@ from muster.dialect.twin_bodies import read_twin, twin_body
 from muster.heads.http.answers import JSON_TYPE
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
-from muster.identity.model import IdentityKey
+from muster.identity.model import Identity
 from muster.identity.registry import Registry
 from muster.identity.verdict import Right
 from muster.twins.document import Twin
@@ -46,28 +46,26 @@ class TwinOperations:
 
     async def get(self, call: Call) -> Response:
         """The twin."""
-        key = _key(call)
-        return await self._answer(key, await self._twins.get(key))
+        twin = await self._twins.get(call.identity)
+        return await self._answer(await self._registry.get(call.identity), twin)
 
     async def patch(self, call: Call) -> Response:
         """Merge tags and desired properties in; the whole new twin."""
-        key, change = _key(call), read_twin(await call.json_object())
-        return await self._answer(key, await self._twins.patch(key, *change, _revision(call), call.act))
+        tags, desired = read_twin(await call.json_object())
+        twin = await self._twins.patch(call.identity, tags, desired, _revision(call), call.act)
+        return await self._answer(await self._registry.get(call.identity), twin)
 
     async def replace(self, call: Call) -> Response:
         """Put tags and desired properties in the place of those that are there; the whole new twin."""
-        key, change = _key(call), read_twin(await call.json_object())
-        return await self._answer(key, await self._twins.replace(key, *change, _revision(call), call.act))
+        tags, desired = read_twin(await call.json_object())
+        twin = await self._twins.replace(call.identity, tags, desired, _revision(call), call.act)
+        return await self._answer(await self._registry.get(call.identity), twin)
 
-    async def _answer(self, key: IdentityKey, twin: Twin) -> Response:
-        identity = await self._registry.get(key)
-        body = twin_body(identity, twin, await self._registry.activity(key))
+    async def _answer(self, identity: Identity, twin: Twin) -> Response:
+        body = twin_body(identity, twin, await self._registry.activity(identity.key))
         return Response(body, headers={"Content-Type": JSON_TYPE, "ETag": f'"{twin_etag_of(twin.revision)}"'})
 
 
-def _key(call: Call) -> IdentityKey:
-    return IdentityKey(call.parameters["device_id"], call.parameters.get("module_id"))
-
-
 def _revision(call: Call) -> int | None:
-    return read_twin_if_match(call.request.said.if_match)
+    asked = call.request.said.if_match
+    return None if asked is None else read_twin_if_match(asked)
