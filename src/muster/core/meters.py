@@ -85,7 +85,11 @@ class Meters:
         Raises ``HubError``: 429001, 429005 (the device has had more than its share) with ``retry_after``, and 403002
         where the operation is charged to a quota of which nothing is left.
         """
-        self._pass(throttle, device, size, 0.0)
+        meter = self._meters[throttle.name]
+        if meter.rate is None and not throttle.block:
+            meter.accepted += 1
+        else:
+            self._pass(throttle, device, size, 0.0)
 
     def take_principal(self, who: str) -> None:
         """Let a call of ``who``, a principal that was let in, pass. Raises ``HubError`` 429001 with ``retry_after``."""
@@ -104,6 +108,11 @@ class Meters:
         Raises ``HubError`` 429002 when it would be too long, and 403002.
         """
         return self._pass(throttle, device, 0, float(THROTTLE_BACKLOG.open), cost)
+
+    @property
+    def charges(self) -> bool:
+        """Whether there is a quota that messages are charged to."""
+        return self._use is not None
 
     def charge(self, size: int) -> None:
         """Charge a message of ``size`` bytes to the day's quota, if there is one."""

@@ -31,10 +31,6 @@ def read_twin(body: Members) -> TwinChange:
     return TwinChange(body.raw("tags"), body.object("properties").get("desired"))
 
 
-_TWIN = (
-    '%s"etag":"%s",%s"connectionState":"%s","lastActivityTime":"%s","cloudToDeviceMessageCount":%d,%s'
-    '"modelId":%s,"version":%d,%s"properties":{"desired":%s,"reported":%s},%s'
-)
 _NAMES = '{"deviceId":%s,%s'
 _STATUS = '"deviceEtag":"%s","status":%s,"statusReason":%s,"statusUpdateTime":"%s",'
 _CREDENTIALS = '"authenticationType":%s,"x509Thumbprint":{"primaryThumbprint":%s,"secondaryThumbprint":%s},'
@@ -53,24 +49,14 @@ def twin_body(identity: Identity, twin: Twin, activity: Activity) -> bytes:
     known = _parts.get(id(identity))
     names, status, credentials, rest = known[1] if known is not None and known[0] is identity else _remember(identity)
     connected, _, last_activity, waiting = activity
-    tags, model_id = text_of(twin.tags), twin.model_id
-    return (
-        _TWIN
-        % (
-            names,
-            twin_etag_of(twin.revision),
-            status,
-            "Connected" if connected else "Disconnected",
-            time_text(last_activity),
-            waiting,
-            credentials,
-            quote(model_id) if model_id else '""',
-            twin.version,
-            "" if tags == "{}" else f'"tags":{tags},',
-            properties_text(twin.desired),
-            properties_text(twin.reported),
-            rest,
-        )
+    tags, state = text_of(twin.tags), "Connected" if connected else "Disconnected"
+    model_id = quote(twin.model_id) if twin.model_id else '""'
+    tagged = "" if tags == "{}" else f'"tags":{tags},'
+    return (  # by ``%`` it takes half as long again
+        f'{names}"etag":"{twin_etag_of(twin.revision)}",{status}"connectionState":"{state}",'
+        f'"lastActivityTime":"{time_text(last_activity)}","cloudToDeviceMessageCount":{waiting},{credentials}'
+        f'"modelId":{model_id},"version":{twin.version},{tagged}'
+        f'"properties":{{"desired":{properties_text(twin.desired)},"reported":{properties_text(twin.reported)}}},{rest}'
     ).encode()
 
 

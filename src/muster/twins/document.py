@@ -93,7 +93,7 @@ def replace_properties(properties: Properties, values: Content, now: float, *, v
 
 
 def _properties(values: dict[str, Any], metadata: dict[str, Any], version: int) -> Properties:
-    return Properties(JsonObject(members=values), JsonObject(members=metadata), version)
+    return Properties(JsonObject(None, values), JsonObject(None, metadata), version)
 
 
 def patch_twin(twin: Twin, tags: Content, desired: Content, now: float) -> Twin:
@@ -140,10 +140,8 @@ def metadata_of(patch: Content, metadata: Content) -> dict[str, Any]:
 
 
 def _stamp(now: float, version: int | None) -> Content:
-    stamp: dict[str, Any] = {LAST_UPDATED: iso(now)}
-    if version is not None:
-        stamp[LAST_UPDATED_VERSION] = version
-    return stamp
+    at = iso(now)
+    return {LAST_UPDATED: at} if version is None else {LAST_UPDATED: at, LAST_UPDATED_VERSION: version}
 
 
 def _merge_metadata(values: Content, metadata: Content, patch: Content, stamp: Content) -> dict[str, Any]:
@@ -159,5 +157,5 @@ def _merge_metadata(values: Content, metadata: Content, patch: Content, stamp: C
             else:
                 merged[name] = _merge_metadata({}, {}, change, stamp)
         else:
-            merged[name] = dict(stamp)
+            merged[name] = stamp
     return merged

@@ -25,7 +25,7 @@ from muster.heads.http.auth import Gate, authorize, authorize_device
 from muster.heads.http.connection import App
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
-from muster.heads.http.messages import Request, Response, StreamResponse
+from muster.heads.http.messages import Request, Response, Said, StreamResponse
 from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.network import check_network
 from muster.heads.http.openapi import OpenApiOperations
@@ -122,13 +122,13 @@ class _Dispatcher:
 
     def answer(self, request: Request) -> Coroutine[Any, Any, Response | StreamResponse]:
         """Every request comes here."""
-        call = Call(request, self._ambient, self._hub)
-        request.signature = _signature(request, call.request_id)
+        call, said, method = Call(request, self._ambient, self._hub), request.said, request.method
+        request.signature = signature(call.request_id) + said.client_line
         try:
-            operation = call.find(self._operations, _method(request))
+            operation = call.find(self._operations, _meant(method, said) if method in _MEANS_ANOTHER else method)
         except HubError as error:
             return self._answer(call, error)
-        said = request.said  # to judge a module, or a bearer token, may need a task
+        # to judge a module, or a bearer token, may need a task
         request.direct = operation.direct and said.module is None and not said.bearer
         return self._answer(call)
 
@@ -144,7 +144,7 @@ class _Dispatcher:
             if judged is not None:
                 await judged
             answer = await self._begin(call, operation)
-            if operation.throttle is not None:
+            if operation.throttle is not None and self._meters.charges:
                 self._charge(operation.throttle, request, answer)
             return answer
         except HubError as error:
@@ -163,7 +163,7 @@ class _Dispatcher:
         if request.answered:
             raise ConnectionAbortedError(f"an answer had begun when its operation failed ({call.tracking_id})")
         told = refusal.tracking_id or call.tracking_id
-        request.signature = _signature(request, told[:32])
+        request.signature = signature(told[:32]) + request.said.client_line
         refuse = None if operation is None else operation.refuse
         answer = (refuse or self._refuse)(refusal, told)
         if isinstance(refusal, ThrottledError):
@@ -206,6 +206,10 @@ class _Dispatcher:
         check_api_version(call.query("api-version"))
         if right is Right.DEVICE_CONNECT:
             return authorize_device(call, self._gate, call.identity)
+        known = self._gate.proven(call.request.said.authorization, right)  # as a rule
+        if known is not None:
+            call.caller = known
+            return None
         return authorize(call, right, self._gate, operation.actions)
 
 
@@ -217,14 +221,11 @@ def _refused_act(call: Call, refusal: HubError) -> Act:
     return call.act._replace(caller=caller, tracking_id=(refusal.tracking_id or call.tracking_id)[:32])
 
 
-def _signature(request: Request, request_id: str) -> str:
-    """Lines of every answer."""
-    return signature(request_id) + request.said.client_line
+_MEANS_ANOTHER = ("POST", "HEAD")
 
 
-def _method(request: Request) -> str:
+def _meant(method: str, said: Said) -> str:
     """The method meant: Java sends ``POST`` and names the one it means in a header (service.md 0.3)."""
-    method = request.method
     if method == "POST":
-        method = request.said.method or method
+        method = said.method or method
     return "GET" if method == "HEAD" else method

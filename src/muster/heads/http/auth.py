@@ -61,11 +61,11 @@ def authorize(
     """
     request = call.request
     token = request.said.authorization if token is None else token
+    hub = _place(call) if hub is None else hub
     known = gate.proven(token, right)
     if known is not None:
         call.caller = known
         return None
-    hub = _place(call) if hub is None else hub
     if gate.bearer is not None and is_bearer(token):
         known = gate.bearer.proven(token, actions, hub)
         if known is None:

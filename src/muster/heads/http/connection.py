@@ -354,8 +354,7 @@ class HttpConnection:
         request = self._request
         assert request is not None
         request.answered = True
-        version = request.head.version
-        keep_alive = self._goes_on(request)
+        version, keep_alive = request.head.version, self._goes_on(request)
         lines = request.signature + _date(int(self._server.now()))
         if length is not None:
             lines += f"Content-Length: {length}\r\n"
