@@ -261,7 +261,7 @@ async def mqtt_hub(
     hub.sessions = SessionTable(facts.name, store, bus, ambient)
     hub.subscriptions = Subscriptions(facts.name, SqliteSubscriptionStore(writer, reader))
     hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
-    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, depths=hub.queues.depths)
+    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, queues=hub.queues)
     hub.refusals = Refusals(ambient)
     hub.log, hub.telemetry = _telemetry(directory, ambient)
     hub.relay = EventRelay(outbox, hub.telemetry, ambient)

@@ -80,6 +80,18 @@ class IdentityStore(Protocol):
         ...
 
 
+class Depths(Protocol):
+    """How many messages are in queues, locked ones too; answered by ``messages.queues``. Raises ``HubError`` 500001."""
+
+    def waiting(self, queue: str) -> int | None:
+        """How many are in one; ``None`` when that cannot be told at once."""
+        ...
+
+    async def depths(self, queues: Sequence[str]) -> Sequence[int]:
+        """How many are in each. Raises ``HubError`` 503001 too."""
+        ...
+
+
 class Presence(Protocol):
     """Who is connected; answered by the session table.
 

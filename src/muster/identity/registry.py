@@ -7,7 +7,7 @@ may have to hear of, ``core.bus.IDENTITY_CHANGED`` is published.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from struct import iter_unpack
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from muster.core.limits import BULK_DEVICES, REGISTRY_PAGE
 from muster.identity import changes, scopes
 from muster.identity.account import noted
 from muster.identity.changes import ANY, Draft, Fresh, ImportMode, KeyChoice, Match, not_found
-from muster.identity.contract import Change, Counts, Edit, IdentityStore, Note, Presence
+from muster.identity.contract import Change, Counts, Depths, Edit, IdentityStore, Note, Presence
 from muster.identity.ids import SYSTEM_MODULES, check_key
 from muster.identity.keys import ANY_CREDENTIALS, Credentials, generate_key, needs_spare
 from muster.identity.model import Identity, IdentityKey
@@ -58,11 +58,11 @@ class Registry:
 
     def __init__(
         self, hub: str, store: IdentityStore, presence: Presence, bus: Bus, ambient: Ambient,
-        *, depths: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None,
+        *, queues: Depths | None = None,
     ) -> None:  # fmt: skip
-        """``depths`` tells how many messages are in the queues of identities, named by their keys."""
+        """``queues`` of identities are named by their keys."""
         self._hub = hub
-        self._depths = depths
+        self._queues = queues
         self._store = store
         self._presence = presence
         self._bus = bus
@@ -102,11 +102,20 @@ class Registry:
 
     async def activity(self, key: IdentityKey) -> Activity:
         """The identity's connection state."""
-        return (await self.activities([key]))[0]
+        return self._activity_at_hand(key) or (await self.activities([key]))[0]
+
+    async def look(self, key: IdentityKey) -> tuple[Identity, Activity]:
+        """``get`` and ``activity`` in one, for each change of a twin asks for both."""
+        identity = await self._store.get(self._hub, key) or await self.get(key)
+        return identity, self._activity_at_hand(key) or await self.activity(key)
+
+    def _activity_at_hand(self, key: IdentityKey) -> Activity | None:
+        waiting = 0 if self._queues is None else self._queues.waiting(str(key))
+        return None if waiting is None else Activity(*self._presence.activity(key), waiting)
 
     async def activities(self, keys: Sequence[IdentityKey]) -> list[Activity]:
         """The connection state of each."""
-        depths = [0] * len(keys) if self._depths is None else await self._depths(list(map(str, keys)))
+        depths = [0] * len(keys) if self._queues is None else await self._queues.depths(list(map(str, keys)))
         return [Activity(*self._presence.activity(key), depth) for key, depth in zip(keys, depths, strict=True)]
 
     # --- changing

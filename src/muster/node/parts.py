@@ -89,7 +89,7 @@ async def make_parts(base: Foundation) -> Parts:
     base.undo.append(certificates.news.stop)
     bearer = BearerGate(base.issuers, base.decide, ambient, refusals, name)
     queues = make_queues(name, stores.queues, bus, ambient, settings)
-    registry = Registry(name, identities, sessions, bus, ambient, depths=queues.depths)
+    registry = Registry(name, identities, sessions, bus, ambient, queues=queues)
     methods = Methods(registry, sessions, ambient, meters)
     messaging, stop_queues = await make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)

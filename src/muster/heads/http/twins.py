@@ -10,7 +10,7 @@ from muster.heads.http.answers import JSON_TYPE
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
 from muster.identity.model import Identity
-from muster.identity.registry import Registry
+from muster.identity.registry import Activity, Registry
 from muster.identity.verdict import Right
 from muster.twins.document import Twin
 from muster.twins.service import Twins
@@ -47,23 +47,24 @@ class TwinOperations:
     async def get(self, call: Call) -> Response:
         """The twin."""
         twin = await self._twins.get(call.identity)
-        return await self._answer(await self._registry.get(call.identity), twin)
+        return _answer(twin, *await self._registry.look(call.identity))
 
     async def patch(self, call: Call) -> Response:
         """Merge tags and desired properties in; the whole new twin."""
         tags, desired = read_twin(await call.json_object())
         twin = await self._twins.patch(call.identity, tags, desired, _revision(call), call.act)
-        return await self._answer(await self._registry.get(call.identity), twin)
+        return _answer(twin, *await self._registry.look(call.identity))
 
     async def replace(self, call: Call) -> Response:
         """Put tags and desired properties in the place of those that are there; the whole new twin."""
         tags, desired = read_twin(await call.json_object())
         twin = await self._twins.replace(call.identity, tags, desired, _revision(call), call.act)
-        return await self._answer(await self._registry.get(call.identity), twin)
+        return _answer(twin, *await self._registry.look(call.identity))
 
-    async def _answer(self, identity: Identity, twin: Twin) -> Response:
-        body = twin_body(identity, twin, await self._registry.activity(identity.key))
-        return Response(body, headers={"Content-Type": JSON_TYPE, "ETag": f'"{twin_etag_of(twin.revision)}"'})
+
+def _answer(twin: Twin, identity: Identity, activity: Activity) -> Response:
+    body = twin_body(identity, twin, activity)
+    return Response(body, headers={"Content-Type": JSON_TYPE, "ETag": f'"{twin_etag_of(twin.revision)}"'})
 
 
 def _revision(call: Call) -> int | None:
