@@ -35,9 +35,10 @@ class JsonObject(Mapping[str, Any]):
     @property
     def text(self) -> str:
         """The object as ``encode`` makes it; raises as that does."""
-        if self._text is None:
-            self._text = encode_finite(self._members)
-        return self._text
+        text = self._text
+        if text is None:
+            text = self._text = encode_finite(self._members)
+        return text
 
     def plain(self) -> dict[str, Any]:
         """The members."""
@@ -69,7 +70,7 @@ quote: Final[Callable[[str], str]] = encode_basestring
 
 def plain(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """``content`` with nothing left to do."""
-    return content.plain() if type(content) is JsonObject else content
+    return (content._members or content.plain()) if type(content) is JsonObject else content
 
 
 def text_of(content: Mapping[str, Any]) -> str:

@@ -82,18 +82,16 @@ def patch_properties(properties: Properties, patch: Content, now: float, *, vers
     version = properties.version + 1
     stamp = _stamp(now, version if versioned else None)
     values, metadata = plain(properties.values), plain(properties.metadata)
-    return _properties(merge(values, patch), _merge_metadata(values, metadata, patch, stamp), version)
+    merged = _merge_metadata(values, metadata, patch, stamp)
+    return Properties(JsonObject(None, merge(values, patch)), JsonObject(None, merged), version)
 
 
 def replace_properties(properties: Properties, values: Content, now: float, *, versioned: bool) -> Properties:
     """``values`` in the place of ``properties``, at ``now``; members that are null are left out."""
     version = properties.version + 1
     stamp = _stamp(now, version if versioned else None)
-    return _properties(merge({}, values), _merge_metadata({}, {}, values, stamp), version)
-
-
-def _properties(values: dict[str, Any], metadata: dict[str, Any], version: int) -> Properties:
-    return Properties(JsonObject(None, values), JsonObject(None, metadata), version)
+    metadata = _merge_metadata({}, {}, values, stamp)
+    return Properties(JsonObject(None, merge({}, values)), JsonObject(None, metadata), version)
 
 
 def patch_twin(twin: Twin, tags: Content, desired: Content, now: float) -> Twin:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -25,7 +26,7 @@ from muster.heads.http.auth import Gate, authorize, authorize_device
 from muster.heads.http.connection import App
 from muster.heads.http.devices import DeviceOperations
 from muster.heads.http.health import HealthOperations
-from muster.heads.http.messages import Request, Response, Said, StreamResponse
+from muster.heads.http.messages import Request, Response, Said, StreamResponse, parse_query
 from muster.heads.http.modules import ModuleOperations
 from muster.heads.http.network import check_network
 from muster.heads.http.openapi import OpenApiOperations
@@ -203,7 +204,7 @@ class _Dispatcher:
         module = call.request.said.module if operation.by_modules else None
         if module is not None:  # Node names no api-version then
             return authorize_device(call, self._gate, read_calling_module(module), call.identity)
-        check_api_version(call.query("api-version"))
+        _check_query(call.request.raw_query)
         if right is Right.DEVICE_CONNECT:
             return authorize_device(call, self._gate, call.identity)
         known = self._gate.proven(call.request.said.authorization, right)  # as a rule
@@ -219,6 +220,12 @@ def _refused_act(call: Call, refusal: HubError) -> Act:
     if not caller and verdict is not None and verdict.signed:
         caller = verdict.principal
     return call.act._replace(caller=caller, tracking_id=(refusal.tracking_id or call.tracking_id)[:32])
+
+
+@lru_cache(64)
+def _check_query(raw: str) -> None:
+    """See ``check_api_version``: the clients of a hub send few queries beside their paths."""
+    check_api_version(parse_query(raw).get("api-version"))
 
 
 _MEANS_ANOTHER = ("POST", "HEAD")

@@ -354,18 +354,18 @@ class HttpConnection:
         request = self._request
         assert request is not None
         request.answered = True
-        version, keep_alive = request.head.version, self._goes_on(request)
-        lines = request.signature + _date(int(self._server.now()))
+        version = request.head.version
         if length is not None:
-            lines += f"Content-Length: {length}\r\n"
-        elif self._chunked:
-            lines += "Transfer-Encoding: chunked\r\n"
-        if not keep_alive:
-            lines += "Connection: close\r\n"
+            framing = f"Content-Length: {length}\r\n"
+        else:
+            framing = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
+        if not self._goes_on(request):
+            framing += "Connection: close\r\n"
         elif version == "1.0":
-            lines += "Connection: keep-alive\r\n"
-        lines += NOSNIFF if "Cache-Control" in answer.headers else NOSNIFF_AND_NO_STORE
-        return response_head(version, answer.status, answer.headers, lines)
+            framing += "Connection: keep-alive\r\n"
+        kept = NOSNIFF if "Cache-Control" in answer.headers else NOSNIFF_AND_NO_STORE
+        more = f"{request.signature}{_date(int(self._server.now()))}{framing}{kept}"
+        return response_head(version, answer.status, answer.headers, more)
 
     def _send(self, answer: Response) -> None:
         without = answer.status in (204, 304)

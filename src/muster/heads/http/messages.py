@@ -242,7 +242,7 @@ class Request:
         """The query's members, decoded; the first of those of one name."""
         if self._query is None:
             text = self.raw_query
-            self._query = _remembered_query(text) if len(text) <= _LONGEST_REMEMBERED else _parse_query(text)
+            self._query = _remembered_query(text) if len(text) <= _LONGEST_REMEMBERED else parse_query(text)
         return self._query
 
     @property
@@ -264,11 +264,12 @@ def _split(target: str) -> tuple[str, str]:
     return path, query
 
 
-def _parse_query(text: str) -> Mapping[str, str]:
+def parse_query(text: str) -> Mapping[str, str]:
+    """The members of a query, decoded; the first of those of one name."""
     return dict(reversed(parse_qsl(text, keep_blank_values=True)))
 
 
-_remembered_query: Callable[[str], Mapping[str, str]] = lru_cache(_REMEMBERED)(_parse_query)
+_remembered_query: Callable[[str], Mapping[str, str]] = lru_cache(_REMEMBERED)(parse_query)
 
 
 class Response:
