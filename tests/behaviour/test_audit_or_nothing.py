@@ -13,6 +13,7 @@ from two_hubs import EAST, Answer, TwoHubs, two_hubs
 
 from muster.dialect.connection_string import parse_connection_string
 from muster.identity.sas import make
+from muster.stores.sqlite.storage import SqliteStorage
 from tests.certificate_maker import Maker
 
 BREAK = "CREATE TRIGGER no_room BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'the test leaves no room'); END"
@@ -28,7 +29,9 @@ async def hubs(tmp_path: Path) -> AsyncIterator[TwoHubs]:
 
 
 async def sql(hubs: TwoHubs, statement: str) -> None:
-    await hubs.hub(EAST).base.writer.submit(lambda connection: connection.execute(statement))
+    storage = hubs.hub(EAST).base.storage
+    assert isinstance(storage, SqliteStorage)
+    await storage._writer.submit(lambda connection: connection.execute(statement))
 
 
 async def call(hubs: TwoHubs, method: str, path: str, body: Any = None, **headers: str) -> Answer:
