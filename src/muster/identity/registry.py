@@ -7,7 +7,7 @@ may have to hear of, ``core.bus.IDENTITY_CHANGED`` is published.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from struct import iter_unpack
 from typing import NamedTuple
 
