@@ -52,9 +52,10 @@ async def path(tmp_path: Path) -> Path:
         ("capabilities.iotEdge = true", "SEARCH i USING INDEX identities_edge"),
         ("capabilities.iotEdge", "SEARCH i USING INDEX identities_edge"),
         (f"deviceScope = '{SCOPE}'", "SEARCH i USING INDEX identities_by_scope"),
-        ("tags.n = 3", "SEARCH i USING PRIMARY KEY (hub=?"),
-        ("tags.s = 'v1' OR tags.n = 3", "SEARCH i USING PRIMARY KEY (hub=?"),
-        ("NOT tags.s = 'v1'", "SEARCH i USING PRIMARY KEY (hub=?"),
+        ("tags.n = 3", "SEARCH t USING PRIMARY KEY (hub=?"),
+        ("tags.s = 'v1' OR tags.n = 3", "SEARCH t USING PRIMARY KEY (hub=?"),
+        ("NOT tags.s = 'v1'", "SEARCH t USING PRIMARY KEY (hub=?"),
+        ("tags.n = 3 AND status = 'enabled'", "SEARCH i USING PRIMARY KEY (hub=?"),
         ("status = 'enabled'", "SEARCH i USING PRIMARY KEY (hub=?"),
     ],
 )
@@ -72,8 +73,10 @@ async def test_sqlite_finds_modules_by_their_id(path: Path) -> None:
 
 
 @pytest.mark.parametrize("indexes", [SqlitePropertyIndexes(()), PostgresPropertyIndexes(())])
-def test_identity_fields_do_not_read_twins(indexes: SqlitePropertyIndexes | PostgresPropertyIndexes) -> None:
+def test_fields_of_one_table_do_not_read_the_other(indexes: SqlitePropertyIndexes | PostgresPropertyIndexes) -> None:
     assert "twins" not in statements_of(parse_query("SELECT COUNT() FROM devices"), HUB, indexes).rows
+    query = parse_query("SELECT deviceId, tags.n FROM devices WHERE tags.n > 3")
+    assert "identities" not in statements_of(query, HUB, indexes).rows
 
 
 async def by_postgres(url: str, query: str, indexed: tuple[str, ...]) -> str:

@@ -94,7 +94,7 @@ class PostgresDialect(Dialect):
         source = _limited(o, way.within, way.order)
         if not way.both:
             return source, "true"
-        if way.all:  # their keys are the same
+        if way.beside:  # their keys are the same
             other = _limited(x, *(re.sub(rf"\b{o}\.", f"{x}.", text) for text in (way.within, way.order)))
             return f"{source} JOIN {other} ON {way.joined}", "true"
         one = f"(SELECT * FROM {TABLES[x]} AS {x} WHERE {way.joined} LIMIT 1)"  # noqa: S608
@@ -103,7 +103,8 @@ class PostgresDialect(Dialect):
     def first_groups(self, groups: str) -> str:
         """See ``Dialect``."""
         order = 'name COLLATE "C"'
-        return f"SELECT * FROM ({groups}) AS groups WHERE {order} > :name ORDER BY {order} LIMIT :limit"  # noqa: S608
+        once = f"({groups} OFFSET 0) AS groups"  # else the name would be made for each row, to be compared
+        return f"SELECT * FROM {once} WHERE {order} > :name ORDER BY {order} LIMIT :limit"  # noqa: S608
 
     def real(self, number: str) -> str:
         """See ``Dialect``."""
@@ -161,8 +162,10 @@ class PostgresDialect(Dialect):
 
     def group_key(self, operands: Sequence[Operand]) -> tuple[str, str]:
         """See ``Dialect``."""
-        parts = [f"concat({one.kind}, char_length({shown}), ':', {shown})" for one, shown in map(_shown, operands)]
-        return f"query_group_key({' || '.join(parts)})" if parts else "''", "1"
+        pairs = [(f"CAST({operand.kind} AS text)", _shown(operand)) for operand in operands]
+        parts = [f"concat({kind}, char_length({shown}), ':', {shown})" for kind, shown in pairs]
+        key = f"query_group_key({' || '.join(parts)})" if parts else "''"
+        return key, ", ".join(f"{kind}, {shown}" for kind, shown in pairs)
 
     def largest(self, aggregate: str, slot: str, fragment: str) -> str:
         """See ``Dialect``."""
@@ -196,16 +199,16 @@ def quoted(text: str) -> str:
     return "CAST('" + spelled(text).replace("'", "''") + "' AS text)"
 
 
-def _shown(operand: Operand) -> tuple[Operand, str]:
-    """An operand with its value as text, the same for equal numbers."""
+def _shown(operand: Operand) -> str:
+    """The value as text, the same for equal numbers."""
     if operand.value is not None:
         number = f"CAST(CAST({operand.value} AS float8) AS text)"
         kind = f"jsonb_typeof({operand.value})"
-        return operand, f"CASE {kind} WHEN 'number' THEN {number} ELSE CAST({operand.value} AS text) END"
+        return f"CASE {kind} WHEN 'number' THEN {number} ELSE CAST({operand.value} AS text) END"
     if operand.json is not None:
-        return operand, f"CAST({operand.json} AS text)"
+        return f"CAST({operand.json} AS text)"
     if operand.number is not None:
-        return operand, f"CAST(CAST({operand.number} AS float8) AS text)"
+        return f"CAST(CAST({operand.number} AS float8) AS text)"
     for _, fragment in operand.slots:
-        return operand, f"CAST({fragment} AS text)"
-    return operand, "CAST(NULL AS text)"
+        return f"CAST({fragment} AS text)"
+    return "CAST(NULL AS text)"

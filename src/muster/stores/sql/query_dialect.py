@@ -24,8 +24,8 @@ TABLES = {"i": "identities", "t": "twins"}
 
 class Way(NamedTuple):
     """A way to the rows: the table ``outer`` (``i`` or ``t``) is gone through first, in the ``order`` of its key, as
-    far as ``within`` says, by the index ``by`` if one serves. ``both``: the other table is needed too. ``all``: nothing
-    narrows it down, so the other table may be gone through beside it.
+    far as ``within`` says, by the index ``by`` if one serves. ``both``: the other table is needed too, ``beside``: of
+    all identities, so it may be gone through in the same way.
     """
 
     outer: str
@@ -33,7 +33,7 @@ class Way(NamedTuple):
     order: str
     by: str
     both: bool
-    all: bool
+    beside: bool
 
     @property
     def other(self) -> str:

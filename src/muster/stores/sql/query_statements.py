@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from muster.stores.sql.property_indexes import PropertyIndexes
-from muster.stores.sql.query_access import BY_ID, EVERYTHING, access_of
+from muster.stores.sql.query_access import BY_ID, EVERYTHING, Access, access_of
 from muster.stores.sql.query_dialect import TABLES, WAITING, Dialect, Way
 from muster.stores.sql.query_expressions import Expressions
 from muster.stores.sql.query_operands import NULL, Bindings
 from muster.twins.query.syntax import Item, Query, Source
 
-_OF_TWINS = re.compile(r"\bt\.")
+_KEY = re.compile(r"\bi\.(device_id|module_id)\b")
 _OF_PRESENCE = re.compile(r"\bp\.")
+_OF = {"i": re.compile(r"\bi\."), "t": re.compile(r"\bt\.")}
+
+
+class _Parts(NamedTuple):
+    """Fragments of a statement."""
+
+    where: str
+    key: str
+    grouping: str
+    selected: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +58,13 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     where = dialect.constants[True] if query.condition is None else expressions.condition(query.condition)
     columns = _columns(query, dialect, expressions)
     key, grouping = dialect.group_key([expressions.operand(path) for path in query.groups])
-    used = " ".join((where, key, *columns))
-    o = access.outer
-    kind = "=" if query.source is Source.DEVICES else ">"
-    within = f"{o}.hub = :hub AND {o}.module_id {kind} '' AND {access.constraint}"
-    within += f" AND ({o}.device_id, {o}.module_id) > (:device, :module)"
-    order = f"ORDER BY {o}.device_id" if query.source is Source.DEVICES else f"ORDER BY {o}.device_id, {o}.module_id"
-    both = o == "t" or _OF_TWINS.search(used) is not None
-    source, in_slice = dialect.slice(Way(o, within, order, access.by, both, access.rank == EVERYTHING))
-    present = _OF_PRESENCE.search(used) is not None
+    parts = _Parts(where, key, grouping, ", ".join(columns))
+    way, (where, key, grouping, selected) = _way(query, access, parts)
+    o = way.outer
+    source, in_slice = dialect.slice(way)
+    present = _OF_PRESENCE.search(f"{where} {key} {selected}") is not None
     if present:
         source += f" {dialect.presence} ON p.device_id = {o}.device_id AND p.module_id = {o}.module_id"
-    selected = ", ".join(columns)
     # only fragments that were made here go into these texts; every value is bound
     if query.aggregates:
         rows = f"SELECT {key} AS name, {selected} FROM {source} WHERE {in_slice} AND ({where})"  # noqa: S608
@@ -67,15 +73,34 @@ def statements_of(query: Query, hub: str, indexes: PropertyIndexes) -> Statement
     else:
         rows = (
             f"SELECT {o}.device_id, {o}.module_id, {selected} FROM {source} "  # noqa: S608
-            f"WHERE {in_slice} AND ({where}) {order} LIMIT :limit"
+            f"WHERE {in_slice} AND ({where}) {way.order} LIMIT :limit"
         )
-    by = dialect.indexed_by(access.by)
-    keys = f"SELECT {o}.device_id, {o}.module_id FROM {TABLES[o]} AS {o}{by} WHERE {within} {order} LIMIT"  # noqa: S608
+    by = dialect.indexed_by(way.by)
+    keys = f"SELECT {o}.device_id, {o}.module_id FROM {TABLES[o]} AS {o}{by} WHERE {way.within} {way.order} LIMIT"  # noqa: S608
     few = access.rank == BY_ID and query.source is Source.DEVICES
     sliced = present or (not few and (query.condition is not None or query.aggregates))
     return Statements(
         query, rows, f"{keys} 1 OFFSET :slice" if sliced else None, f"{keys} :slice" if present else None, bindings
     )
+
+
+def _way(query: Query, access: Access, parts: _Parts) -> tuple[Way, _Parts]:
+    """The way to the rows, and the parts with the key taken from the table that is gone through first."""
+    # what is needed of every identity that is gone through; the rest is looked for where the condition is true
+    decisive = f"{parts.where} {parts.key} {parts.selected}" if query.aggregates else parts.where
+    o, everything = access.outer, access.rank == EVERYTHING
+    if everything and _OF["t"].search(decisive) and not _OF["i"].search(_KEY.sub("", decisive)):
+        o = "t"
+    if o == "t":
+        parts = _Parts(*(_KEY.sub(r"t.\1", text) for text in parts))
+        decisive = _KEY.sub(r"t.\1", decisive)
+    devices = query.source is Source.DEVICES
+    within = f"{o}.hub = :hub AND {o}.module_id {'=' if devices else '>'} '' AND {access.constraint}"
+    within += f" AND ({o}.device_id, {o}.module_id) > (:device, :module)"
+    order = f"ORDER BY {o}.device_id" if devices else f"ORDER BY {o}.device_id, {o}.module_id"
+    other = _OF["t" if o == "i" else "i"]
+    both = other.search(" ".join(parts)) is not None
+    return Way(o, within, order, access.by, both, everything and other.search(decisive) is not None), parts
 
 
 def _columns(query: Query, dialect: Dialect, expressions: Expressions) -> list[str]:

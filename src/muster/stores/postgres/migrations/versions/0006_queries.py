@@ -141,6 +141,8 @@ _ARITHMETIC = (
 
 _ODD = r"E'\x01'"
 _ODD_CHARACTER = r"E'\x01[\x01\x02]'"
+_WHOLE = r"E'^([^\x01]|\x01[\x01\x02])*$'"
+"""What does not end in the midst of a character."""
 
 _TEXTS = (
     # what is beyond the range of floating point is infinite or zero by the power of ten of its first digit
@@ -170,15 +172,22 @@ _TEXTS = (
         """,
     ),
     _function(
-        "query_ends_with(a text, b text)", "boolean", 'BEGIN RETURN right(a, char_length(b)) = b COLLATE "C"; END'
-    ),
-    _function(
         "query_length(a text)",
         "float8",
         f"""
         BEGIN
             IF strpos(a, {_ODD}) = 0 THEN RETURN char_length(a); END IF;
             RETURN char_length(regexp_replace(a, {_ODD_CHARACTER}, '.', 'g'));
+        END
+        """,
+    ),
+    _function(
+        "query_ends_with(a text, b text)",
+        "boolean",
+        f"""
+        BEGIN
+            IF right(a, char_length(b)) <> b COLLATE "C" THEN RETURN false; END IF;
+            RETURN strpos(a, {_ODD}) = 0 OR left(a, char_length(a) - char_length(b)) ~ {_WHOLE};
         END
         """,
     ),
@@ -193,7 +202,7 @@ _TEXTS = (
             IF place = 0 OR strpos(a, {_ODD}) = 0 THEN RETURN place - 1; END IF;
             LOOP
                 before := left(a, place - 1);
-                IF before ~ E'^([^\x01]|\x01[\x01\x02])*$' THEN RETURN query_length(before); END IF;
+                IF before ~ {_WHOLE} THEN RETURN query_length(before); END IF;
                 further := strpos(substr(a, place + 1), b);
                 IF further = 0 THEN RETURN -1; END IF;
                 place := place + further;
