@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -108,6 +108,8 @@ def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[st
                    "with --bus.")  # fmt: skip
 @click.option("--bus", default="", metavar="URL[,URL...]",
               help="Keep telemetry in this NATS JetStream (nats://...), and talk to other nodes by it.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="So many processes on the same ports, each a node of its own; with --database.")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--index", multiple=True, metavar="PROPERTY",
@@ -152,7 +154,36 @@ def serve(**options: Any) -> None:
     from muster.node.process import raise_open_files  # noqa: PLC0415
 
     raise_open_files()
+    if options["workers"] > 1:
+        _serve_many(settings, options["workers"], demo=options["demo"])
     uvloop.run(_serve(settings, demo=options["demo"]))
+
+
+def _serve_many(settings: Settings, count: int, *, demo: bool) -> NoReturn:
+    import uvloop  # noqa: PLC0415
+
+    from muster.node.directory import DirectoryInUseError  # noqa: PLC0415
+    from muster.node.sockets import BindError  # noqa: PLC0415
+    from muster.node.workers import Workers  # noqa: PLC0415
+
+    if not settings.clustered:
+        raise click.UsageError("--workers needs --database and --bus: the workers are nodes that share them.")
+    if demo:
+        raise click.UsageError("--demo runs in one process; leave it out, or --workers.")
+
+    def be_one(own: Settings) -> None:
+        try:
+            uvloop.run(_serve(own, demo=False, greet=False))
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+
+    try:
+        workers = Workers(settings, count, be_one)
+        code = workers.run(lambda facts: _greet(dict(facts), settings, demo=False))
+    except (BindError, DirectoryInUseError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(code)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -260,7 +291,7 @@ def _on(choice: str | None) -> bool | None:
     return None if choice is None else choice == "on"
 
 
-async def _serve(settings: Settings, *, demo: bool) -> None:
+async def _serve(settings: Settings, *, demo: bool, greet: bool = True) -> None:
     from muster.core.errors import HubError  # noqa: PLC0415
     from muster.node.certificate_files import CertificateFileError  # noqa: PLC0415
     from muster.node.directory import DirectoryInUseError, write_private  # noqa: PLC0415
@@ -290,7 +321,8 @@ async def _serve(settings: Settings, *, demo: bool) -> None:
             click.echo(note, err=True)
         if settings.data is None and not settings.loopback_only:
             click.echo(KEYS_ARE_PUBLIC, err=True)
-        _greet(node.facts, settings, demo=demo)
+        if greet:
+            _greet(node.facts, settings, demo=demo)
         if settings.ready_file is not None:
             write_private(settings.ready_file, json.dumps(node.facts, indent=1).encode())
         gc.collect()

@@ -247,12 +247,12 @@ class Node:
         for name, port in ports.items():
             flag = _flag(name)
             try:
-                bound[name] = bind(settings.bind, port, flag)
+                bound[name] = bind(settings.bind, port, flag, shared=settings.shared_ports)
             except PermissionError:
                 if port != HTTPS_PORT:
                     raise BindError(f"port {port} needs a privilege here; choose one above 1023 with {flag}") from None
                 self.notes.append(HOW_TO_ALLOW_443)
-                bound[name] = bind(settings.bind, FALLBACK_HTTPS_PORT, flag)
+                bound[name] = bind(settings.bind, FALLBACK_HTTPS_PORT, flag, shared=settings.shared_ports)
         return bound
 
     def _listen(

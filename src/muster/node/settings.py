@@ -61,7 +61,8 @@ class Settings:
     certificate for the hub is, ``None`` for one by the hub's own CA. ``credential_policies`` are authorities that issue
     certificates to devices, besides that of ``muster ca init``. ``roles_file`` holds roles and grants of the operator.
     ``database`` (a PostgreSQL URL) and ``bus`` (NATS URLs) make it one of several equal nodes, which have all settings
-    in common but directory, addresses and ports. ``switches`` say which kinds of SAS token the hub takes no more.
+    in common but directory, addresses and ports; ``shared_ports`` says that others of this machine have the same ones.
+    ``switches`` say which kinds of SAS token the hub takes no more.
     ``throttle``, ``None`` for the profile's own way,
     says whether the rates and the daily quota of ``units`` of ``tier`` are enforced; ``principal_rate`` is how many
     calls a second each caller of the service API has, 0 for any number. ``oidc_issuers`` are the OpenID
@@ -109,6 +110,7 @@ class Settings:
     hubs: tuple[HubSettings, ...] = ()
     database: str = field(default="", repr=False)
     bus: tuple[str, ...] = field(default=(), repr=False)
+    shared_ports: bool = False
 
     def of(self, hub: HubSettings) -> Settings:
         """The settings as they are for ``hub``, which is the first of them then."""

@@ -16,7 +16,7 @@ _SETTING = "settings-told"
 _SECRET = frozenset({"storage_connection_string", "database", "bus"})
 _PLACES = frozenset({"data", "ready_file"})
 """Where something is, not how the node is."""
-_OWN = frozenset({"bind", "mqtt_port", "amqp_port", "https_port", "amqp_plain_port"})
+_OWN = frozenset({"bind", "mqtt_port", "amqp_port", "https_port", "amqp_plain_port", "shared_ports"})
 """What each of several nodes may have another way."""
 
 

@@ -18,7 +18,7 @@ class BindError(Exception):
     """A port cannot be had; the text says which and what to do."""
 
 
-def bind(addresses: Sequence[str], port: int, flag: str) -> list[socket.socket]:
+def bind(addresses: Sequence[str], port: int, flag: str, *, shared: bool = False) -> list[socket.socket]:
     """A bound TCP socket for each address, all on the same port; 0 takes one that is free on all of them.
 
     An address that stands twice, or that ``0.0.0.0`` or ``::`` includes, gets no socket of its own. ``flag`` names the
@@ -26,7 +26,8 @@ def bind(addresses: Sequence[str], port: int, flag: str) -> list[socket.socket]:
     ``BindError``. A default address that the machine does not have (``::1``) is left out.
 
     A port that was named can be had again at once after an end (``SO_REUSEADDR``). With that option two programs may
-    be bound to one port until either listens, so one that the kernel chose gets it only in ``listen``.
+    be bound to one port until either listens, so one that the kernel chose gets it only in ``listen``. ``shared``:
+    other processes of this user may have the same port too, and the kernel deals connections out among them.
     """
     targets = _targets(addresses, flag)
     for _ in range(_ATTEMPTS):
@@ -34,7 +35,7 @@ def bind(addresses: Sequence[str], port: int, flag: str) -> list[socket.socket]:
         try:
             chosen = port
             for target in targets:
-                sock = _bound(target, chosen, reuse=port != 0)
+                sock = _bound(target, chosen, reuse=port != 0, shared=shared)
                 if sock is not None:
                     sockets.append(sock)
                     chosen = sock.getsockname()[1]
@@ -88,7 +89,7 @@ def _targets(addresses: Sequence[str], flag: str) -> list[_Target]:
     return [target for target in found.values() if target.everywhere or target.family not in everywhere]
 
 
-def _bound(target: _Target, port: int, *, reuse: bool) -> socket.socket | None:
+def _bound(target: _Target, port: int, *, reuse: bool, shared: bool) -> socket.socket | None:
     host, _, *rest = target.address
     try:
         sock = socket.socket(target.family, socket.SOCK_STREAM)
@@ -99,6 +100,8 @@ def _bound(target: _Target, port: int, *, reuse: bool) -> socket.socket | None:
     try:
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if target.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port, *rest))

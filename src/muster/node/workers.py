@@ -1,0 +1,160 @@
+"""Several workers of one machine: equal nodes on the same ports, kept alive by the process that started them.
+
+The kernel gives each connection to one of the workers (``SO_REUSEPORT``). They are nodes like those of other machines:
+what they share is in the database and on the bus, and each has a directory of its own below the common one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from muster.node.directory import DataDirectory, write_private
+from muster.node.settings import Settings
+from muster.node.sockets import bind
+
+AGAIN_SECONDS, MOST_SECONDS = 1.0, 30.0
+"""How long it takes until a worker that ended by itself is started again; twice as long each time that it ends soon."""
+_SOON_SECONDS = 60.0
+_LOOK_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("muster.workers")
+
+
+class Workers:
+    """``count`` workers with ``settings``; ``serve`` is what a worker does with its own, until it ends."""
+
+    def __init__(self, settings: Settings, count: int, serve: Callable[[Settings], None]) -> None:
+        assert settings.data is not None, "workers share a database, so they have a directory"
+        self._directory = DataDirectory(settings.data)
+        self._held: list[socket.socket] = []
+        mqtt, amqp, https = (
+            self._chosen(settings, port, flag)
+            for port, flag in (
+                (settings.mqtt_port, "--mqtt-port"),
+                (settings.amqp_port, "--amqp-port"),
+                (settings.https_port, "--https-port"),
+            )
+        )
+        self._settings = replace(settings, shared_ports=True, mqtt_port=mqtt, amqp_port=amqp, https_port=https)
+        self._ready_file = settings.ready_file
+        self._count, self._serve = count, serve
+        self._workers: dict[int, int] = {}
+        """Process ids, each with its worker's number."""
+        self._began: dict[int, float] = {}
+        self._pauses = [AGAIN_SECONDS] * count
+        self._due: dict[int, float] = {}
+        self._stopping = False
+        self._worst = 0
+
+    def run(self, greet: Callable[[Mapping[str, Any]], None]) -> int:
+        """Start them, and keep them alive until SIGTERM or SIGINT; the exit code. ``greet`` is called when all are
+        ready for the first time."""
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda *_: self._stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
+        try:
+            for number in range(self._count):
+                self._start(number)
+            greeted = False
+            while self._workers or (self._due and not self._stopping):
+                self._reap()
+                if not greeted and not self._stopping and (facts := self._facts()) is not None:
+                    greeted = True
+                    self._announce(facts)
+                    greet(facts)
+                time.sleep(_LOOK_SECONDS)
+            return self._worst
+        finally:
+            if self._ready_file is not None:
+                self._ready_file.unlink(missing_ok=True)
+            self._directory.release()
+
+    def _chosen(self, settings: Settings, port: int, flag: str) -> int:
+        """``port``, or one that is free where any will do: held, not listened on, so that all workers can have it."""
+        if port:
+            return port
+        sockets = bind(settings.bind, 0, flag, shared=True)
+        self._held += sockets
+        return int(sockets[0].getsockname()[1])
+
+    def _place(self, number: int) -> Path:
+        return self._directory.path / f"worker-{number}"
+
+    def _start(self, number: int) -> None:
+        place = self._place(number)
+        place.mkdir(mode=0o700, exist_ok=True)
+        (place / "ready.json").unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            self._be(replace(self._settings, data=place, ready_file=place / "ready.json"))
+        self._workers[child] = number
+        self._began[number] = time.monotonic()
+
+    def _be(self, settings: Settings) -> NoReturn:
+        """This process is a worker now."""
+        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(one, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no worker outlives the one who looks after it
+        code = 1
+        try:
+            self._serve(settings)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            log.exception("a worker failed")
+        finally:
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while self._workers:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if child == 0:
+                break
+            number = self._workers.pop(child)
+            code = os.waitstatus_to_exitcode(status)
+            if self._stopping:
+                self._worst = max(self._worst, abs(code))
+                continue
+            if time.monotonic() - self._began[number] > _SOON_SECONDS:
+                self._pauses[number] = AGAIN_SECONDS
+            pause = self._pauses[number]
+            self._pauses[number] = min(2 * pause, MOST_SECONDS)
+            self._due[number] = time.monotonic() + pause
+            log.error("worker %s ended with %s; it is started again in %.0f seconds", number, code, pause)
+        now = time.monotonic()
+        for number in [number for number, at in self._due.items() if at <= now and not self._stopping]:
+            del self._due[number]
+            self._start(number)
+
+    def _facts(self) -> Mapping[str, Any] | None:
+        """What the first worker says, once all are ready."""
+        files = [self._place(number) / "ready.json" for number in range(self._count)]
+        if not all(file.exists() for file in files):
+            return None
+        facts: dict[str, Any] = json.loads(files[0].read_bytes())
+        return {**facts, "pid": os.getpid()}
+
+    def _announce(self, facts: Mapping[str, Any]) -> None:
+        self._directory.announce(facts)
+        if self._ready_file is not None:
+            write_private(self._ready_file, json.dumps(facts, indent=1).encode())
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._tell(signal.SIGTERM)
+
+    def _tell(self, number: signal.Signals) -> None:
+        for child in self._workers:
+            os.kill(child, number)

@@ -1,0 +1,93 @@
+"""``muster serve --workers``: processes on the same ports, equal nodes of one deployment, kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from muster.testing.hub import HubProcess
+from muster.testing.mqtt import MqttClient, publish
+from tests.addresses import loopback
+from tests.nats_servers import NatsCluster
+from tests.postgres import new_database
+
+PORTS = [option for name in ("mqtt", "amqp", "https") for option in (f"--{name}-port", "0")]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, nats: NatsCluster) -> Iterator[HubProcess]:
+    shared = ["--database", new_database(), "--bus", ",".join(nats.urls)]
+    hub = HubProcess(tmp_path, loopback(), *shared, "--workers", "2", *PORTS)
+    with hub:
+        yield hub
+
+
+def workers_of(hub: HubProcess) -> list[int]:
+    """The process ids of the workers that live."""
+    return [int(pid) for pid in Path(f"/proc/{hub.pid}/task/{hub.pid}/children").read_text().split()]
+
+
+async def connected(hub: HubProcess, device_id: str, key: str) -> MqttClient:
+    client = await MqttClient.open(hub.address, hub.port("mqtt"), hub.trust())
+    token = hub.token(f"devices/{device_id}", key)
+    assert await client.connect(device_id, f"{hub.address}/{device_id}/?api-version=2021-04-12", token) == (False, 0)
+    return client
+
+
+def sockets_of(pid: int) -> int:
+    """How many sockets a process has open."""
+    links = (os.readlink(f"/proc/{pid}/fd/{one}") for one in os.listdir(f"/proc/{pid}/fd"))
+    return sum(link.startswith("socket:") for link in links)
+
+
+async def test_devices_spread_over_the_workers_which_serve_one_hub(hub: HubProcess) -> None:
+    """1. Every worker has some of the connections, and knows what was made through another."""
+    pids = workers_of(hub)
+    assert len(pids) == 2
+    before = [sockets_of(pid) for pid in pids]
+    keys = {name: await asyncio.to_thread(hub.add_device, name) for name in (f"d{number}" for number in range(20))}
+    clients = [await connected(hub, name, key) for name, key in keys.items()]
+    more = [sockets_of(pid) - had for pid, had in zip(pids, before, strict=True)]
+    assert sum(more) >= 20
+    assert all(more)
+    for client, name in zip(clients, keys, strict=True):
+        await client.send(publish(f"devices/{name}/messages/events/", b"x"))
+        assert (await client.expect("PUBACK")).packet_id == 1
+        await client.close()
+
+
+async def test_a_worker_that_dies_is_started_again(hub: HubProcess) -> None:
+    """2. Its devices come back, to whom the kernel gives them."""
+    key = await asyncio.to_thread(hub.add_device, "d")
+    first = set(workers_of(hub))
+    victim = first.pop()
+    os.kill(victim, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while len(now := set(workers_of(hub))) < 2 or victim in now:
+        assert time.monotonic() < deadline, hub.log_file.read_text()
+        await asyncio.sleep(0.1)
+    client = await connected(hub, "d", key)
+    await client.close()
+
+
+def test_they_end_together(hub: HubProcess) -> None:
+    """3. SIGTERM drains all of them, and the command ends with 0."""
+    pids = workers_of(hub)
+    assert hub.stop() == 0
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_no_worker_outlives_who_looks_after_it(hub: HubProcess) -> None:
+    """4. kill -9 of the first process ends the others."""
+    pids = workers_of(hub)
+    hub.kill()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
