@@ -13,7 +13,7 @@ from amqp_client import AmqpClient
 
 from muster.access.decision import by_claim
 from muster.access.issuers import Issuer, Issuers
-from muster.core.ambient import SystemAmbient
+from muster.core.ambient import Ambient, SystemAmbient
 from muster.dialect.record import message_head, record, sender_annotations
 from muster.heads.amqp import AmqpHead, AmqpHub
 from muster.heads.eventhubs import EventHub
@@ -23,8 +23,12 @@ from muster.identity.bearer_gate import BearerGate
 from muster.identity.hub import make_hub
 from muster.identity.policies import development_policies
 from muster.identity.refusals import Refusals
+from muster.messages.contract import TelemetryLog
 from muster.messages.groups import ConsumerGroups
 from muster.messages.telemetry import Telemetry
+from muster.stores.nats.connection import NatsConnection
+from muster.stores.nats.streams import Place
+from muster.stores.nats.telemetry import JetStreamLog
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
@@ -32,6 +36,7 @@ from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
 from tests.issuer_parts import TestIssuer
+from tests.nats_servers import NatsCluster
 
 T = TypeVar("T")
 
@@ -46,8 +51,10 @@ class EventHubServer:
 
     def __init__(
         self, directory: Path, *, partitions: int = 2, tail_bytes: int = 1 << 20, clock: VirtualAmbient | None = None,
-        issuer: TestIssuer | None = None,
+        issuer: TestIssuer | None = None, servers: NatsCluster | None = None,
     ) -> None:  # fmt: skip
+        """With ``servers`` it is a node, one of those that have the name of ``directory``."""
+        self.servers = servers
         self.directory = directory
         self.partitions = partitions
         self.tail_bytes = tail_bytes
@@ -86,11 +93,12 @@ class EventHubServer:
         hub = make_hub(["localhost"], POLICIES.values())
         self._writer = Writer(self.directory / "hub.db", MIGRATIONS, self.loop, durable=False)
         self._reader = open_connection(self.directory / "hub.db", readonly=True)
-        log = SqliteTelemetryLog(
-            self.directory / "telemetry.db", self.partitions, self.loop, created_at=ambient.now(), durable=False
-        )
         self.telemetry = Telemetry(
-            log, ambient, retention_seconds=10**9, retention_bytes=10**10, tail_bytes=self.tail_bytes
+            await self._open_log(ambient),
+            ambient,
+            retention_seconds=10**9,
+            retention_bytes=10**10,
+            tail_bytes=self.tail_bytes,
         )
         self.refusals = Refusals(ambient)
         identities, gate = SqliteIdentityStore(self._writer, self._reader), None
@@ -104,11 +112,23 @@ class EventHubServer:
         self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
         self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]
 
+    async def _open_log(self, ambient: Ambient) -> TelemetryLog:
+        if self.servers is None:
+            path = self.directory / "telemetry.db"
+            return SqliteTelemetryLog(path, self.partitions, self.loop, created_at=ambient.now(), durable=False)
+        self._connection = await NatsConnection.open(self.servers.urls)
+        place, run_id = Place("eventhubs", self.directory.name), ambient.fresh_id()
+        return await JetStreamLog.open(
+            self._connection, place, self.partitions, created_at=ambient.now(), run_id=run_id
+        )
+
     async def _stop(self) -> None:
         self._server.close()
         for connection in tuple(self.head.connections):
             connection.transport.abort()
         await self.telemetry.close()
+        if self.servers is not None:
+            await self._connection.close()
         await self._writer.close()
         self._reader.close()
 

@@ -18,7 +18,7 @@ from muster.core.errors import UNAVAILABLE, HubError
 from muster.messages.contract import PartitionState, Slice
 from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.positions import place_of, slice_of
-from muster.stores.nats.replies import Replies, status_of
+from muster.stores.nats.replies import NOBODY, Replies, status_of
 from muster.stores.nats.streams import Streams
 
 BATCH = 64
@@ -31,9 +31,11 @@ REQUEST_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 """A consumer that nobody asks is removed by its server."""
 RETRY_SECONDS = 0.5
+ABSENCES, ABSENT_SECONDS = 20, 0.1
+"""A cluster knows a new consumer everywhere only after a moment."""
 
 _SECOND = 1_000_000_000
-_BEAT, _ENDED = "100", ("404", "408")
+_BEAT, _ENDED = "100", ("404", "408", NOBODY)
 _DELIVERED = "Nats-Last-Consumer"
 _PLACE, _NUMBER, _MOMENT = -4, -3, -2
 _WITH_DOMAIN = 12
@@ -68,7 +70,7 @@ class Follower:
         self._enqueued_ms = 0
         self._number = self._left = 0
         self._heard = 0.0
-        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[bool] = self._loop.create_future()
         self._ended.cancel()
         self._turn = asyncio.Event()
         self._troubled = False
@@ -107,9 +109,14 @@ class Follower:
         inbox = self._replies.inbox()  # its messages come under their stream's subject
         unsubscribe = await self._replies.subscribe(inbox, self._arrived)
         try:
+            absent = 0
             while True:
-                await self._fetch(f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{consumer}", inbox)
-                self._troubled = False
+                if await self._fetch(f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{consumer}", inbox):
+                    absent, self._troubled = 0, False
+                elif (absent := absent + 1) > ABSENCES:
+                    raise HubError(UNAVAILABLE, "its consumer is gone")
+                else:
+                    await asyncio.sleep(ABSENT_SECONDS)
         finally:
             await unsubscribe()
             with suppress(HubError):
@@ -130,8 +137,11 @@ class Follower:
             raise HubError(UNAVAILABLE, "the stream is not there")
         return str(made["name"])
 
-    async def _fetch(self, subject: str, inbox: str) -> None:
-        """Take the next messages, as many as come in a while. Raises ``HubError`` when the consumer is of no use."""
+    async def _fetch(self, subject: str, inbox: str) -> bool:
+        """Take the next messages, as many as come in a while; false when the consumer is not there, or not yet.
+
+        Raises ``HubError`` when it is of no use any more.
+        """
         self._left, self._heard, self._ended = BATCH, self._loop.time(), self._loop.create_future()
         request = {
             "batch": BATCH,
@@ -144,7 +154,7 @@ class Follower:
                 await asyncio.wait([self._ended], timeout=SILENCE_SECONDS)
                 if not self._ended.done() and self._loop.time() - self._heard >= SILENCE_SECONDS:
                     raise HubError(UNAVAILABLE, "the server that feeds it has fallen silent")
-            self._ended.result()
+            return self._ended.result()
         finally:
             self._ended.cancel()
 
@@ -159,7 +169,7 @@ class Follower:
         elif status not in _ENDED:
             self._give_up(f"its consumer has ended: {headers.get('Description', status)}")
         elif not self._ended.done():
-            self._ended.set_result(None)
+            self._ended.set_result(status != NOBODY)
 
     def _give_up(self, why: str) -> None:
         if not self._ended.done():
@@ -183,4 +193,4 @@ class Follower:
         elif found.records:
             self._stored(found)
         if not self._left:
-            self._ended.set_result(None)
+            self._ended.set_result(True)
