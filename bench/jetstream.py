@@ -26,7 +26,6 @@ from typing import NamedTuple
 import uvloop
 
 from muster.core.ambient import SystemAmbient
-from muster.core.errors import HubError
 from muster.messages.contract import TelemetryLog
 from muster.messages.telemetry import Telemetry
 from muster.stores.nats.connection import NatsConnection
@@ -101,16 +100,10 @@ async def measure(telemetry: Telemetry, pids: list[int], under_way: int, seconds
 
 
 async def open_jetstream(urls: list[str]) -> tuple[NatsConnection, JetStreamLog]:
-    """A log with streams of its own, once the servers have found each other."""
+    """A log with streams of its own."""
     connection = await NatsConnection.open(urls)
     place = Place("bench", SystemAmbient.uuid().hex)
-    while True:
-        try:
-            log = await JetStreamLog.open(connection, place, PARTITIONS, created_at=0.0, run_id=place.hub)
-        except HubError:
-            await asyncio.sleep(0.2)
-        else:
-            return connection, log
+    return connection, await JetStreamLog.open(connection, place, PARTITIONS, created_at=0.0, run_id=place.hub)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from muster.core.errors import INVALID_OPERATION, SERVER_ERROR, UNAVAILABLE, HubError
 from muster.messages.contract import Share
 from muster.messages.telemetry import Telemetry
-from muster.stores.nats import follower, publisher
+from muster.stores.nats import follower, publisher, telemetry
 from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
@@ -167,24 +167,24 @@ async def test_a_server_without_room_refuses_and_heals(tmp_path: Path, place: Pl
     with running(tmp_path, room="2M") as servers:
         node = await Node.start(servers, place)
         ambient = VirtualAmbient()
-        telemetry = Telemetry(node.log, ambient, retention_seconds=86_400, retention_bytes=1 << 20)
+        service = Telemetry(node.log, ambient, retention_seconds=86_400, retention_bytes=1 << 20)
         stored = 0
         error = None
         while error is None:
-            error = await outcome(telemetry.store([(0, bytes(100_000))]))
+            error = await outcome(service.store([(0, bytes(100_000))]))
             stored += error is None
         assert error.row is SERVER_ERROR
         assert "JetStream does not store telemetry: insufficient" in error.message
         assert 10 < stored < 21
-        assert telemetry.failing
+        assert service.failing
         assert len(await everything(node.log, 0)) == stored, "nothing that was stored is dropped for what is new"
         await trim_all(node.log, limit_bytes=1 << 20)
-        await telemetry.store([(0, b"room again")])
-        assert not telemetry.failing
+        await service.store([(0, b"room again")])
+        assert not service.failing
         assert records_of(await everything(node.log, 0))[-1] == b"room again"
         with pytest.raises(HubError, match=r"cannot set aside .* lower --retention-mib, or raise max_file"):
             await trim_all(node.log, limit_bytes=1 << 30)
-        await telemetry.close()
+        await service.close()
         await node.connection.close()
 
 
@@ -230,7 +230,10 @@ async def test_servers_that_take_small_messages_only_are_refused(tmp_path: Path,
         await connection.close()
 
 
-async def test_servers_without_jetstream_are_refused(tmp_path: Path, place: Place) -> None:
+async def test_servers_without_jetstream_are_refused(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "OPENING_SECONDS", 0.5)
     with running(tmp_path, jetstream=False) as servers:
         connection = await NatsConnection.open(servers.urls)
         with pytest.raises(HubError, match="JetStream has no leader, or is not enabled") as caught:
@@ -242,26 +245,26 @@ async def test_servers_without_jetstream_are_refused(tmp_path: Path, place: Plac
 async def test_only_who_reads_has_the_server_send(node: Node) -> None:
     for stop in node.book.unfollow:
         stop()
-    telemetry = Telemetry(node.log, VirtualAmbient(), retention_seconds=86_400, retention_bytes=1 << 30)
-    await telemetry.store([(0, b"a")])
-    assert telemetry.tail(0, 0) == ()
-    assert (await telemetry.look(0)).next == 1
-    assert records_of(await telemetry.read(0, 0, EVERYTHING)) == [b"a"], "it is read from the servers"
+    service = Telemetry(node.log, VirtualAmbient(), retention_seconds=86_400, retention_bytes=1 << 30)
+    await service.store([(0, b"a")])
+    assert service.tail(0, 0) == ()
+    assert (await service.look(0)).next == 1
+    assert records_of(await service.read(0, 0, EVERYTHING)) == [b"a"], "it is read from the servers"
     news = asyncio.Event()
-    ends = [telemetry.subscribe(0, news.set) for _ in range(2)]
+    ends = [service.subscribe(0, news.set) for _ in range(2)]
     await asyncio.wait_for(news.wait(), PATIENCE)
-    assert telemetry.state(0).next == 1
-    assert telemetry.tail(0, 0) is None, "only what came since then is in memory"
+    assert service.state(0).next == 1
+    assert service.tail(0, 0) is None, "only what came since then is in memory"
     news.clear()
-    await telemetry.store([(0, b"b")])
+    await service.store([(0, b"b")])
     await asyncio.wait_for(news.wait(), PATIENCE)
-    assert records_of(telemetry.tail(0, 1) or []) == [b"b"]
-    assert records_of(telemetry.tail(0, 4000) or []) == [b"b"], "what is in a gap is behind it"
+    assert records_of(service.tail(0, 1) or []) == [b"b"]
+    assert records_of(service.tail(0, 4000) or []) == [b"b"], "what is in a gap is behind it"
     assert len(node.log._followers) == 1
     for end in (*ends, *ends):
         end()
     assert not node.log._followers
-    await telemetry.store([(0, b"c")])
-    assert telemetry.tail(0, 0) == ()
-    assert records_of(await telemetry.read(0, 0, EVERYTHING)) == [b"a", b"b", b"c"]
-    await telemetry.close()
+    await service.store([(0, b"c")])
+    assert service.tail(0, 0) == ()
+    assert records_of(await service.read(0, 0, EVERYTHING)) == [b"a", b"b", b"c"]
+    await service.close()

@@ -93,6 +93,7 @@ class NatsConnection:
                     max_outstanding_pings=_PINGS_MISSED,
                     drain_timeout=_DRAIN_SECONDS,
                     pending_size=PENDING_BYTES,
+                    flush_timeout=_CONNECT_SECONDS,  # without one, who waits for room waits for ever when it is cut
                     **options,
                 )
         except (TimeoutError, OSError, errors.Error, ValueError) as error:

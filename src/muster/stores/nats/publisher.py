@@ -23,11 +23,11 @@ from muster.stores.nats.positions import PROBE, bodies
 from muster.stores.nats.replies import NOBODY, Replies, status_of
 from muster.stores.nats.streams import Streams
 
-PATIENCE_SECONDS = 10.0
-"""A commit fails when it was not acknowledged by then: servers had the time to choose a new leader."""
+PATIENCE_SECONDS = 15.0
+"""A commit fails when it was not acknowledged by then. A new leader is chosen four to nine seconds after a loss."""
 RETRY_SECONDS = 0.25
 """Between attempts where a server says that it cannot now."""
-ACK_SECONDS = 2.0
+ACK_SECONDS = 1.0
 """A message that was neither acknowledged nor refused by then is published again."""
 MESSAGE_BYTES = 512 * 1024
 """A message of a stream has at most so many bytes of records, unless a single one is longer."""

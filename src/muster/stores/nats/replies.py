@@ -111,8 +111,8 @@ class Replies:
 
         token, reply = self.add(hear)
         try:
-            await self.send(subject, orjson.dumps(request), reply)
             async with asyncio.timeout(ANSWER_SECONDS):
+                await self.send(subject, orjson.dumps(request), reply)
                 await done
         except TimeoutError:
             raise HubError(UNAVAILABLE, "NATS has not answered in time") from None

@@ -71,7 +71,6 @@ class Streams:
         self.created_at = 0.0
         self.names = [place.stream(partition) for partition in range(partitions)]
         self.subjects = [place.subject(partition) for partition in range(partitions)]
-        self._kept: list[tuple[int, int] | None] = [None] * partitions
 
     async def prepare(self, created_at: float, replicas: int | None) -> None:
         """Make those that are not there. Raises ``HubError``: 400003 for a number of partitions that is out of range or

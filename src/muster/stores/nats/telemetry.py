@@ -20,6 +20,10 @@ from muster.stores.nats.publisher import Publisher
 from muster.stores.nats.replies import Replies
 from muster.stores.nats.streams import Place, Streams, delete_streams
 
+OPENING_SECONDS = 15.0
+"""A start waits so long for servers that are starting too."""
+RETRY_SECONDS = 0.25
+
 _LAST_SEQUENCE = (1 << 62) - 1
 _LEAST_PAYLOAD = 1_000_000
 """Servers take 1 MiB by default. Runs are of half of that, a longer message of a device or the hub fits too."""
@@ -81,8 +85,7 @@ class JetStreamLog:
         streams = Streams(replies, place, partitions)
         await replies.open()
         try:
-            await streams.prepare(created_at, replicas)
-            states = await asyncio.gather(*map(streams.state, range(partitions)))
+            states = await _prepared(streams, created_at, replicas)
         except BaseException:
             await replies.close()
             raise
@@ -201,3 +204,17 @@ class JetStreamLog:
                 self._streams.names[partition],
                 place,
             )
+
+
+async def _prepared(streams: Streams, created_at: float, replicas: int | None) -> Sequence[PartitionState]:
+    """Where each partition stands, its stream having been made if need be."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + OPENING_SECONDS
+    while True:
+        try:
+            await streams.prepare(created_at, replicas)
+            return await asyncio.gather(*map(streams.state, range(streams.partitions)))
+        except HubError as error:
+            if error.row is not UNAVAILABLE or loop.time() > deadline:
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
