@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ async def open_jetstream(urls: list[str]) -> tuple[NatsConnection, JetStreamLog]
     """A log with streams of its own."""
     connection = await NatsConnection.open(urls)
     place = Place("bench", SystemAmbient.uuid().hex)
-    return connection, await JetStreamLog.open(connection, place, PARTITIONS, created_at=0.0, run_id=place.hub)
+    return connection, await JetStreamLog.open(connection, place, PARTITIONS, created_at=0.0)
 
 
 @asynccontextmanager
@@ -133,7 +134,7 @@ def reading(telemetry: Telemetry) -> list[Callable[[], None]]:
         while slices := telemetry.tail(partition, at[partition]):
             at[partition] = slices[-1].base + len(slices[-1].records)
 
-    return [telemetry.subscribe(partition, lambda p=partition: take(p)) for partition in range(PARTITIONS)]
+    return [telemetry.subscribe(partition, partial(take, partition)) for partition in range(PARTITIONS)]
 
 
 async def run(directory: Path, rounds: int, seconds: float) -> None:
@@ -153,8 +154,8 @@ async def run(directory: Path, rounds: int, seconds: float) -> None:
                     ends = reading(telemetry)
                     await asyncio.sleep(0.5)
                     for under_way in UNDER_WAY if count else ():
-                        found = await measure(telemetry, pids, under_way, seconds)
-                        costs.setdefault((f"{name}, followed", under_way), []).append(found)
+                        cost = await measure(telemetry, pids, under_way, seconds)
+                        costs.setdefault((f"{name}, followed", under_way), []).append(cost)
                     for end in ends:
                         end()
             shutil.rmtree(home)

@@ -117,10 +117,8 @@ class EventHubServer:
             path = self.directory / "telemetry.db"
             return SqliteTelemetryLog(path, self.partitions, self.loop, created_at=ambient.now(), durable=False)
         self._connection = await NatsConnection.open(self.servers.urls)
-        place, run_id = Place("eventhubs", self.directory.name), ambient.fresh_id()
-        return await JetStreamLog.open(
-            self._connection, place, self.partitions, created_at=ambient.now(), run_id=run_id
-        )
+        place = Place("eventhubs", self.directory.name)
+        return await JetStreamLog.open(self._connection, place, self.partitions, created_at=ambient.now())
 
     async def _stop(self) -> None:
         self._server.close()

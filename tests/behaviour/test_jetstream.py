@@ -33,9 +33,9 @@ class Node:
         self.book = Book(log)
 
     @classmethod
-    async def start(cls, servers: NatsCluster, place: Place, name: str = "node") -> Node:
+    async def start(cls, servers: NatsCluster, place: Place) -> Node:
         connection = await NatsConnection.open(servers.urls)
-        log = await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0, run_id=f"{place.hub}-{name}")
+        log = await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0)
         node = cls(connection, log)
         await node.book.ready()
         return node
@@ -59,7 +59,7 @@ async def node(nats: NatsCluster, place: Place) -> AsyncIterator[Node]:
 
 
 async def test_all_nodes_write_and_all_read_the_same(nats: NatsCluster, place: Place) -> None:
-    nodes = [await Node.start(nats, place, f"n{number}") for number in range(3)]
+    nodes = [await Node.start(nats, place) for _ in range(3)]
     count = 30
 
     async def write(number: int) -> None:
@@ -75,7 +75,7 @@ async def test_all_nodes_write_and_all_read_the_same(nats: NatsCluster, place: P
         for number in range(3):
             mine = [record for record in records_of(told[0]) if record.startswith(b"%d/" % number)]
             assert mine == [b"%d/%d/%d" % (number, step, i) for step in range(count) for i in (0, 1)]
-    late = await Node.start(nats, place, "late")
+    late = await Node.start(nats, place)
     assert late.log.states() == [await node.log.state(n) for n, node in enumerate(nodes[:2])]
     assert late.book.begun == dict(enumerate(late.log.states())), "a follower begins at the end"
     for node in [*nodes, late]:
@@ -99,6 +99,16 @@ async def test_what_was_stored_is_not_stored_again_when_its_acknowledgement_is_l
         await node.book.commit(Share(0, named(0, 2 * number, 2)))
     assert [b'"duplicate": true' in answer.replace(b":true", b": true") for answer in heard] == [False, True] * 3
     assert records_of(await everything(node.log, 0)) == records_of(node.book.told[0]) == named(0, 0, 6)
+
+
+async def test_a_log_that_is_opened_again_in_a_process_stores_what_is_new(nats: NatsCluster, place: Place) -> None:
+    connection = await NatsConnection.open(nats.urls)
+    for number in range(3):
+        log = await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0)
+        await commit(log, Share(0, [b"%d" % number]))
+        assert records_of(await everything(log, 0)) == [b"%d" % before for before in range(number + 1)]
+        await log.close()
+    await connection.close()
 
 
 async def test_a_part_that_was_lost_is_not_overtaken(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +221,7 @@ async def test_all_nodes_may_make_a_hub_at_once(nats: NatsCluster, place: Place)
     connections = [await NatsConnection.open(nats.urls) for _ in range(4)]
     logs = await asyncio.gather(
         *(
-            JetStreamLog.open(connection, place, PARTITIONS, created_at=float(number), run_id=str(number))
+            JetStreamLog.open(connection, place, PARTITIONS, created_at=float(number))
             for number, connection in enumerate(connections)
         )
     )
@@ -225,7 +235,7 @@ async def test_servers_that_take_small_messages_only_are_refused(tmp_path: Path,
     with running(tmp_path, extra="max_payload: 100000") as servers:
         connection = await NatsConnection.open(servers.urls)
         with pytest.raises(HubError, match="100000 bytes at most; leave their max_payload at 1MB") as caught:
-            await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0, run_id="r")
+            await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0)
         assert caught.value.row is INVALID_OPERATION
         await connection.close()
 
@@ -237,7 +247,7 @@ async def test_servers_without_jetstream_are_refused(
     with running(tmp_path, jetstream=False) as servers:
         connection = await NatsConnection.open(servers.urls)
         with pytest.raises(HubError, match="JetStream has no leader, or is not enabled") as caught:
-            await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0, run_id="r")
+            await JetStreamLog.open(connection, place, PARTITIONS, created_at=1.0)
         assert caught.value.row is UNAVAILABLE
         await connection.close()
 

@@ -38,9 +38,9 @@ class Node:
         self._tasks = [asyncio.create_task(self._receive(partition)) for partition in range(PARTITIONS)]
 
     @classmethod
-    async def start(cls, servers: NatsCluster, name: str) -> Node:
+    async def start(cls, servers: NatsCluster) -> Node:
         connection = await NatsConnection.open(servers.urls)
-        log = await JetStreamLog.open(connection, PLACE, PARTITIONS, created_at=1.0, run_id=name)
+        log = await JetStreamLog.open(connection, PLACE, PARTITIONS, created_at=1.0)
         return cls(connection, log, VirtualAmbient())
 
     async def _receive(self, partition: int) -> None:
@@ -145,7 +145,7 @@ async def single(tmp_path: Path) -> AsyncIterator[NatsCluster]:
 
 
 async def test_one_server_is_killed_and_comes_back_at_once(single: NatsCluster) -> None:
-    node = await Node.start(single, "a")
+    node = await Node.start(single)
     devices = [Device(node, number, 300) for number in range(8)]
     for _ in range(2):
         await progress(devices, 500)
@@ -156,7 +156,7 @@ async def test_one_server_is_killed_and_comes_back_at_once(single: NatsCluster) 
 
 
 async def test_while_the_server_is_away_nothing_is_acknowledged_and_it_goes_on_by_itself(single: NatsCluster) -> None:
-    node = await Node.start(single, "a")
+    node = await Node.start(single)
     devices = [Device(node, number, 200) for number in range(8)]
     await progress(devices, 400)
     single.servers[0].kill()
@@ -175,7 +175,7 @@ async def test_while_the_server_is_away_nothing_is_acknowledged_and_it_goes_on_b
 
 
 async def test_readiness_comes_back_without_anybody_sending(single: NatsCluster) -> None:
-    node = await Node.start(single, "a")
+    node = await Node.start(single)
     single.servers[0].kill()
     with pytest.raises(HubError):
         await node.telemetry.store([(0, b"a")])
@@ -190,7 +190,7 @@ async def test_readiness_comes_back_without_anybody_sending(single: NatsCluster)
 
 async def test_one_of_three_servers_is_killed_or_falls_silent_whichever_it_is(tmp_path: Path) -> None:
     with running(tmp_path, 3) as servers:
-        nodes = [await Node.start(servers, name) for name in ("a", "b")]
+        nodes = [await Node.start(servers) for _ in range(2)]
         devices = [Device(nodes[number % 4 // 2], number, 400) for number in range(8)]
         for number, server in enumerate(servers.servers):
             await progress(devices, 200)

@@ -7,7 +7,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -52,7 +51,7 @@ async def jetstream(directory: Path, partitions: int = 4, *, servers: NatsCluste
     connection = await NatsConnection.open(servers.urls)
     place = Place("contract", str(directory))
     try:
-        log = await JetStreamLog.open(connection, place, partitions, created_at=CREATED_AT, run_id=uuid4().hex)
+        log = await JetStreamLog.open(connection, place, partitions, created_at=CREATED_AT)
     except HubError:
         await connection.close()
         raise

@@ -42,8 +42,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engi
         deployment = await _deployment(storage.rows, ambient)
     connection = await NatsConnection.open(settings.bus, name=f"muster {socket.gethostname()}")
     undo.append(connection.close)
-    run_id = ambient.random_bytes(6).hex()
-    node = NatsNode(connection, deployment, f"{socket.gethostname()}-{run_id}")
+    node = NatsNode(connection, deployment, f"{socket.gethostname()}-{ambient.random_bytes(6).hex()}")
     await node.open()
     undo.append(node.close)
     shared = SharedSettings(storage.rows, node.bus())
@@ -56,7 +55,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engi
 
     async def open_log(hub: str, _: Path, partitions: int, created_at: float) -> TelemetryLog:
         place = Place(deployment, hub)
-        return await JetStreamLog.open(connection, place, partitions, created_at=created_at, run_id=run_id)
+        return await JetStreamLog.open(connection, place, partitions, created_at=created_at)
 
     async def forget_log(hub: str) -> None:
         await JetStreamLog.delete(connection, Place(deployment, hub))

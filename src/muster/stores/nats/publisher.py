@@ -52,14 +52,14 @@ class _Sending:
 
 
 class Publisher:
-    """Stores shares, in the order they were handed in. ``run_id`` tells this process from all others ever."""
+    """Stores shares, in the order they were handed in."""
 
-    def __init__(self, connection: NatsConnection, replies: Replies, streams: Streams, run_id: str) -> None:
+    def __init__(self, connection: NatsConnection, replies: Replies, streams: Streams) -> None:
         self._connection = connection
         self._replies = replies
         self._streams = streams
         self._loop = asyncio.get_running_loop()
-        self._names = (f"{run_id}.{number}" for number in itertools.count())
+        self._names = (f"{mine}.{number}" for mine in (replies.inbox(),) for number in itertools.count())
         self._queue: deque[tuple[Sequence[tuple[int, Iterable[bytes]]], Done]] = deque()
         self._wanted = asyncio.Event()
         self._news = asyncio.Event()

@@ -69,7 +69,7 @@ class Replies:
         return unsubscribe
 
     def inbox(self) -> str:
-        """A subject that nobody else uses."""
+        """A subject that nobody else uses: another one each time, in all processes ever."""
         return self._connection.client.new_inbox()
 
     def add(self, handler: Handler) -> tuple[str, str]:

@@ -44,7 +44,6 @@ class JetStreamLog:
         streams: Streams,
         *,
         states: Sequence[PartitionState],
-        run_id: str,
     ) -> None:
         self.partitions = streams.partitions
         self.created_at = streams.created_at
@@ -54,7 +53,7 @@ class JetStreamLog:
         self._streams = streams
         self._states = states
         self._stored: Stored | None = None
-        self._publisher = Publisher(connection, replies, streams, run_id)
+        self._publisher = Publisher(connection, replies, streams)
         self._followers: set[Follower] = set()
         self._closed = False
 
@@ -66,14 +65,13 @@ class JetStreamLog:
         partitions: int,
         *,
         created_at: float,
-        run_id: str,
         replicas: int | None = None,
     ) -> JetStreamLog:
         """The log of the hub at ``place``; a new one gets ``partitions`` and ``created_at`` (seconds since 1970).
 
-        ``run_id`` is random, another one for each process and start. ``replicas`` of each stream are kept; by default
-        three where the servers are a cluster, one where there is one server. Raises ``HubError``: 400003 for a number
-        of partitions that is out of range or not that of the log, 503001 when the servers cannot be used.
+        ``replicas`` of each stream are kept; by default three where the servers are a cluster, one where there is one
+        server. Raises ``HubError``: 400003 for a number of partitions that is out of range or not that of the log,
+        503001 when the servers cannot be used.
         """
         if connection.client.max_payload < _LEAST_PAYLOAD:
             raise HubError(
@@ -89,7 +87,7 @@ class JetStreamLog:
         except BaseException:
             await replies.close()
             raise
-        return cls(connection, replies, streams, states=states, run_id=run_id)
+        return cls(connection, replies, streams, states=states)
 
     @staticmethod
     async def delete(connection: NatsConnection, place: Place) -> None:
