@@ -1,12 +1,13 @@
 """Run the AMQP benchmark: telemetry in beside RabbitMQ, events delivered, a gateway of a thousand devices.
 
-usage: python -m bench.amqp [--quick] [--again] [--part telemetry|gateway ...]
+usage: python -m bench.amqp [--quick] [--again] [--part telemetry|gateway ...] [--load link1|link20|... ...]
 
 The hub and RabbitMQ are up together on one core, the load on the other, each measurement visiting both in turn and
 waiting first until the server has come to rest. Both take the same transfers over TLS 1.3, unsettled, and accept each
 once it is on disk. Beside them the least C server shows what the machine asks for one connection (over MQTT): TLS,
 system calls and fdatasync. A run that was stopped goes on where it was as long as the sources are the same. The full
 run takes twelve minutes and writes docs/results/DATE-amqp.{json,md}; --quick takes two and writes below bench/build.
+With --load only these loads of the telemetry are measured, for DATE-amqp-LOAD.{json,md}.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from bench import machine, rabbitmq, report
-from bench.amqp_loads import FULL, LOADS, QUICK, Hub, Load, Scale, floor, gateway, publish
+from bench.amqp_loads import FULL, LOADS, PROFILED, QUICK, Hub, Load, Scale, floor, gateway, publish
 from bench.journal import ROOT, Journal, source_digest
 from bench.measure import LoadError, Result
 from bench.peers import PeerError
@@ -46,20 +47,21 @@ class Bench:
         self.journal = Journal(directory / "journal.jsonl")
         self.accounts = Accounts(directory, [Device(f"device-{number:05d}") for number in range(scale.devices)])
 
-    def telemetry(self) -> None:
-        """Every load on both servers, interleaved round by round."""
+    def telemetry(self, loads: Sequence[Load]) -> None:
+        """``loads`` on both servers, interleaved round by round."""
         self.accounts.write()
         hub, rabbit = Hub(self.directory, self.accounts), RabbitMQ(self.directory, self.accounts)
         least = Minimal(self.directory, self.accounts)
         with running([hub, rabbit, least]):
             for number in range(1, self.scale.rounds + 1):
-                for load in LOADS:
+                for load in loads:
                     self.take(load, hub, number, partial(publish, hub, self.scale, load))
                     self.take(load, rabbit, number, partial(publish, rabbit, self.scale, load))
                     if load.one_link:
                         self.take(load, least, number, partial(floor, least, self.scale, load))
-                self.journal.once(ALONG, hub.name, number, partial(self.along, hub, number))
-                hub.stop_reader()
+                if LOADS[-1] in loads:
+                    self.journal.once(ALONG, hub.name, number, partial(self.along, hub, number))
+                    hub.stop_reader()
 
     def along(self, hub: Hub, number: int) -> Result:
         """What a receiver that reads along adds to a message of the last load, just measured without one."""
@@ -125,11 +127,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two minutes' look; figures are not for quoting")
     parser.add_argument("--again", action="store_true", help="forget what an earlier run that was stopped measured")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
+    parser.add_argument(
+        "--load", action="append", choices=list(PROFILED), default=[], help="only this load of telemetry; repeatable"
+    )
     return parser.parse_args()
 
 
-def write_report(bench: Bench, *, quick: bool) -> None:
-    """Print the report and write it as JSON and Markdown."""
+def write_report(bench: Bench, loads: Sequence[str], *, quick: bool) -> None:
+    """Print the report and write it as JSON and Markdown; ``loads`` if it is of these alone."""
     scale = bench.scale
     facts = {
         "rounds": scale.rounds, "links": scale.links, "devices": scale.devices, "messages": scale.messages,
@@ -141,7 +146,7 @@ def write_report(bench: Bench, *, quick: bool) -> None:
     made = report.make_report(bench.journal, facts, described, command, figures=FIGURES, servers=servers)
     text = report.to_markdown(made, "AMQP benchmark", CONDITIONS)
     where = BUILD if quick else ROOT / "docs" / "results"
-    stem = "amqp" if quick else f"{datetime.now(UTC):%Y-%m-%d}-amqp"
+    stem = "-".join(["amqp" if quick else f"{datetime.now(UTC):%Y-%m-%d}-amqp", *loads])
     (where / f"{stem}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     (where / f"{stem}.md").write_text(text)
     say(f"\n{text}\nwritten to {where / stem}.md and .json")
@@ -150,7 +155,8 @@ def write_report(bench: Bench, *, quick: bool) -> None:
 def main() -> int:
     chosen = arguments()
     scale = QUICK if chosen.quick else FULL
-    parts: list[str] = chosen.part or list(PARTS)
+    parts: list[str] = ["telemetry"] if chosen.load else chosen.part or list(PARTS)
+    loads = [PROFILED[name] for name in chosen.load] or list(LOADS)
     machine.raise_file_limit(2 * scale.devices + FILES_BESIDE_CONNECTIONS)
     build_programs()
     directory = BUILD / f"amqp-{'quick' if chosen.quick else 'full'}-{source_digest()}"
@@ -158,14 +164,14 @@ def main() -> int:
         if other != directory or chosen.again or chosen.quick:
             shutil.rmtree(other)
     bench = Bench(directory, scale)
-    work: dict[str, Callable[[], None]] = {"telemetry": bench.telemetry, "gateway": bench.gateway}
+    work: dict[str, Callable[[], None]] = {"telemetry": partial(bench.telemetry, loads), "gateway": bench.gateway}
     try:
         for part in parts:
             work[part]()
     except (LoadError, PeerError, RuntimeError) as failed:
         say(f"stopped: {failed}\nwhat was measured is kept; the same command goes on from there")
         return 1
-    write_report(bench, quick=chosen.quick)
+    write_report(bench, chosen.load, quick=chosen.quick)
     shutil.rmtree(directory)
     return 0
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import LocalBus
+from muster.core.company import Company
 from muster.core.daily_use import DailyUse
 from muster.core.limits import Profile
 from muster.core.meters import Meters
@@ -62,6 +63,7 @@ from muster.stores.sqlite.authorities import SqliteAuthorityStore
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.identities import SqliteIdentityStore
+from muster.stores.sqlite.inline import WhileQuick
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.stores.sqlite.queues import SqliteQueueStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
@@ -76,6 +78,8 @@ PARTITIONS = 2
 SETTINGS = Settings(data=None)
 TOKEN_SECONDS = 3600
 MAX_PENDING_BYTES = 2_000_000
+QUICK_SECONDS = 0.1
+"""What counts as a quick commit: tests run beside others, who take the processor away for so long at times."""
 EVENTS = "devices/d/messages/events/"
 
 Done = Callable[[BaseException | None], None]
@@ -136,6 +140,9 @@ class MqttHub:
         self.news: RevocationNews
         self.log: HeldLog
         self.faults = faults
+        self.silence = 0.0
+        """The clock of ``company``, in seconds: it stands still but for tests."""
+        self.company = Company(lambda: self.silence)
         self.port = self.websocket_port = 0
         self.connections: list[MqttConnection] = []
         """The hub's ends of all connections so far."""
@@ -230,9 +237,14 @@ class MqttHub:
             client.abort()
 
 
-def _telemetry(directory: Path, ambient: VirtualAmbient) -> tuple[HeldLog, Telemetry]:
+def _telemetry(
+    directory: Path, ambient: VirtualAmbient, company: Company, vfs: str | None
+) -> tuple[HeldLog, Telemetry]:
     loop, path = asyncio.get_running_loop(), directory / "telemetry.db"
-    log = HeldLog(SqliteTelemetryLog(path, PARTITIONS, loop, created_at=ambient.now(), durable=False))
+    inline, durable = WhileQuick(company.alone, QUICK_SECONDS), vfs is not None
+    log = HeldLog(
+        SqliteTelemetryLog(path, PARTITIONS, loop, created_at=ambient.now(), vfs=vfs, durable=durable, inline=inline)
+    )
     return log, Telemetry(
         log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
     )
@@ -241,9 +253,10 @@ def _telemetry(directory: Path, ambient: VirtualAmbient) -> tuple[HeldLog, Telem
 @contextlib.asynccontextmanager
 async def mqtt_hub(
     directory: Path, events: Collection[Source] = (), plan: Plan | None = None, quota: Quota | None = None,
-    *, faults: bool = False,
+    *, faults: bool = False, vfs: str | None = None,
 ) -> AsyncIterator[MqttHub]:  # fmt: skip
-    """``plan``: what is enforced, with ``quota`` in the place of its own; ``faults``: clients may ask for such."""
+    """``plan``: what is enforced, with ``quota`` in the place of its own; ``faults``: clients may ask for such;
+    ``vfs``: the disk of telemetry, which is durable then."""
     loop = asyncio.get_running_loop()
     system, ambient = SystemAmbient(loop), VirtualAmbient()
     authority = make_authority(system)
@@ -263,7 +276,7 @@ async def mqtt_hub(
     hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
     hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, queues=hub.queues)
     hub.refusals = Refusals(ambient)
-    hub.log, hub.telemetry = _telemetry(directory, ambient)
+    hub.log, hub.telemetry = _telemetry(directory, ambient, hub.company, vfs)
     hub.relay = EventRelay(outbox, hub.telemetry, ambient)
     hub.relay.start()
     if recorder is not None:
@@ -280,7 +293,7 @@ async def mqtt_hub(
     make_mqtt = _connections(hub, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
     explain = HandshakeRefusals(HubDirectory(hub.refusals), ambient)
-    listeners = [listening(context, make_protocol, explain) for make_protocol in (make_mqtt, make_front)]
+    listeners = [listening(context, make_protocol, explain, hub.company) for make_protocol in (make_mqtt, make_front)]
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
     try:
         yield hub
@@ -331,12 +344,13 @@ def device_services(hub: MqttHub) -> DeviceServices:
 
 
 def listening(
-    context: Any, make_protocol: Callable[[], Any], explain: HandshakeRefusals | None = None
-) -> tuple[TlsListener, int]:
+    context: Any, make_protocol: Callable[[], Any], explain: HandshakeRefusals | None = None,
+    company: Company | None = None,
+) -> tuple[TlsListener, int]:  # fmt: skip
     """A TLS listener on a port of 127.0.0.1, and that port."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol, explain)
+    listener = TlsListener(asyncio.get_running_loop(), lambda: context, make_protocol, explain, company=company)
     listener.listen([sock])
     return listener, int(sock.getsockname()[1])
 

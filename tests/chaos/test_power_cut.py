@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ import pytest
 
 from muster.messages.contract import Share, Slice
 from muster.stores.sqlite.database import open_connection
+from muster.stores.sqlite.inline import Inline
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog, Tuning
 from muster.testing.disk import Call, Kind, Leave, Platter, RecordingDisk
+from tests.always_inline import Always
 
 PARTITIONS = 3
 SMALL = Tuning(page_size=4096, checkpoint_bytes=96 * 1024, index_every=16)
@@ -45,18 +47,22 @@ def record(partition: int, sequence: int) -> bytes:
     return b"%d/%d " % (partition, sequence) + chance.randbytes(size)
 
 
-def open_log(directory: Path, *, vfs: str | None = None, durable: bool = True) -> SqliteTelemetryLog:
+def open_log(
+    directory: Path, *, vfs: str | None = None, durable: bool = True, inline: Inline | None = None
+) -> SqliteTelemetryLog:
     loop = asyncio.get_running_loop()
     path = directory / "telemetry.db"
-    return SqliteTelemetryLog(path, PARTITIONS, loop, created_at=1.0, vfs=vfs, durable=durable, tuning=SMALL)
+    return SqliteTelemetryLog(
+        path, PARTITIONS, loop, created_at=1.0, vfs=vfs, durable=durable, tuning=SMALL, inline=inline
+    )
 
 
-async def run_workload(directory: Path, disk: RecordingDisk, *, durable: bool) -> None:
+async def run_workload(directory: Path, disk: RecordingDisk, *, durable: bool, inline: Inline | None = None) -> None:
     """Commits of one to many messages, several under way at a time, with trims and restarts between."""
     chance = random.Random(20)
     next_ = [0] * PARTITIONS
     history: list[tuple[int, ...]] = []
-    log = open_log(directory, vfs=disk.name, durable=durable)
+    log = open_log(directory, vfs=disk.name, durable=durable, inline=inline)
     pending: list[asyncio.Future[None]] = []
     for ms in range(1, COMMITS + 1):
         shares = []
@@ -76,7 +82,7 @@ async def run_workload(directory: Path, disk: RecordingDisk, *, durable: bool) -
         if ms % 50 == 0:
             await asyncio.gather(*pending)
             await log.close()
-            log = open_log(directory, vfs=disk.name, durable=durable)
+            log = open_log(directory, vfs=disk.name, durable=durable, inline=inline)
     await log.close()
 
 
@@ -192,9 +198,14 @@ def disk() -> Iterator[RecordingDisk]:
         yield disk
 
 
-async def test_nothing_acknowledged_is_lost_wherever_the_power_is_cut(disk: RecordingDisk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make_inline", [lambda: None, Always], ids=["in the thread", "inline"])
+async def test_nothing_acknowledged_is_lost_wherever_the_power_is_cut(
+    disk: RecordingDisk, tmp_path: Path, make_inline: Callable[[], Always | None]
+) -> None:
     (tmp_path / "live").mkdir()
-    await run_workload(tmp_path / "live", disk, durable=True)
+    inline = make_inline()
+    await run_workload(tmp_path / "live", disk, durable=True, inline=inline)
+    assert inline is None or len(inline.here) > COMMITS // 20
     kinds = [call.kind for call in disk.calls]
     checkpoints = sum(call.kind is Kind.SYNC and call.name == "telemetry.db" for call in disk.calls)
     assert checkpoints > 10

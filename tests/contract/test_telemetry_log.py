@@ -18,6 +18,7 @@ from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
 from muster.stores.sqlite.telemetry import DEFAULT_TUNING, SqliteTelemetryLog, Tuning
+from tests.always_inline import Always
 from tests.contract.telemetry_book import (
     EVERYTHING,
     FOR_EVER,
@@ -40,10 +41,14 @@ Opener = Callable[..., Awaitable[TelemetryLog]]
 CREATED_AT = 1_800_000_000.25
 
 
-async def sqlite(directory: Path, partitions: int = 4, tuning: Tuning = DEFAULT_TUNING) -> TelemetryLog:
-    path = directory / "telemetry.db"
+async def sqlite(
+    directory: Path, partitions: int = 4, tuning: Tuning = DEFAULT_TUNING, inline: type[Always] | None = None
+) -> TelemetryLog:
     loop = asyncio.get_running_loop()
-    return SqliteTelemetryLog(path, partitions, loop, created_at=CREATED_AT, durable=False, tuning=tuning)
+    return SqliteTelemetryLog(
+        directory / "telemetry.db", partitions, loop, created_at=CREATED_AT, durable=False, tuning=tuning,
+        inline=None if inline is None else inline(),
+    )  # fmt: skip
 
 
 async def jetstream(directory: Path, partitions: int = 4, *, servers: NatsCluster) -> TelemetryLog:
@@ -70,12 +75,16 @@ class Closing(JetStreamLog):
         await self._own.close()
 
 
+SMALL = Tuning(page_size=512, checkpoint_bytes=8192, index_every=3)
+
 STORES: dict[str, Callable[..., Awaitable[TelemetryLog]]] = {
     "sqlite": sqlite,
-    "sqlite-small": partial(sqlite, tuning=Tuning(page_size=512, checkpoint_bytes=8192, index_every=3)),
+    "sqlite-small": partial(sqlite, tuning=SMALL),
+    "sqlite-inline": partial(sqlite, inline=Always),
+    "sqlite-small-inline": partial(sqlite, tuning=SMALL, inline=Always),
     "jetstream": jetstream,
 }
-EXAMPLES = {"sqlite": 40, "sqlite-small": 40, "jetstream": 4}
+EXAMPLES = {"sqlite": 40, "sqlite-small": 40, "sqlite-inline": 40, "sqlite-small-inline": 40, "jetstream": 4}
 
 
 @pytest.fixture(params=STORES)

@@ -13,16 +13,28 @@ from hypothesis import strategies as st
 
 from muster.core.errors import SERVER_ERROR, HubError
 from muster.messages.contract import Share, Slice
+from muster.stores.sqlite.inline import Inline
 from muster.stores.sqlite.rows import ROW_BYTES, Write, pack, unpack
 from muster.stores.sqlite.telemetry import DEFAULT_TUNING, SqliteTelemetryLog, Tuning
 from muster.testing.disk import RecordingDisk
+from tests.always_inline import Always, let_go
 
 
 def open_log(
-    path: Path, *, vfs: str | None = None, tuning: Tuning = DEFAULT_TUNING, durable: bool = True
+    path: Path,
+    *,
+    vfs: str | None = None,
+    tuning: Tuning = DEFAULT_TUNING,
+    durable: bool = True,
+    inline: Inline | None = None,
 ) -> SqliteTelemetryLog:
     loop = asyncio.get_running_loop()
-    return SqliteTelemetryLog(path, 2, loop, created_at=1.0, vfs=vfs, tuning=tuning, durable=durable)
+    return SqliteTelemetryLog(path, 2, loop, created_at=1.0, vfs=vfs, tuning=tuning, durable=durable, inline=inline)
+
+
+@pytest.fixture(params=[None, Always], ids=["in the thread", "inline"])
+def inline(request: pytest.FixtureRequest) -> Always | None:
+    return None if request.param is None else Always()
 
 
 def commit(log: SqliteTelemetryLog, now_ms: int, *shares: Share) -> asyncio.Future[BaseException | None]:
@@ -119,15 +131,17 @@ def disk() -> Iterator[RecordingDisk]:
         yield disk
 
 
-async def test_a_full_disk_refuses_and_heals(path: Path, disk: RecordingDisk) -> None:
-    log = open_log(path, vfs=disk.name)
+async def test_a_full_disk_refuses_and_heals(path: Path, disk: RecordingDisk, inline: Always | None) -> None:
+    log = open_log(path, vfs=disk.name, inline=inline)
     assert await commit(log, 1, Share(0, [b"before"])) is None
+    await let_go(log._writer)
     disk.full = True
     refused = [commit(log, 2, Share(0, [b"lost"])) for number in range(5)]
     for error in await asyncio.gather(*refused):
         assert isinstance(error, HubError)
         assert error.row is SERVER_ERROR
     assert "the disk is full; free some space" in str(refused[0].result())
+    assert inline is None or len(inline.here) == 1, "the others follow in the thread, which reads where the log stands"
     assert [run.records for run in await log.read(0, 0, 1 << 30)] == [[b"before"]]
     disk.full = False
     assert await commit(log, 3, Share(0, [b"after"])) is None
@@ -137,11 +151,15 @@ async def test_a_full_disk_refuses_and_heals(path: Path, disk: RecordingDisk) ->
     await log.close()
 
 
-async def test_a_disk_that_cannot_flush_acknowledges_nothing(path: Path, disk: RecordingDisk) -> None:
-    log = open_log(path, vfs=disk.name)
+async def test_a_disk_that_cannot_flush_acknowledges_nothing(
+    path: Path, disk: RecordingDisk, inline: Always | None
+) -> None:
+    log = open_log(path, vfs=disk.name, inline=inline)
     await commit(log, 1, Share(0, [b"before"]))
+    await let_go(log._writer)
     disk.broken = {"telemetry.db-wal"}
     assert isinstance(await commit(log, 1, Share(0, [b"lost"])), HubError)
+    assert inline is None or len(inline.here) == 1
     disk.broken = set()
     assert [run.records for run in await log.read(0, 0, 1 << 30)] == [[b"before"]]
     assert await commit(log, 1, Share(0, [b"after"])) is None

@@ -73,8 +73,8 @@ class Acknowledgements:
 def _ranges(ids: list[int]) -> list[tuple[int, int]]:
     """Delivery ids as first and last of runs. Messages in several frames may have ended in another order than that in
     which they began, so the ids are put in order first: a run must not reach over one that has not come."""
-    if not ids:
-        return []
+    if len(ids) < 2:
+        return [(one, one) for one in ids]
     ids.sort()
     if ids[-1] - ids[0] == len(ids) - 1:
         return [(ids[0], ids[-1])]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from OpenSSL import SSL
 
+from muster.core.company import Company
 from muster.core.limits import TLS_HANDSHAKES
 from muster.heads.poller import Poller
 from muster.heads.relief import Relief
@@ -34,7 +35,7 @@ class TlsListener:
 
     ``context`` is asked anew for each handshake, so that a new certificate serves new connections while
     old ones go on. ``make_protocol`` is called when the handshake is done, ``when_failed`` when it could not be.
-    ``relief`` is shared with the other listeners of the process.
+    ``relief`` and ``company`` are shared with the other listeners of the process.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class TlsListener:
         make_protocol: Callable[[], WireProtocol],
         when_failed: Callable[[TlsTransport, Exception], None] | None = None,
         relief: Relief | None = None,
+        *,
+        company: Company | None = None,
     ) -> None:
         self._relief = Relief() if relief is None else relief
         self._relief.join(self)
@@ -51,7 +54,7 @@ class TlsListener:
         self.context = context
         self.make_protocol = make_protocol
         self._when_failed = when_failed
-        self.poller = Poller(loop)
+        self.poller = Poller(loop, company or Company())
         self.buffer = receive_buffer()
         self._sockets: list[socket.socket] = []
         self.transports: dict[TlsTransport, None] = {}

@@ -11,6 +11,8 @@ import asyncio
 import select
 from typing import Protocol
 
+from muster.core.company import Company
+
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 
 
@@ -24,8 +26,9 @@ class Watcher(Protocol):
 class Poller:
     """Tells watchers, again and again for as long as their sockets are ready (level-triggered)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, company: Company) -> None:
         self._loop = loop
+        self._company = company
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         loop.add_reader(self._epoll.fileno(), self._tell)
@@ -43,7 +46,10 @@ class Poller:
 
     def _tell(self) -> None:
         watchers = self._watchers
-        for fd, events in self._epoll.poll(0):
+        ready = self._epoll.poll(0)
+        if ready and (len(ready) > 1 or ready[0][0] != self._company.last):
+            self._company.joined(ready[0][0])
+        for fd, events in ready:
             watcher = watchers.get(fd)
             if watcher is not None:
                 watcher.ready(events if events in (READ, WRITE) else READ | WRITE)

@@ -69,7 +69,7 @@ class TelemetryLog(Protocol):
         ...
 
     def commit(self, shares: Sequence[Share], now_ms: int, done: Callable[[BaseException | None], None]) -> None:
-        """Store ``shares``; ``done`` is called on the loop. Returns at once.
+        """Store ``shares``; ``done`` is called on the loop, perhaps before this returns.
 
         ``now_ms`` is the domain's time; messages get it, or a later one where their partition's last is later.
         Fails with ``HubError``: 500001 when the disk is full or broken, 503001 when the log cannot be reached. After a

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from muster.core.ambient import Ambient
 from muster.core.bus import Bus, LocalBus
+from muster.core.company import Company
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.identity.contract import IdentityStore
 from muster.messages.contract import TelemetryLog
@@ -17,6 +18,7 @@ from muster.node.directory import DataDirectory
 from muster.node.foundation import OpenLog, Undo
 from muster.node.settings import Settings
 from muster.sessions.several import Several
+from muster.stores.sqlite.inline import WhileQuick
 from muster.stores.sqlite.storage import SqliteStorage
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.storage import Storage
@@ -40,8 +42,13 @@ class Engines(NamedTuple):
     watch: Callable[[str, IdentityStore, Bus], None] = _leave
 
 
-async def open_engines(settings: Settings, directory: DataDirectory, ambient: Ambient, undo: Undo) -> Engines:
-    """Those that ``settings`` ask for; what ends them is put into ``undo``. Raises ``HubError``."""
+async def open_engines(
+    settings: Settings, directory: DataDirectory, ambient: Ambient, company: Company, undo: Undo
+) -> Engines:
+    """Those that ``settings`` ask for; what ends them is put into ``undo``. Raises ``HubError``.
+
+    ``company`` hears who is heard on the listeners with TLS.
+    """
     if settings.clustered:
         try:
             from muster.node.cluster import open_cluster  # noqa: PLC0415 - asks for packages of the extra "cluster"
@@ -54,8 +61,9 @@ async def open_engines(settings: Settings, directory: DataDirectory, ambient: Am
     undo.append(storage.close)
 
     async def open_log(_: str, path: Path, partitions: int, created_at: float) -> TelemetryLog:
-        loop = asyncio.get_running_loop()
-        return SqliteTelemetryLog(path, partitions, loop, created_at=created_at, durable=settings.durable)
+        loop, durable = asyncio.get_running_loop(), settings.durable
+        inline = WhileQuick(company.alone) if settings.amqp_plain_port is None else None
+        return SqliteTelemetryLog(path, partitions, loop, created_at=created_at, durable=durable, inline=inline)
 
     return Engines(storage, open_log, lambda _: LocalBus(), _nothing, nullcontext)
 

@@ -15,6 +15,7 @@ from typing import Any
 from muster.access.issuers import Issuer, Issuers
 from muster.audit.refused import RefusedChanges
 from muster.core.ambient import SystemAmbient
+from muster.core.company import Company
 from muster.core.errors import UNAVAILABLE
 from muster.core.settings_store import HubSettingsStore
 from muster.heads.amqp import AmqpHead
@@ -76,6 +77,7 @@ class Node:
         self._certificate: ServerCertificate | OwnCertificate | None = None
         self._ready = False
         self._listeners: dict[str, TlsListener] = {}
+        self._company = Company()
         self._undo: Undo = []
 
     async def start(self) -> None:
@@ -114,7 +116,7 @@ class Node:
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
-        engines = await open_engines(settings, directory, self.ambient, self._undo)
+        engines = await open_engines(settings, directory, self.ambient, self._company, self._undo)
         async with engines.starting():
             await self._build(engines, directory, sockets, ports)
 
@@ -266,8 +268,9 @@ class Node:
         relief = Relief()
         for name, make_protocol in protocols.items():
             listener = self._listeners[name] = TlsListener(
-                asyncio.get_running_loop(), certificate.context, make_protocol, when_failed, relief
-            )
+                asyncio.get_running_loop(), certificate.context, make_protocol, when_failed, relief,
+                company=self._company,
+            )  # fmt: skip
             listen(sockets[name], _flag(name))
             listener.listen(sockets[name])
 

@@ -10,7 +10,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
+from struct import Struct
 
+_pack_length = Struct("<I").pack
 _LENGTH = array("I").itemsize  # 4 wherever CPython runs
 
 
@@ -32,6 +34,11 @@ def packed_runs(
         run = records[start:stop]
         yield run, _joined(lengths[start:stop], run)
         start, taken = stop, ends[stop - 1]
+
+
+def packed_one(record: bytes) -> bytes:
+    """The blob of a run of one."""
+    return _pack_length(len(record)) + record
 
 
 def unpacked(blob: bytes, count: int, offset: int = 0) -> list[bytes]:

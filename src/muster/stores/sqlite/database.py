@@ -18,7 +18,9 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
+from muster.core.ambient import SystemAmbient
 from muster.core.errors import INVALID_OPERATION, SERVER_ERROR, UNAVAILABLE, HubError
+from muster.stores.sqlite.inline import Inline
 
 OLDEST_SQLITE = (3, 51, 3)
 """Versions 3.7.0 to 3.51.2 can lose committed writes when a checkpoint and a commit race ("WAL-reset bug")."""
@@ -37,6 +39,9 @@ undone because of other work."""
 
 CHECKPOINT_BYTES = 4 * 1024 * 1024
 """Once this much was written to the write-ahead log, it is copied into the database file."""
+
+LOOK_EVERY = 16
+"""After so many statements on the loop's thread it is seen whether a checkpoint is due; each writes a few pages."""
 
 RESTART_FACTOR = 16
 """A write-ahead log of this many times ``CHECKPOINT_BYTES``: wait for readers, so that it can start over."""
@@ -176,6 +181,9 @@ class Writer:
     fsync, when ``durable``) returned; outcomes arrive in the order the work was handed in; work that raises
     undoes only its own changes. When the COMMIT itself fails, all work of that transaction fails and none
     of its changes stay. Cancelling a future does not take the work back.
+
+    Whoever holds ``_held`` may use the connection. The loop takes it only without waiting and when all that was handed
+    to the thread has come back and been told, so nothing overtakes anything; checkpoints are the thread's alone.
     """
 
     def __init__(
@@ -188,9 +196,11 @@ class Writer:
         durable: bool = True,
         page_size: int = 4096,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
+        inline: Inline | None = None,
     ) -> None:
         """Open the file at ``path`` (made when missing), migrate it and start the thread.
 
+        ``inline`` says when a statement may be run on the loop's thread (``here``); without it none is.
         Raises ``HubError`` as ``open_connection`` and ``migrate`` do. Blocks for as long as that takes.
         """
         self.path = fspath(path)
@@ -207,8 +217,14 @@ class Writer:
         """As ``Connection.execute``, for work only, of what returns no rows. To make a cursor costs half as much as a
         small statement, and this one is there."""
         self.kept: dict[Any, Any] = {}
-        """What work wants to find again: for work only, in the writer's thread. Empty after anything was undone."""
+        """What work wants to find again: for work only, while it runs. Empty after anything was undone."""
+        self._inline = inline
+        self._monotonic = SystemAmbient.monotonic
+        self._held = threading.Lock()
         self._round: list[_Item] = []
+        self._until_look = LOOK_EVERY
+        self._away = 0
+        """Rounds of the loop that were handed to the thread and whose outcomes have not all been told."""
         self._queue: SimpleQueue[list[_Item] | None] = SimpleQueue()
         self._closing: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"writer of {self.path}", daemon=True)
@@ -234,8 +250,38 @@ class Writer:
 
     def _hand_over(self) -> None:
         if self._round:
+            self._away += 1
             self._queue.put(self._round)
             self._round = []
+
+    def here(self, statement: Work[T]) -> T | None:
+        """Have ``statement``, which runs a single one, done and committed on the loop's thread before this returns.
+
+        Answers what it returned, which must not be ``None``: that says that nothing was done, because it may not be
+        now. Then ``inline`` says no, other work is under way, or this was called while outcomes of earlier work are
+        being told. Raises what ``submit`` would put into its future.
+        """
+        inline = self._inline
+        if inline is None or self._away or self._round or self._closing is not None:
+            return None
+        began = self._monotonic()
+        if not inline.may(began) or not self._held.acquire(blocking=False):
+            return None
+        try:
+            result = statement(self._connection)
+            self._until_look -= 1
+            if not self._until_look:
+                self._until_look = LOOK_EVERY
+                if self._checkpoint_due():
+                    self._queue.put([])
+            return result
+        except Exception as error:
+            self._roll_back()
+            raise self._told(error) from error
+        finally:
+            self._held.release()
+            now = self._monotonic()
+            inline.took(now - began, now, here=True)
 
     async def close(self) -> None:
         """End the thread after the work handed in so far, and close the file. Harmless when repeated."""
@@ -249,14 +295,16 @@ class Writer:
     def _run(self) -> None:
         closing = False
         while not closing:
-            batch, closing = self._next_batch()
-            outcomes = self._transact(batch) if batch else []
-            try:
-                if outcomes:
-                    self._loop.call_soon_threadsafe(self._deliver, outcomes)
-            except RuntimeError:  # the loop is gone, and with it all who could still ask for something
-                break
-            if outcomes:
+            batch, rounds, closing = self._next_batch()
+            with self._held:
+                try:
+                    if batch:
+                        began = self._monotonic()
+                        outcomes = self._transact(batch)
+                        took = self._monotonic() - began
+                        self._loop.call_soon_threadsafe(self._came_back, outcomes, rounds, took)
+                except RuntimeError:  # the loop is gone, and with it all who could still ask for something
+                    break
                 self._checkpoint()
         try:
             self._connection.close()
@@ -264,16 +312,19 @@ class Writer:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._closed)
 
-    def _next_batch(self) -> tuple[list[_Item], bool]:
+    def _next_batch(self) -> tuple[list[_Item], int, bool]:
+        """What was handed over, how many rounds of the loop it is, and whether that was the last."""
         batch: list[_Item] = []
+        rounds = 0
         items = self._queue.get()
         try:
             while items is not None:
                 batch += items
+                rounds += bool(items)
                 items = self._queue.get_nowait()
         except Empty:
-            return batch, False
-        return batch, True
+            return batch, rounds, False
+        return batch, rounds, True
 
     def _transact(self, batch: list[_Item], *, apart: bool = False) -> list[_Outcome]:
         """Run ``batch`` in one transaction. A single item's failure ends the whole.
@@ -348,14 +399,17 @@ class Writer:
         told.__cause__ = error
         return told
 
+    def _checkpoint_due(self) -> bool:
+        written, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)
+        return written >= self._checkpoint_pages
+
     def _checkpoint(self) -> None:
         """Copy the write-ahead log into the database file once enough of it has gathered.
 
         PASSIVE waits for nobody. When readers have kept the log from starting over for long, RESTART waits
         for those present, which are short.
         """
-        written, _ = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)
-        if written < self._checkpoint_pages:
+        if not self._checkpoint_due():
             return
         self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)
         try:
@@ -366,6 +420,12 @@ class Writer:
             _LOG.warning("%s: the write-ahead log cannot start over, a reader holds it", self.path)
         except apsw.Error as error:  # nothing is lost: the log keeps it, and the next checkpoint tries again
             _LOG.error("%s", store_error(self.path, error))
+
+    def _came_back(self, outcomes: list[_Outcome], rounds: int, took: float) -> None:
+        if self._inline is not None:
+            self._inline.took(took, self._monotonic(), here=False)
+        self._deliver(outcomes)
+        self._away -= rounds
 
     def _deliver(self, outcomes: list[_Outcome]) -> None:
         for done, result, error in outcomes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from muster.messages.contract import Slice
-from muster.stores.packing import packed_runs, unpacked
+from muster.stores.packing import packed_one, packed_runs, unpacked
 
 ROW_BYTES = 1024 * 1024
 """A row holds at most this many bytes of records, unless a single record is longer."""
@@ -43,6 +43,10 @@ class Row(NamedTuple):
 def pack(write: Write) -> list[Row]:
     """``write`` as rows."""
     partition, base, enqueued_ms, records = write
+    if len(records) == 1:  # often all that a commit has
+        data = packed_one(records[0])
+        checksum = crc32(data, crc32(_CHECKED.pack(partition, base, 1, enqueued_ms)))
+        return [Row(partition, base, 1, enqueued_ms, checksum, data)]
     rows = []
     for run, data in packed_runs(records, ROW_BYTES, _NO_LIMIT):
         identity = partition, base, len(run), enqueued_ms

@@ -31,6 +31,7 @@ from muster.stores.sqlite.database import (
     told_as_refusal,
     touch,
 )
+from muster.stores.sqlite.inline import Inline
 from muster.stores.sqlite.ledger import LAST_SEQUENCE, MIGRATIONS, Ledger, create, place_key, rows_of
 from muster.stores.sqlite.rows import Row, Write, unpack
 
@@ -92,8 +93,10 @@ class SqliteTelemetryLog:
         vfs: str | None = None,
         durable: bool = True,
         tuning: Tuning = DEFAULT_TUNING,
+        inline: Inline | None = None,
     ) -> None:
         """Open the log at ``path``; a new one gets ``partitions`` and ``created_at`` (seconds since 1970).
+        ``inline`` says when a message that comes alone may be committed on the loop's thread.
 
         Raises ``HubError``: 400003 for a number of partitions that is out of range or not that of the file,
         else as ``open_connection`` and ``migrate`` do. Blocks while the file is opened.
@@ -116,6 +119,7 @@ class SqliteTelemetryLog:
             durable=durable,
             page_size=tuning.page_size,
             checkpoint_bytes=tuning.checkpoint_bytes,
+            inline=inline,
         )
         self._writer.call(lambda connection: connection.set_rollback_hook(self._ledger.forget), _ignore_end)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="telemetry-reader")
@@ -151,7 +155,17 @@ class SqliteTelemetryLog:
 
     def commit(self, shares: Sequence[Share], now_ms: int, done: Callable[[BaseException | None], None]) -> None:
         """See ``TelemetryLog.commit``."""
-        self._writer.call(partial(self._ledger.store, shares, now_ms), partial(self._ended, done))
+        store = partial(self._ledger.store, shares, now_ms)
+        if self._ledger.is_small(shares):
+            try:
+                writes = self._writer.here(store)
+            except Exception as error:
+                done(error)
+                return
+            if writes is not None:
+                self._ended(done, writes, None)
+                return
+        self._writer.call(store, partial(self._ended, done))
 
     def _ended(
         self, done: Callable[[BaseException | None], None], writes: list[Write], error: BaseException | None

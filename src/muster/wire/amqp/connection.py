@@ -194,7 +194,7 @@ class Connection:
         if end - start >= SHORTEST and self.state is State.OPENED:
             session = self.sessions.get(channel)
             if session is not None and session.on_repeat(data, start, end, events):
-                return True
+                return end < len(data)
         performative, payload = decode_performative(data, start, end)
         if isinstance(performative, Transfer) and self.state is State.OPENED:
             session = self.sessions.get(channel)

@@ -82,8 +82,6 @@ class FrameBuffer:
         if available < 8:
             if available:
                 self._wait(8)
-            else:
-                self._data, self._position = b"", 0
             return None
         size, offset, kind, channel = _HEAD.unpack_from(data, position)
         if size > self.max_frame_size:
@@ -94,5 +92,8 @@ class FrameBuffer:
         if available < size:
             self._wait(size)
             return None
-        self._position = position + size
+        if available == size:
+            self._data, self._position = b"", 0
+        else:
+            self._position = position + size
         return kind, channel, data, position + start, position + size
