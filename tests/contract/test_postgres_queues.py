@@ -15,7 +15,7 @@ from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.messages.commands import Ack, Command, Commands, FeedbackRecord, Received, command_rules
 from muster.messages.feedback import Feedback
 from muster.messages.queue import Entry, Outcome, Settlement
-from muster.messages.queue_contract import Due, Ending
+from muster.messages.queue_contract import Due, Ending, New
 from muster.messages.queues import FEEDBACK, LOOK_SECONDS, SERVICE_QUEUES, Queues, taken
 from muster.sessions.commands import CommandFlow
 from muster.stores.postgres.database import Database, Step
@@ -227,11 +227,28 @@ async def test_who_looks_in_vain_writes_nothing(nodes: tuple[Node, Node]) -> Non
     one = nodes[0]
     await one.send(b"x")
     await one.commands.purge(KEY)
-    before = await one.database.value("SELECT xmax::text FROM queues WHERE queue = 'd'")
+    later = one.ambient.now() + 99
+    assert (await one.queues.collect(FEEDBACK, 9, lambda _: New(0, later, "", b""))).taken == 1
+    before = await one.database.fetch("SELECT queue, xmin::text, xmax::text FROM queues ORDER BY queue")
     assert await one.commands.take(KEY, 9) == []
     one.commands.release(KEY)
+    assert (await one.queues.collect(FEEDBACK, 9, lambda _: New(0, 0, "", b""))).taken == 0
     await one.settled()
-    assert await one.database.value("SELECT xmax::text FROM queues WHERE queue = 'd'") == before
+    assert await one.database.fetch("SELECT queue, xmin::text, xmax::text FROM queues ORDER BY queue") == before
+
+
+async def test_how_many_wait_can_be_asked_without_a_task(nodes: tuple[Node, Node]) -> None:
+    """As ``heads.http.connection`` does for operations that are ``direct``."""
+    await nodes[0].send(b"x")
+    asking, begun = nodes[0].queues.depths(["d", "e"]), asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(lambda: begun.set_result([asking.send(None)]))
+    async with asyncio.timeout(10):
+        (future,) = await begun
+    future._asyncio_future_blocking = False
+    await asyncio.wait([future])
+    with pytest.raises(StopIteration) as ended:
+        asking.send(None)
+    assert ended.value.value == [1, 0]
 
 
 class Sink:

@@ -52,10 +52,8 @@ _HELD_BY = f"{_SELECT} AND holder = $3 ORDER BY number"
 _HELD = f"{_SELECT} AND holder > '' ORDER BY number"
 _ALL = f"{_SELECT} ORDER BY number"
 
-_LOCK_DUE = (
-    "SELECT queue FROM queues WHERE hub = $1 AND queue IN "
-    "(SELECT queue FROM queue_messages WHERE hub = $1 AND due <= $2 ORDER BY due LIMIT $3) FOR UPDATE SKIP LOCKED"
-)
+_DUE_QUEUES = "SELECT queue FROM queue_messages WHERE hub = $1 AND due <= $2 ORDER BY due LIMIT $3"
+_LOCK_FREE = "SELECT queue FROM queues WHERE hub = $1 AND queue = ANY($2) FOR UPDATE SKIP LOCKED"
 _DUE = (
     f"SELECT {_COLUMNS}, ''::bytea FROM queue_messages "  # noqa: S608
     "WHERE hub = $1 AND due <= $2 AND queue = ANY($4) ORDER BY due LIMIT $3"
@@ -93,6 +91,7 @@ _RECORDS = (
     "SELECT queue, made, text, number FROM queue_records WHERE hub = $1 ORDER BY made, queue, number "
     "LIMIT $2 FOR UPDATE SKIP LOCKED"
 )
+_ANY_RECORD = "SELECT EXISTS (SELECT 1 FROM queue_records WHERE hub = $1)"
 _DELETE_RECORD = "DELETE FROM queue_records WHERE hub = $1 AND queue = $2 AND number = $3"
 _LEFT = "SELECT count(*), min(made) FROM queue_records WHERE hub = $1"
 
@@ -139,8 +138,10 @@ class PostgresQueueStore:
         self, hub: str, due: Due, change: Change, then: Callable[[list[Edited]], None]
     ) -> asyncio.Future[Dealt]:
         async def work(step: Step) -> Dealt:
-            queues = [queue for (queue,) in await step.fetch(_LOCK_DUE, hub, *due)]
-            edited = await _edit(step, hub, await step.fetch(_DUE, hub, *due, queues), change) if queues else []
+            edited: list[Edited] = []
+            if queues := {queue for (queue,) in await step.fetch(_DUE_QUEUES, hub, *due)}:
+                free = [queue for (queue,) in await step.fetch(_LOCK_FREE, hub, queues)]
+                edited = await _edit(step, hub, await step.fetch(_DUE, hub, *due, free), change)
             return Dealt(edited, await step.value(_NEXT_DUE, hub))
 
         return self._submit(f"~due/{hub}", work, lambda dealt: then(dealt.edited))
@@ -149,6 +150,8 @@ class PostgresQueueStore:
         self, hub: str, queue: str, limit: int, make: Make, then: Callable[[Collected], None]
     ) -> asyncio.Future[Collected]:
         async def work(step: Step) -> Collected:
+            if not await step.value(_ANY_RECORD, hub):
+                return Collected(0, 0, None, None)
             await step.value(_LOCK_FOR_PUT, hub, queue)  # before the records, as whoever deletes an identity
             rows = await step.fetch(_RECORDS, hub, limit)
             entry = None
@@ -165,6 +168,10 @@ class PostgresQueueStore:
         return None
 
     async def depths(self, hub: str, queues: Sequence[str]) -> list[int]:
+        # A task, for some who ask have none (``Operation.direct``), and to get a connection takes one.
+        return await asyncio.get_running_loop().create_task(self._depths(hub, queues))
+
+    async def _depths(self, hub: str, queues: Sequence[str]) -> list[int]:
         found = {queue: depth for queue, depth in await self._database.fetch(_DEPTHS, hub, queues)}  # noqa: C416
         return [found.get(queue, 0) for queue in queues]
 
