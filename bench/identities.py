@@ -158,6 +158,20 @@ class Served:
         names = [f"{name_of(chance.randrange(size))}-{number}" for number in range(count)]
         return self.load((line_of(name, -size) for name in names), count)
 
+    def export(self) -> Result:
+        """Write all of them out; what one costs."""
+        data = str(self.hub.directory / "data")
+        before, begun, lines = self.cpu_seconds(), time.perf_counter(), 0
+        command = [sys.executable, "-m", "muster", "export", "--data", data]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            while piece := process.stdout.read(1 << 20):
+                lines += piece.count(b"\n")
+        if process.returncode != 0 or lines != self.count:
+            raise PeerError(f"the export of {self.count} ended with {process.returncode} and {lines} lines")
+        used, seconds = self.cpu_seconds() - before, time.perf_counter() - begun
+        return {"us": used / lines * 1e6, "per_s": lines / seconds}
+
     def choose(self, size: int) -> None:
         """From now on ask for devices of these, each once."""
         chance = random.Random(self._seed + size)
@@ -274,6 +288,7 @@ class Run:
             figures = self.journal.once("figures", "grown", size, partial(self.figures, size))
             told = ", ".join(f"{name} {_ratio(figures, name):.2f}" for name in SHOWN)
             say(f"{size:>9,}: {figures['bytes']:.0f} bytes each; to 10,000: {told}")
+        self.journal.once("export", "grown", self.size.sizes[-1], self.grown.export)
 
     def figures(self, size: int) -> Result:
         """All that is asked at this size; a list of rounds for each, µs here and at the hub with 10^4."""
@@ -323,6 +338,7 @@ def make_report(journal: Journal, size: Size, store: str) -> dict[str, Any]:
     return {
         "store": store, "sizes": list(size.sizes), "figures": list(figures.values()), "steps": steps,
         "no_order": journal.of("load in no order", "grown"),
+        "export": journal.of("export", "grown")[0],
         "load_us": statistics.mean(one["us"] for one in steps), "load_last_us": steps[-1]["us"],
         "ratios": {name: [_ratio(one, name) for one in figures.values()] for name in SHOWN},
     }  # fmt: skip
@@ -359,7 +375,8 @@ def to_markdown(made: dict[str, Any], facts: dict[str, str | int | float], comma
     lines += [
         "", f"`muster import` in the order of ids: {made['load_us']:.0f} µs of the hub's CPU for each identity over",
         f"all steps of at most {STEP:,}, {made['load_last_us']:.0f} in the last one; {statistics.median(rates):,.0f}",
-        f"a second ({min(rates):,.0f} to {max(rates):,.0f}).", "",
+        f"a second ({min(rates):,.0f} to {max(rates):,.0f}). `muster export` of all: {made['export']['us']:.0f} µs",
+        f"each, {made['export']['per_s']:,.0f} a second.", "",
         f"![cost by size]({stem}-cost.svg)", "",
         f"![load by size]({stem}-load.svg)",
     ]  # fmt: skip
