@@ -117,6 +117,11 @@ class SharedLog(TelemetryLog, Protocol):
     necessarily before the end of a commit is told. Times are those of a clock that all nodes share, age too.
     """
 
+    @property
+    def reachable(self) -> bool:
+        """Whether there is a connection to what keeps the log. Does not promise that a commit would succeed."""
+        ...
+
     def follow(self, partition: int, begun: Callable[[PartitionState], None]) -> Callable[[], None]:
         """Have the listener hear of ``partition``, whoever writes to it, until the answer is called.
 

@@ -160,8 +160,9 @@ class Telemetry(Partitions):
 
     @property
     def failing(self) -> bool:
-        """Whether messages cannot be stored, as far as is known: the disk is full or broken."""
-        return self._trouble.present
+        """Whether messages cannot be stored, as far as is known: the disk is full or broken, or a shared log cannot be
+        reached."""
+        return self._trouble.present or (self._shared is not None and not self._shared.reachable)
 
     def when_clear(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called once, soon after ``congested`` has ceased to hold."""

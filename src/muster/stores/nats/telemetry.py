@@ -99,6 +99,11 @@ class JetStreamLog:
         finally:
             await replies.close()
 
+    @property
+    def reachable(self) -> bool:
+        """See ``SharedLog.reachable``."""
+        return self._connection.connected
+
     def states(self) -> Sequence[PartitionState]:
         """See ``TelemetryLog.states``."""
         return self._states
