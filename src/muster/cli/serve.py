@@ -107,7 +107,7 @@ def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="Keep all but telemetry in this PostgreSQL (postgresql://...), shared by any number of equal nodes; "
                    "with --bus.")  # fmt: skip
 @click.option("--bus", default="", metavar="URL[,URL...]",
-              help="Keep telemetry in this NATS JetStream (nats://...), whose servers have to have sync_interval: always, "
+              help="Keep telemetry in this NATS JetStream (nats://...), with sync_interval: always in its servers, "
                    "and talk to other nodes by it.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True,
               help="So many processes on the same ports, each a node of its own; with --database.")  # fmt: skip
