@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,13 +77,14 @@ FAULTS = (
 
 
 class Outcome(NamedTuple):
-    """What came of a storm."""
+    """What came of a storm. ``counts`` has how many of each kind of event there were."""
 
     problems: list[str]
     acknowledged: int
     read: int
     repeated: int
     unanswered: int
+    counts: Mapping[str, int]
 
 
 async def storm(deployment: Deployment, directory: Path, faults: Sequence[Fault], seed: int) -> Outcome:
@@ -127,4 +129,6 @@ async def storm(deployment: Deployment, directory: Path, faults: Sequence[Fault]
     total, again = repeated(events)
     acknowledged = sum(event.kind == "acked" for event in events)
     assert found >= total
-    return Outcome(list(problems(events)), acknowledged, total, again, services.failed)
+    counts = Counter(event.kind for event in events)
+    counts["succeeded"] = sum(event.kind == "answered" and event.place == 200 for event in events)
+    return Outcome(list(problems(events)), acknowledged, total, again, services.failed, counts)

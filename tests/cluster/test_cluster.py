@@ -18,4 +18,5 @@ async def test_three_faults_under_load(tmp_path: Path) -> None:
         outcome = await storm(deployment, tmp_path / "history", FAULTS[:3], seed=1)
     assert outcome.problems == []
     assert outcome.acknowledged > 500
-    print(outcome)
+    assert outcome.counts["succeeded"] > 20
+    assert outcome.counts["pushed"] > 20
