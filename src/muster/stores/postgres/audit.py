@@ -41,6 +41,7 @@ class PostgresAuditLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting = 0
+        self._failing = False
         self._chaining: asyncio.Task[None] | None = None
         database.when_recorded(self._soon)
 
@@ -72,8 +73,9 @@ class PostgresAuditLog:
 
     def _noted(self, _: Any, error: BaseException | None) -> None:
         self._waiting -= 1
-        if error is not None:
-            log.warning("a refused change is not on record: %s", error)
+        if error is not None and not self._failing:  # once for as long as it lasts
+            log.warning("refused changes are not on record: %s", error)
+        self._failing = error is not None
 
     def _soon(self) -> None:
         """Records have come: give them their places, once for all that come meanwhile."""
