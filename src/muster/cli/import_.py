@@ -39,8 +39,9 @@ class Line(NamedTuple):
 @click.command("import")
 @click.argument("file", metavar="FILE", type=click.File("rb"))
 @click.option("--mode", type=click.Choice([mode.value for mode in ImportMode], case_sensitive=False),
-              default=ImportMode.CREATE_OR_UPDATE.value, show_default=True,
-              help="For lines without an importMode.")  # fmt: skip
+              default=ImportMode.CREATE_OR_UPDATE.value, show_default=True, metavar="MODE",
+              help="The importMode of lines that name none: create, update, delete, createOrUpdate, updateTwin, or one "
+                   "of those that need an ETag.")  # fmt: skip
 @click.option("--errors", type=click.File("w", encoding="utf-8", lazy=True), metavar="FILE",
               help="Write every line that was refused there: its number and why, as JSON, no keys.")  # fmt: skip
 @click.option("--from-line", type=click.IntRange(1), default=1, show_default=True,
