@@ -16,7 +16,8 @@ process. The bar is issue 8's: a point read and a connect at 5 * 10^6 cost at mo
 A full run takes under an hour and up to 8 GB in DIR (default bench/build), and writes two plots and
 docs/results/DATE-identities.{json,md}. One that was stopped goes on where it was, as long as hub and benchmark are the
 same; `--again` forgets it. With `--store postgres` both hubs keep all in a PostgreSQL and a NATS server of their own,
-whose CPU is counted as the hub's; that run begins anew, and the name of its results ends in -postgres.
+whose CPU is counted as the hub's, and above 10^5 devices are put into the tables by SQL, as the import puts them; that
+run begins anew, and the name of its results ends in -postgres.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ from muster.testing.hub import HubProcess
 
 BAR = 1.5
 FOUND = 20
+FILLED_FROM = 100_000
+"""More devices than that are put into a PostgreSQL by SQL."""
 STEP = 250_000
 """Lines of an import that is measured by itself, and repeated when a run was stopped in its midst."""
 BASE = 10_000
@@ -151,6 +154,14 @@ class Served:
     def grow(self, first: int, last: int) -> Result:
         """Load the devices from ``first`` to before ``last``."""
         return self.load((line_of(name_of(number), number // FOUND) for number in range(first, last)), last - first)
+
+    def fill(self, first: int, last: int) -> bool:
+        """Put devices there without asking the hub, if that can be done."""
+        filled = self.keeping.fill(first, last, FOUND)
+        if filled:
+            self.count = self._counted()
+            say(f"{last:>9,} are there")
+        return filled
 
     def strangers(self, size: int, count: int) -> Result:
         """Load devices whose ids lie anywhere between the others."""
@@ -278,8 +289,9 @@ class Run:
         """Everything that is not in the journal yet."""
         if self.base.count < BASE:
             self.base.grow(0, BASE)
-        for size in self.size.sizes:
-            for first, last in (step for step in _steps(self.size.sizes) if step[1] <= size):
+        for before, size in zip([0, *self.size.sizes], self.size.sizes, strict=False):
+            filled = size > FILLED_FROM and self.grown.fill(before, size)
+            for first, last in [] if filled else _steps(before, size):
                 if not self.journal.holds("load", "grown", last):
                     result = self.journal.once("load", "grown", last, partial(self.grown.grow, first, last))
                     say(f"{last:>9,} loaded: {result['us']:.0f} µs of the hub each, {result['per_s']:,.0f} a second")
@@ -386,20 +398,19 @@ def to_markdown(made: dict[str, Any], facts: dict[str, str | int | float], comma
 def plots(made: dict[str, Any]) -> dict[str, str]:
     """By the end of their names: what things cost, and what a load does, over the number of identities."""
     sizes = made["sizes"]
-    ends = [last for _, last in _steps(sizes)]
-    load = [one["us"] for end, one in zip(ends, made["steps"], strict=True) if end in sizes]
+    ends = [last for before, size in zip([0, *sizes], sizes, strict=False) for _, last in _steps(before, size)]
+    load = [one["us"] for end, one in zip(ends, made["steps"], strict=False) if end in sizes]
     return {
         "cost": svg("CPU to what it is with 10,000 identities", "ratio", sizes, made["ratios"], BAR),
-        "load": svg("CPU of the hub to load an identity", "µs", sizes, {
-            "in the order of ids": load, "in no order": [one["us"] for one in made["no_order"]],
+        "load": svg("CPU of the hub to load an identity", "µs", sizes[: len(load)], {
+            "in the order of ids": load, "in no order": [one["us"] for one in made["no_order"]][: len(load)],
         }),
     }  # fmt: skip
 
 
-def _steps(sizes: Sequence[int]) -> list[tuple[int, int]]:
+def _steps(first: int, last: int) -> list[tuple[int, int]]:
     """The steps of loading: from which device to before which."""
-    parts = zip([0, *sizes], sizes, strict=False)
-    return [(at, min(at + STEP, last)) for first, last in parts for at in range(first, last, STEP)]
+    return [(at, min(at + STEP, last)) for at in range(first, last, STEP)]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import asyncpg
 
 from bench import machine
+from bench.filling import fill
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.nats_servers import NatsCluster
@@ -29,6 +30,10 @@ class Keeping(Protocol):
         """What identities and all that is beside them take."""
         ...
 
+    def fill(self, first: int, last: int, group: int) -> bool:
+        """Put devices there without asking the hub, see ``filling``; whether that can be done."""
+        ...
+
     def close(self) -> None:
         """End what was started for it."""
         ...
@@ -47,6 +52,10 @@ class Embedded:
         """See ``Keeping``; the write-ahead log left out."""
         return (hub.directory / "data" / "hub.db").stat().st_size
 
+    def fill(self, first: int, last: int, group: int) -> bool:  # noqa: ARG002 - see ``Keeping``
+        """See ``Keeping``."""
+        return False
+
     def close(self) -> None:
         """See ``Keeping``."""
 
@@ -56,7 +65,7 @@ class Shared:
 
     def __init__(self, directory: Path) -> None:
         with machine.on_core(machine.SERVER_CORE):
-            self._postgres = PostgresServer(durable=True)
+            self._postgres = PostgresServer(durable=True, shared_buffers="1GB", max_wal_size="4GB")
             self._nats = NatsCluster(directory, [loopback()], "", "1000T")
             self._nats.start()
         self._url = self._postgres.url("postgres")
@@ -78,6 +87,11 @@ class Shared:
             return size
 
         return asyncio.new_event_loop().run_until_complete(ask())
+
+    def fill(self, first: int, last: int, group: int) -> bool:
+        """See ``Keeping``."""
+        asyncio.new_event_loop().run_until_complete(fill(self._url, first, last, group))
+        return True
 
     def close(self) -> None:
         """See ``Keeping``."""

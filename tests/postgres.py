@@ -28,10 +28,10 @@ _shared: list[PostgresServer] = []
 class PostgresServer:
     """A server on a loopback address, in a directory of its own that goes with it.
 
-    ``durable``: with fsync, for tests that kill it; without, it is several times faster.
+    ``durable``: with fsync, for tests that kill it; without, it is several times faster. ``more``: its own options.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, **more: str) -> None:
         self.address, self.port = loopback(), 5432
         _remove_left_behind()
         self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -44,6 +44,7 @@ class PostgresServer:
         options = {
             "listen_addresses": f"'{self.address}'", "unix_socket_directories": "''", "fsync": sync,
             "full_page_writes": sync, "max_connections": "200", "shared_buffers": "64MB", "log_min_messages": "fatal",
+            **more,
         }  # fmt: skip
         with (self._data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = {value}\n" for name, value in options.items())
