@@ -280,7 +280,7 @@ async def test_20_calls_are_activity_and_no_connection(hub: DeviceHttpHub) -> No
         activity = await hub.registry.activity(key)
         assert (activity.connected, activity.connection_changed) == (False, 0)
         assert activity.last_activity == hub.ambient.now()
-    assert hub.registry.connected_count() == 0
+    assert await hub.registry.connected_count() == 0
     assert (await hub.as_service("GET", "/devices/d")).json["connectionState"] == "Disconnected"
 
 

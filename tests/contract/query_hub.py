@@ -46,7 +46,10 @@ class Connected:
     def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
         return (True, NEVER, NOW) if key in self.keys else (False, NEVER, NEVER)
 
-    def connected_count(self) -> int:
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
+        return [self.activity(key) for key in keys]
+
+    async def connected_devices(self) -> int:
         return len(self.keys)
 
 

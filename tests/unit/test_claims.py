@@ -43,7 +43,7 @@ class Node:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name
         self.bus = cluster.nodes.bus(name)
-        self.lease = Lease(cluster.directory, self.bus, lambda: {"hub": self.table.connected_count()})
+        self.lease = Lease(cluster.directory, self.bus)
         self.claims = Claims("hub", cluster.directory, self.lease, self.bus, VirtualAmbient())
         room = cluster.room
         self.table = SessionTable("hub", room.shelf, self.bus, room.ambient, self.claims)

@@ -453,7 +453,7 @@ async def test_statistics_count_devices_by_status_and_connection(parts: Parts) -
     await parts.registry.create(draft("b", status=Status.DISABLED))
     await parts.registry.create(draft("a", "m"))
     assert await parts.registry.counts() == Counts(enabled=1, disabled=1)
-    assert parts.registry.connected_count() == 0
+    assert await parts.registry.connected_count() == 0
     assert await parts.registry.activity(IdentityKey("a")) == Activity(False, NEVER, NEVER)
 
 

@@ -95,7 +95,8 @@ class Depths(Protocol):
 class Presence(Protocol):
     """Who is connected; answered by the session table.
 
-    What is asked of one identity may be asked from any thread, as queries do while they go through the rows.
+    What is asked of one identity may be asked from any thread, as queries do while they go through the rows; where
+    there are several nodes that is what this one knows.
     """
 
     def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
@@ -103,6 +104,10 @@ class Presence(Protocol):
         ``NEVER`` when not since the hub's start; when it last did that or sent something, ``NEVER`` likewise."""
         ...
 
-    def connected_count(self) -> int:
-        """How many devices (modules not counted) are connected."""
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
+        """As ``activity`` of each, on all nodes together. Raises ``HubError`` when these cannot be asked about."""
+        ...
+
+    async def connected_devices(self) -> int:
+        """How many devices (modules not counted) are connected, on all nodes together."""
         ...

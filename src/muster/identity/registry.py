@@ -96,9 +96,9 @@ class Registry:
         """Devices by status."""
         return await self._store.counts(self._hub)
 
-    def connected_count(self) -> int:
+    async def connected_count(self) -> int:
         """Devices that are connected now."""
-        return self._presence.connected_count()
+        return await self._presence.connected_devices()
 
     async def activity(self, key: IdentityKey) -> Activity:
         """The identity's connection state."""
@@ -116,7 +116,8 @@ class Registry:
     async def activities(self, keys: Sequence[IdentityKey]) -> list[Activity]:
         """The connection state of each."""
         depths = [0] * len(keys) if self._queues is None else await self._queues.depths(list(map(str, keys)))
-        return [Activity(*self._presence.activity(key), depth) for key, depth in zip(keys, depths, strict=True)]
+        states = await self._presence.activities(keys)
+        return [Activity(*state, depth) for state, depth in zip(states, depths, strict=True)]
 
     # --- changing
 

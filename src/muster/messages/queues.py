@@ -18,7 +18,7 @@ from uuid import UUID
 
 from muster.core.ambient import Ambient, Timer
 from muster.core.audit import Note
-from muster.core.bus import IDENTITY_CHANGED, QUEUE_WAITING, Bus
+from muster.core.bus import IDENTITY_CHANGED, MISSED, QUEUE_WAITING, Bus
 from muster.core.errors import LOCK_LOST, HubError
 from muster.core.memory_limits import IDENTITIES_REMEMBERED
 from muster.core.queue_limits import QUEUE_DELIVERIES, QUEUE_LOCK, QUEUE_TTL
@@ -107,6 +107,7 @@ class Queues:
         self._depths: dict[str, int] = {}
         bus.subscribe(QUEUE_WAITING, self._tell)
         bus.subscribe(IDENTITY_CHANGED, lambda _: self._depths.clear())
+        bus.subscribe(MISSED, lambda _: self._tell_all())
 
     def allow(self, deliveries: int) -> None:
         """From now on so many failed deliveries end a message of a device or module."""
@@ -322,6 +323,12 @@ class Queues:
             self.recorded(records)
         for queue in visible:
             self._bus.publish(QUEUE_WAITING, queue)
+
+    def _tell_all(self) -> None:
+        """Anything may be waiting anywhere."""
+        self._depths.clear()
+        for queue in tuple(self._watchers):
+            self._tell(queue)
 
     def _tell(self, queue: str) -> None:
         for listener in list(self._watchers.get(queue, ())):

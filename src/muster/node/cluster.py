@@ -66,7 +66,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engi
         node.bus,
         forget_log,
         database.alone,
-        Several(node.bus, lease, PostgresSessionDirectory(database)),
+        Several(node, lease, PostgresSessionDirectory(database)),
         _forget_changed,
     )
 

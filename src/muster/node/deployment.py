@@ -58,7 +58,7 @@ class Deployment:
                     **switches_body(hub.switches.now()),
                     "partitions": hub.parts.telemetry.partitions,
                     "devices": counts.enabled + counts.disabled,
-                    "connectedDevices": hub.parts.sessions.connected_count(),
+                    "connectedDevices": await hub.parts.sessions.connected_devices(),
                 }
             )
         return found

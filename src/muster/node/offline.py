@@ -6,7 +6,7 @@ The command owns the directory meanwhile, so there is never a second writer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,10 @@ class _Nobody:
     def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
         return False, NEVER, NEVER
 
-    def connected_count(self) -> int:
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
+        return [self.activity(key) for key in keys]
+
+    async def connected_devices(self) -> int:
         return 0
 
 

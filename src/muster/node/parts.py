@@ -91,14 +91,12 @@ async def make_parts(base: Foundation) -> Parts:
     queues = make_queues(name, stores.queues, bus, ambient, settings)
     registry = Registry(name, identities, sessions, bus, ambient, queues=queues)
     methods = Methods(registry, sessions, ambient, meters)
+    twins, subscriptions = _twins(base, stores, sessions, recorder), Subscriptions(name, stores.subscriptions)
+    if several is not None:
+        base.undo.append(several.connect(name, sessions, methods))
+        drain(sessions, telemetry, subscriptions, twins)
     messaging, stop_queues = await make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)
-    subscriptions = Subscriptions(name, stores.subscriptions)
-    listener = sessions if several is None else several.desired(name, sessions, stores.twins)
-    twins = Twins(name, stores.twins, listener, ambient, recorder)
-    if several is not None and claims is not None:
-        several.connect(name, sessions, methods)
-        drain(claims, telemetry, subscriptions, twins)
     return Parts(
         telemetry=telemetry,
         stores=stores,
@@ -121,6 +119,12 @@ async def make_parts(base: Foundation) -> Parts:
         resource=await load_record(base.kept),
         faults=Faults(ambient) if settings.takes_faults else None,
     )
+
+
+def _twins(base: Foundation, stores: HubStores, sessions: SessionTable, recorder: EventRecorder | None) -> Twins:
+    name, several = base.hub.name, base.several
+    listener = sessions if several is None else several.desired(name, sessions, stores.twins)
+    return Twins(name, stores.twins, listener, base.ambient, recorder)
 
 
 async def _groups(base: Foundation) -> ConsumerGroups:

@@ -102,6 +102,27 @@ class Claims:
         lease = await self._directory.find(self._hub, key)
         return None if lease is None or lease == self._lease.name else node_of(lease)
 
+    async def activities(
+        self, keys: Sequence[IdentityKey], here: Sequence[tuple[bool, float, float]]
+    ) -> list[tuple[bool, float, float]]:
+        """What ``SessionTable.activities`` says of ``keys``, of which this node knows what is ``here``."""
+        away = [key for key, (connected, _, _) in zip(keys, here, strict=True) if not connected]
+        present = dict(zip(away, await self._directory.present(self._hub, away), strict=True)) if away else {}
+        told = []
+        for key, known in zip(keys, here, strict=True):
+            found = present.get(key)
+            told.append(known if found is None else (found.connected, found.changed, max(found.changed, known[2])))
+        return told
+
+    async def connected_devices(self) -> int:
+        """How many devices are connected to all nodes, as they said a moment ago."""
+        return await self._lease.devices(self._hub)
+
+    async def close(self) -> None:
+        """Return when the directory knows of all sessions that have ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     # --- claiming
 
     async def _claim(self, session: Session, claim: Claim) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from muster.core.bus import NodeBus
@@ -32,22 +32,31 @@ log = logging.getLogger("muster.nodes")
 class Lease:
     """The lease of a node, from ``start`` to ``stop``. ``name`` is another one after each loss."""
 
-    def __init__(self, store: LeaseStore, bus: NodeBus, devices: Callable[[], Mapping[str, int]] = dict) -> None:
-        """``bus`` is that of the deployment; ``devices`` tells how many are connected, by hub."""
+    def __init__(self, store: LeaseStore, bus: NodeBus) -> None:
+        """``bus`` is that of the deployment."""
         self.name = ""
         self.held = False
         """Whether sessions may begin and go on."""
-        self._store, self._bus, self._devices = store, bus, devices
+        self.counts: dict[str, Callable[[], int]] = {}
+        """Tell how many devices of each hub are connected to this node."""
+        self._store, self._bus = store, bus
         self._renewed = 0.0
         self._failing = False
         self._others: Sequence[str] = ()
-        self._when_lost: list[Callable[[], None]] = []
+        self._when_lost: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         bus.answer(_SUBJECT, self._reached)
 
-    def when_lost(self, listener: Callable[[], None]) -> None:
-        """From now on call ``listener`` when the lease is lost: all sessions must have ended when it returns."""
-        self._when_lost.append(listener)
+    def when_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """From now on call ``listener`` when the lease is lost: all sessions must have ended when it returns. What this
+        returns ends that."""
+        token = object()
+        self._when_lost[token] = listener
+
+        def leave() -> None:
+            self._when_lost.pop(token, None)
+
+        return leave
 
     async def start(self) -> None:
         """Get a lease, and renew it from now on. Raises ``HubError`` when the store fails."""
@@ -68,6 +77,10 @@ class Lease:
     async def expire(self, lease: str) -> float:
         """See ``LeaseStore.expire``."""
         return await self._store.expire(lease)
+
+    async def devices(self, hub: str) -> int:
+        """See ``LeaseStore.devices``."""
+        return await self._store.devices(hub)
 
     async def _register(self) -> None:
         began = asyncio.get_running_loop().time()
@@ -90,7 +103,7 @@ class Lease:
 
     async def _renew(self) -> None:
         began = asyncio.get_running_loop().time()
-        others = await self._store.renew(self.name, LEASE_SECONDS, self._devices())
+        others = await self._store.renew(self.name, LEASE_SECONDS, {hub: count() for hub, count in self.counts.items()})
         if others is None:
             self._lose("others took it away, as it was not renewed in time")
         else:
@@ -121,5 +134,5 @@ class Lease:
     def _lose(self, why: str) -> None:
         log.error("this node has lost its lease, its sessions end: %s", why)
         self.held = False
-        for listener in self._when_lost:
+        for listener in tuple(self._when_lost.values()):
             listener()

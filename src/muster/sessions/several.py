@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
 from muster.core.bus import NodeBus
@@ -22,33 +22,57 @@ from muster.twins.contract import TwinStore
 from muster.twins.service import Twins
 
 
-class Several(NamedTuple):
-    """What a node has of the others: the bus of each hub by its name, its own lease, and whose sessions are where."""
+class Buses(Protocol):
+    """Gives the bus of each hub; see ``stores.nats.bus.NatsNode``."""
 
-    bus_of: Callable[[str], NodeBus]
+    def bus(self, hub: str = "") -> NodeBus:
+        """That of ``hub``, or that of the deployment."""
+        ...
+
+    def forget(self, hub: str) -> None:
+        """The hub has closed on this node."""
+        ...
+
+
+class Several(NamedTuple):
+    """What a node has of the others: the buses, its own lease, and whose sessions are where."""
+
+    buses: Buses
     lease: Lease
     directory: SessionDirectory
 
     def claims(self, hub: str, ambient: Ambient) -> Claims:
         """The claims of the sessions of ``hub``."""
-        return Claims(hub, self.directory, self.lease, self.bus_of(hub), ambient)
+        return Claims(hub, self.directory, self.lease, self.buses.bus(hub), ambient)
 
     def desired(self, hub: str, table: SessionTable, store: TwinStore) -> DesiredElsewhere:
         """Who hears of desired properties, in place of ``table``, which has claims."""
         assert table.claims is not None, "the table is one of several"
-        return DesiredElsewhere(hub, table, table.claims, store, self.bus_of(hub))
+        return DesiredElsewhere(hub, table, table.claims, store, self.buses.bus(hub))
 
-    def connect(self, hub: str, table: SessionTable, methods: Methods) -> None:
-        """Methods of devices on other nodes are called there; sessions end when this node loses its lease."""
-        assert table.claims is not None, "the table is one of several"
-        MethodsElsewhere(methods, table, self.bus_of(hub), table.claims.find)
-        self.lease.when_lost(lambda: table.end_present(UNAVAILABLE))
+    def connect(self, hub: str, table: SessionTable, methods: Methods) -> Callable[[], Awaitable[None]]:
+        """Methods of devices on other nodes are called there; sessions end when this node loses its lease. What this
+        returns ends it all, when the hub closes and its sessions have ended."""
+        claims = table.claims
+        assert claims is not None, "the table is one of several"
+        MethodsElsewhere(methods, table, self.buses.bus(hub), claims.find)
+        self.lease.counts[hub] = table.connected_count
+        leave = self.lease.when_lost(lambda: table.end_present(UNAVAILABLE))
+
+        async def close() -> None:
+            leave()
+            await claims.close()
+            self.lease.counts.pop(hub, None)
+            self.buses.forget(hub)
+
+        return close
 
 
-def drain(claims: Claims, telemetry: Telemetry, subscriptions: Subscriptions, twins: Twins) -> None:
+def drain(table: SessionTable, telemetry: Telemetry, subscriptions: Subscriptions, twins: Twins) -> None:
     """An older session has left nothing undone when a newer one on another node begins."""
+    assert table.claims is not None, "the table is one of several"
 
     async def stored(_: Sequence[IdentityKey]) -> None:
         await telemetry.settled()
 
-    claims.drains += [stored, subscriptions.settled, twins.settled]
+    table.claims.drains += [stored, subscriptions.settled, twins.settled]

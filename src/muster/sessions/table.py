@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from muster.core.ambient import Ambient
@@ -306,7 +306,15 @@ class SessionTable:
         heard = self._ambient.now() - session.sink.quiet_seconds()
         return True, changed, heard if heard > last else last
 
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
+        known = [self.activity(key) for key in keys]
+        return known if self.claims is None else await self.claims.activities(keys, known)
+
+    async def connected_devices(self) -> int:
+        return self._devices if self.claims is None else await self.claims.connected_devices()
+
     def connected_count(self) -> int:
+        """How many devices are connected to this node."""
         return self._devices
 
     # --- changes in the registry

@@ -31,4 +31,4 @@ class StatisticsOperations:
 
     async def service(self, _: Call) -> Response:
         """Devices that are connected."""
-        return json_answer(service_statistics(self._registry.connected_count()))
+        return json_answer(service_statistics(await self._registry.connected_count()))

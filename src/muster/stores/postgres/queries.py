@@ -89,7 +89,7 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
         self._presence = presence
         self._indexes = PostgresPropertyIndexes(indexed)
         self._slice_size = slice_size
-        self._turns = asyncio.Semaphore(READERS)
+        self._turns = asyncio.Semaphore(READERS - 1)  # who is connected is asked of another connection meanwhile
         self._closed = False
 
     async def prepare(self) -> None:
@@ -143,9 +143,8 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
             values = self._values(compiled, at, _ALL, {})
             records = await connection.fetch(compiled.keys.sql, *compiled.keys.values(values))
             keys = [(record[0], record[1]) for record in records]
-            activity = self._presence.activity
-            known = ((key, Activity(*activity(IdentityKey(key[0], key[1] or None)))) for key in keys)
-            present = {key: state for key, state in known if state != _NOBODY}
+            states = zip(keys, await _states(self._presence, keys), strict=True)
+            present = {key: state for key, state in states if state != _NOBODY}
             return _Extent(keys[-1] if len(keys) == self._slice_size else None, present)
         if compiled.bound is None:
             return _ALL
@@ -201,27 +200,39 @@ class _Renderer(NamedTuple):
 
     async def slice(self, records: Sequence[asyncpg.Record], room: int) -> Slice:
         """``records`` up to the one that goes beyond ``room`` bytes."""
+        states: Mapping[Key, Activity] = self.extent.present
+        if not self.query.items:
+            keys = [key for record in records if (key := (record[0], record[1])) not in states]
+            states = {**states, **dict(zip(keys, await _states(self.presence, keys), strict=True))}
         if len(records) <= _FEW:
-            return self._slice(records, room)
-        return await asyncio.to_thread(self._slice, records, room)
+            return self._slice(records, room, states)
+        return await asyncio.to_thread(self._slice, records, room, states)
 
-    def _slice(self, records: Sequence[asyncpg.Record], room: int) -> Slice:
+    def _slice(self, records: Sequence[asyncpg.Record], room: int, states: Mapping[Key, Activity]) -> Slice:
         names = [compact(item.name) + b":" for item in self.query.items]
         rows: list[tuple[Key, bytes]] = []
         for record in records:
-            row = columns_row(names, map(_meant_output, record[2:])) if names else self._twin(record)
+            row = columns_row(names, map(_meant_output, record[2:])) if names else _twin(record, states)
             rows.append(((record[0], record[1]), row))
             room -= len(row)
             if room <= 0:
                 return Slice(rows, self.extent.end, full=True)
         return Slice(rows, self.extent.end)
 
-    def _twin(self, record: Any) -> bytes:
-        """A twin, as ``GET /twins`` answers it."""
-        identity = identity_of(record[2:_IDENTITY_WIDTH])
-        twin = twin_of(record[_IDENTITY_WIDTH:-1])
-        activity = self.extent.present.get((record[0], record[1])) or Activity(*self.presence.activity(identity.key))
-        return twin_body(identity, twin, activity._replace(commands_waiting=record[-1]))
+
+def _twin(record: Any, states: Mapping[Key, Activity]) -> bytes:
+    """A twin, as ``GET /twins`` answers it."""
+    identity = identity_of(record[2:_IDENTITY_WIDTH])
+    activity = states[record[0], record[1]]._replace(commands_waiting=record[-1])
+    return twin_body(identity, twin_of(record[_IDENTITY_WIDTH:-1]), activity)
+
+
+async def _states(presence: Presence, keys: Sequence[Key]) -> list[Activity]:
+    """How it is with the connections of identities, on whichever nodes."""
+    if not keys:
+        return []
+    known = await presence.activities([IdentityKey(device_id, module_id or None) for device_id, module_id in keys])
+    return [Activity(*state) for state in known]
 
 
 def _meant_output(column: str | None) -> str | None:
