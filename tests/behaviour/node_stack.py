@@ -162,7 +162,7 @@ async def join(undo: AsyncExitStack, name: str, urls: Sequence[str], database_ur
     stack.registry = Registry(HUB, identities, table, bus, ambient)
     stack.methods = Methods(stack.registry, table, ambient)
     undo.push_async_callback(several.connect(HUB, table, stack.methods))
-    stack.twins = Twins(HUB, twin_store, several.desired(HUB, table, twin_store), ambient)
+    stack.twins = Twins(HUB, twin_store, several.desired(HUB, table, twin_store), ambient, epoch_of=table.epoch_of)
     claims.drains.append(stack.twins.settled)
     rules = command_rules(Profile.OPEN)
     queues = Queues(HUB, PostgresQueueStore(database), bus, ambient, identities=rules, services=SERVICE_QUEUES)

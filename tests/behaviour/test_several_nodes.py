@@ -112,6 +112,34 @@ async def test_a_node_that_is_killed_gives_its_devices_up_within_its_lease(nodes
     assert asyncio.get_running_loop().time() - began > 2  # it might have lived
 
 
+async def test_what_a_stale_session_reports_is_refused(nodes: list[Stack]) -> None:
+    a, b, _ = nodes
+    stale = await a.connect()
+    await a.twins.report(DEVICE, {"n": 1})
+    # b's node has found that a's lease is over, while a was stopped and has not noticed yet
+    await b.several.directory.claim("hub", DEVICE, stale.session.generation_id, b.lease.name, 0.0)
+    error = await refused(a.twins.report(DEVICE, {"n": 2}))
+    assert error.row is TAKEN_OVER
+    mixed = await asyncio.gather(
+        a.twins.report(DEVICE, {"n": 3}), a.twins.patch(DEVICE, {"t": 1}, None), return_exceptions=True
+    )
+    assert isinstance(mixed[0], HubError)
+    twin = await b.twins.get(DEVICE)
+    assert (twin.reported.values, twin.tags) == ({"n": 1}, {"t": 1})  # services are no session
+
+
+async def test_what_a_session_has_begun_is_written_before_the_newer_one_is_in(nodes: list[Stack]) -> None:
+    a, b, _ = nodes
+    await a.connect()
+    reports = [asyncio.ensure_future(a.twins.report(DEVICE, {f"p{number}": number})) for number in range(50)]
+    await asyncio.sleep(0)
+    await b.connect()
+    seen = (await b.twins.get(DEVICE)).reported.values
+    ended = await asyncio.gather(*reports, return_exceptions=True)
+    written = {f"p{number}": number for number, outcome in enumerate(ended) if not isinstance(outcome, Exception)}
+    assert seen == written
+
+
 # --- changes in the registry
 
 

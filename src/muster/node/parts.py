@@ -124,7 +124,8 @@ async def make_parts(base: Foundation) -> Parts:
 def _twins(base: Foundation, stores: HubStores, sessions: SessionTable, recorder: EventRecorder | None) -> Twins:
     name, several = base.hub.name, base.several
     listener = sessions if several is None else several.desired(name, sessions, stores.twins)
-    return Twins(name, stores.twins, listener, base.ambient, recorder)
+    epoch_of = None if several is None else sessions.epoch_of
+    return Twins(name, stores.twins, listener, base.ambient, recorder, epoch_of=epoch_of)
 
 
 async def _groups(base: Foundation) -> ConsumerGroups:

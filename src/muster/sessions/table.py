@@ -223,6 +223,11 @@ class SessionTable:
         """The live session of ``key`` on this node."""
         return self._sessions.get(key)
 
+    def epoch_of(self, key: IdentityKey) -> int:
+        """The epoch of the live session of ``key`` on this node, 0 without one; see ``sessions.contract``."""
+        session = self._sessions.get(key)
+        return 0 if session is None or session.claim is None else session.claim.epoch
+
     def take_over(self, session: Session) -> None:
         """A newer session of the identity has begun on another node."""
         self.takeovers += 1

@@ -58,6 +58,7 @@ class TwinStore(Protocol):
         record: Record | None = None,
         *,
         note: Note | None = None,
+        epoch: int | None = None,
     ) -> Awaitable[Twin]:
         """Apply ``change``; returns what the twin is now.
 
@@ -65,7 +66,8 @@ class TwinStore(Protocol):
         edits, and also when the caller does not wait any more. Raises what ``change`` raises, and ``HubError``
         404001 or 404010 when there is no such identity; then nothing is changed and ``then`` not called. What
         ``record`` makes of a change is put into the outbox of the database in the same transaction, and on record what
-        ``note`` makes of it.
+        ``note`` makes of it. ``epoch`` (see ``sessions.contract.SessionDirectory``) is that of the session that asks:
+        when a directory in the same database has a newer one, nothing is changed, and the error is ``TAKEN_OVER``.
         """
         ...
 

@@ -37,8 +37,12 @@ class Twins:
         listener: DesiredListener,
         ambient: Ambient,
         recorder: TwinRecorder | None = None,
+        *,
+        epoch_of: Callable[[IdentityKey], int] | None = None,
     ) -> None:
-        """``recorder`` makes what is to be told of changes; nothing is told without one."""
+        """``recorder`` makes what is to be told of changes; nothing is told without one. ``epoch_of`` tells the epoch
+        of an identity's session on this node, 0 without one, where a newer one may begin on another node."""
+        self._epoch_of = epoch_of
         self._hub = hub
         self._store = store
         self._listener = listener
@@ -173,7 +177,8 @@ class Twins:
             return after
 
         record = self._update_recorded(key, TwinUpdate(now, reported=content))
-        return await self._store.edit(self._hub, key, change, _ignore, record)
+        epoch = None if self._epoch_of is None else self._epoch_of(key)
+        return await self._store.edit(self._hub, key, change, _ignore, record, epoch=epoch)
 
     async def announce(self, key: IdentityKey, model_id: str | None) -> bool:
         """Keep the model that a device names as it connects, ``None`` for none; whether there was anything to do.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from muster.core.errors import HubError
+from muster.core.errors import TAKEN_OVER, HubError
 from muster.core.outbox import Entry
 from muster.identity.changes import not_found
 from muster.identity.model import IdentityKey
@@ -43,6 +43,12 @@ _INSERT = (
     f"INSERT INTO twins (hub, device_id, module_id, {COLUMNS}) SELECT $1, made.* FROM unnest($2::text[], $3::text[], "  # noqa: S608
     "$4::bigint[], $5::bigint[], $6::jsonb[], $7::jsonb[], $8::jsonb[], $9::bigint[], $10::jsonb[], $11::jsonb[], "
     "$12::bigint[], $13::text[]) AS made"
+)
+_LAST_SESSIONS = (
+    "SELECT number, found.epoch FROM unnest($1::text[], $2::text[], $3::text[]) "
+    "WITH ORDINALITY AS asked (hub, device_id, module_id, number) CROSS JOIN LATERAL "
+    "(SELECT epoch FROM sessions AS kept WHERE kept.hub = asked.hub AND kept.device_id = asked.device_id "
+    "AND kept.module_id = asked.module_id FOR SHARE) AS found"
 )
 _IS_DEVICE = "SELECT 1 FROM identities WHERE hub = $1 AND device_id = $2 AND module_id = ''"
 
@@ -80,6 +86,7 @@ class PostgresTwinStore:
         record: Record | None = None,
         *,
         note: Note | None = None,
+        epoch: int | None = None,
     ) -> asyncio.Future[Twin]:
         """See ``TwinStore``."""
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
@@ -92,13 +99,14 @@ class PostgresTwinStore:
             if recorded and self._outbox is not None:
                 self._outbox.filled()
 
-        edit = _Edit((hub, key.device_id, key.module_id or ""), key, change, record, note)
+        edit = _Edit((hub, key.device_id, key.module_id or ""), key, change, record, note, epoch)
         self._database.call_together(f"{hub}/{key.device_id}", self._edit_all, edit, done)
         return future
 
     async def _edit_all(self, step: Step, edits: Sequence[_Edit]) -> list[tuple[Twin, bool] | Exception]:
         """What each twin is then, and whether something of the edit went into the outbox; or why it was refused."""
         before = await lock_twins(step, sorted({edit.place for edit in edits}))
+        epochs = await _epochs(step, edits)
         twins = dict(before)
         entries: list[Entry] = []
         outcomes: list[tuple[Twin, bool] | Exception] = []
@@ -106,6 +114,9 @@ class PostgresTwinStore:
             twin = twins.get(edit.place)
             if twin is None:
                 outcomes.append(await _missing(step, edit))
+                continue
+            if edit.epoch is not None and edit.epoch != epochs.get(edit.place):
+                outcomes.append(HubError(TAKEN_OVER))
                 continue
             try:
                 after = edit.change(twin)
@@ -133,6 +144,17 @@ class _Edit(NamedTuple):
     change: Change
     record: Record | None
     note: Note | None
+    epoch: int | None
+
+
+async def _epochs(step: Step, edits: Sequence[_Edit]) -> dict[Place, int]:
+    """The epochs of the last sessions of those whose sessions ask; they stay so until the transaction ends: who claims
+    such an identity meanwhile waits."""
+    places = sorted({edit.place for edit in edits if edit.epoch is not None})
+    if not places:
+        return {}
+    rows = await step.fetch(_LAST_SESSIONS, *zip(*places, strict=True))
+    return {places[number - 1]: epoch for number, epoch in rows}
 
 
 async def _missing(step: Step, edit: _Edit) -> HubError:

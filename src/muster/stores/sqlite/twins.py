@@ -64,6 +64,7 @@ class SqliteTwinStore:
         record: Record | None = None,
         *,
         note: Note | None = None,
+        epoch: int | None = None,  # noqa: ARG002  one process has the file, and no directory
     ) -> asyncio.Future[Twin]:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
         self._writer.call(partial(self._edit, (hub, key), change, record, note), partial(_done, future, then))
