@@ -56,7 +56,11 @@ class Nobody:
         """See ``Presence``."""
         return False, NEVER, NEVER
 
-    def connected_count(self) -> int:
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
+        """See ``Presence``."""
+        return [self.activity(key) for key in keys]
+
+    async def connected_devices(self) -> int:
         """See ``Presence``."""
         return 0
 

@@ -263,6 +263,15 @@ async def test_desired_properties_reach_the_device_on_another_node_in_order(node
     assert merged == (await a.twins.get(DEVICE)).desired.values
 
 
+async def test_what_a_change_says_comes_as_it_was_said(nodes: list[Stack]) -> None:
+    a, b, _ = nodes
+    device = await b.connect()
+    said = {"é€": ["\U0001f600", 2**52 - 1, 1.5], "deep": {"a": {"b": {}}}, "gone": None}
+    await a.twins.patch(DEVICE, None, said)
+    [(_, patch)] = await device.until("desired")
+    assert patch == said
+
+
 async def test_a_change_that_did_not_come_is_fetched(nodes: list[Stack]) -> None:
     a, b, _ = nodes
     device = await b.connect()

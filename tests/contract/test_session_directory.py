@@ -191,3 +191,33 @@ async def test_nodes_tell_how_many_devices_they_have(both: Both) -> None:
     assert (await leases.devices(HUB), await leases.devices("other")) == (7, 1)
     await leases.give_up(b)
     assert await leases.devices(HUB) == 3
+
+
+def test_who_asks_need_not_be_a_task(opener: tuple[Any, str]) -> None:
+    """Operations of REST that only await futures run without one."""
+    make, url = opener
+
+    async def main() -> None:
+        async with make(url) as both:
+            lease = await both.leases.register("a", LONG)
+            await both.here.claim(HUB, DEVICE, "1", lease, 1.0)
+            for asked, told in ((both.here.find(HUB, DEVICE), lease), (both.here.present(HUB, [DEVICE]), None)):
+                over: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(_step, asked, over)
+                outcome = await over
+                assert told is None or outcome == told
+
+    asyncio.run(main())
+
+
+def _step(asked: Any, over: asyncio.Future[object], _: object = None) -> None:
+    """Go on with a coroutine as ``heads.http.connection`` does."""
+    try:
+        future = asked.send(None)
+    except StopIteration as end:
+        over.set_result(end.value)
+    except Exception as error:
+        over.set_exception(error)
+    else:
+        future._asyncio_future_blocking = False
+        future.add_done_callback(lambda _: _step(asked, over))

@@ -9,12 +9,12 @@ is sent all desired properties as they are now, as after a replacement.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable
 
 from muster.core.bus import MISSED, TWIN_CHANGED, NoAnswerError, NodeBus
 from muster.core.errors import NOT_FOUND, HubError
+from muster.core.json_text import decode, encode_ascii
 from muster.identity.model import IdentityKey, key_of
 from muster.sessions.claims import Claims
 from muster.sessions.table import Session, SessionTable
@@ -61,7 +61,7 @@ class DesiredElsewhere:
             node = await self._claims.find(key)
             if node is None:
                 return  # it reads its twin when it is back
-            told = json.dumps([key.device_id, key.module_id, version, patch], ensure_ascii=False).encode()
+            told = encode_ascii([key.device_id, key.module_id, version, patch]).encode()
             await self._bus.ask(node, _SUBJECT, told, _ASK_SECONDS)
         except HubError as error:
             if (isinstance(error, NoAnswerError) and error.gone) or error.row is NOT_FOUND:
@@ -70,7 +70,7 @@ class DesiredElsewhere:
             self._bus.publish(TWIN_CHANGED, str(key))
 
     async def _asked(self, question: bytes) -> bytes:
-        device_id, module_id, version, patch = json.loads(question)
+        device_id, module_id, version, patch = decode(question.decode())
         session = self._table.find(IdentityKey(device_id, module_id))
         if session is not None:
             self._push(session, patch, version)
@@ -129,7 +129,7 @@ class DesiredElsewhere:
         if session.ended or twin is None:
             return
         if twin.desired.version > session.desired:
-            self._deliver(session, dict(twin.desired.values), twin.desired.version)
+            self._deliver(session, twin.desired.values, twin.desired.version)
         self._drop(session)
 
     def _ended(self, session: Session) -> None:

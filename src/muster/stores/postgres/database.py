@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -133,22 +133,23 @@ class Database:
 
     async def fetch(self, query: str, *values: Any) -> list[asyncpg.Record]:
         """The rows of ``query``. Raises ``HubError`` as ``store_error``, as do the other readers."""
-        async with self.reading() as connection:
-            return await connection.fetch(query, *values)
+        return await _in_a_task(self._read("fetch", query, values))
 
     async def row(self, query: str, *values: Any) -> asyncpg.Record | None:
         """The first row of ``query``, or ``None``."""
-        async with self.reading() as connection:
-            return await connection.fetchrow(query, *values)
+        return await _in_a_task(self._read("fetchrow", query, values))
 
     async def value(self, query: str, *values: Any) -> Any:
         """The first column of the first row of ``query``, or ``None``."""
+        return await _in_a_task(self._read("fetchval", query, values))
+
+    async def _read(self, how: str, query: str, values: Sequence[Any]) -> Any:
         async with self.reading() as connection:
-            return await connection.fetchval(query, *values)
+            return await getattr(connection, how)(query, *values)
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
-        """A connection to read with, for a moment. What asyncpg raises inside becomes ``HubError``."""
+        """A connection to read with, for a moment, in a task. What asyncpg raises inside becomes ``HubError``."""
         if self._pool is None:
             raise HubError(UNAVAILABLE, "the database is closed")
         with told_as_refusal():
@@ -293,3 +294,11 @@ def settle(future: asyncio.Future[T], result: T, error: BaseException | None) ->
         future.set_result(result)
     else:
         future.set_exception(error)
+
+
+async def _in_a_task(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns. asyncpg's pool keeps time, as tasks only can; who asks need not be one, see ``direct`` in
+    ``heads.http.operations``."""
+    if asyncio.current_task() is not None:
+        return await work
+    return await asyncio.get_running_loop().create_task(work)
