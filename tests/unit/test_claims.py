@@ -314,3 +314,30 @@ async def test_an_identity_that_is_gone_is_forgotten_by_the_directory(cluster: C
             await asyncio.sleep(0.01)
     assert len(sink.errors) == 1
     assert await cluster.directory.present("hub", [DEVICE]) == [None]
+
+
+async def test_a_session_whose_epoch_is_not_known_yet_is_asked_about_when_it_is(cluster: Cluster) -> None:
+    a, b = await cluster.join("a"), await cluster.join("b")
+    claim, known = cluster.directory.claim, asyncio.Event()
+
+    def slowly(hub: str, key: IdentityKey, generation_id: str, lease: str, at: float) -> asyncio.Future[object]:
+        made = claim(hub, key, generation_id, lease, at)
+        if lease != a.lease.name:
+            return made  # type: ignore[return-value]
+
+        async def later() -> object:
+            await known.wait()
+            return await made
+
+        return asyncio.ensure_future(later())
+
+    cluster.directory.claim = slowly  # type: ignore[method-assign,assignment]
+    older, sink = a.open()
+    await asyncio.sleep(0.01)
+    newer, _ = b.open()
+    waiting = asyncio.ensure_future(granted(newer))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    known.set()
+    await waiting
+    assert (sink.errors, older.ended) == ([TAKEN_OVER], True)

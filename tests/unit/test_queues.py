@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from muster.core.bus import LocalBus
+from muster.core.bus import MISSED, LocalBus
 from muster.core.errors import LOCK_LOST, HubError
 from muster.messages.queue import Entry, Outcome, Settlement
 from muster.messages.queue_contract import Record
@@ -34,7 +34,10 @@ RULES = {**SERVICE_QUEUES, "/kept": Rules(30, 2, record=record)}
 class Bench:
     """Queues, a clock, and what was heard."""
 
-    def __init__(self, queues: Queues, store: SqliteQueueStore, ambient: VirtualAmbient, writer: Writer) -> None:
+    def __init__(
+        self, queues: Queues, store: SqliteQueueStore, ambient: VirtualAmbient, writer: Writer, bus: LocalBus
+    ) -> None:
+        self.bus = bus
         self.queues, self.store, self.ambient, self.writer = queues, store, ambient, writer
         self.feedback = ServiceQueue(queues, FEEDBACK, ambient)
         self.heard = 0
@@ -61,10 +64,11 @@ async def opened(directory: Path, ambient: VirtualAmbient) -> AsyncIterator[Benc
     writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=False)
     reader = open_connection(path, readonly=True)
     store = SqliteQueueStore(writer, reader)
-    queues = Queues("hub", store, LocalBus(), ambient, identities=Rules(60, 10), services=RULES)
+    bus = LocalBus()
+    queues = Queues("hub", store, bus, ambient, identities=Rules(60, 10), services=RULES)
     queues.start()
     try:
-        yield Bench(queues, store, ambient, writer)
+        yield Bench(queues, store, ambient, writer, bus)
     finally:
         queues.close()
         await writer.close()
@@ -270,3 +274,10 @@ async def test_an_unknown_token_is_refused(bench: Bench) -> None:
     with pytest.raises(HubError) as caught:
         await bench.queues.settle(QUEUE, UUID(int=5), Settlement.REJECT)
     assert caught.value.row is LOCK_LOST
+
+
+async def test_after_missed_notices_all_who_wait_look_again(bench: Bench) -> None:
+    await bench.feedback.put(b"")
+    heard = bench.heard
+    bench.bus.publish(MISSED, "")
+    assert bench.heard == heard + 1
