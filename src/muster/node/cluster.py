@@ -49,7 +49,9 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engi
     undo.append(shared.close)
     storage.settings = shared
     storage.grants = SharedGrants(storage.grants, lambda: shared.announce(GRANTS))
-    lease = Lease(PostgresLeaseStore(database), node.bus())
+    leases = PostgresLeaseStore(database)
+    undo.append(leases.close)
+    lease = Lease(leases, node.bus())
     await lease.start()
     undo.append(lease.stop)
 
