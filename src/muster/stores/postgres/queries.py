@@ -41,6 +41,9 @@ AT_ONCE = 100
 _MOST_NAMED = 4096
 """More ids than a query can name within its 8,192 characters, each of which is a device at most."""
 
+_ANY_NUMBER = 2**31
+"""So many may have been made within a slice since its keys were read."""
+
 _FEW = 20
 """Rows that are made into JSON on the loop; more would hold it up for milliseconds."""
 
@@ -89,7 +92,7 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
         self._presence = presence
         self._indexes = PostgresPropertyIndexes(indexed)
         self._slice_size = slice_size
-        self._turns = asyncio.Semaphore(READERS - 1)  # who is connected is asked of another connection meanwhile
+        self._turns = asyncio.Semaphore(READERS)
         self._closed = False
 
     async def prepare(self) -> None:
@@ -105,8 +108,9 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
 
     async def _row_slice(self, compiled: _Compiled, at: Key, limit: int, room: int) -> Slice:
         at_once = limit <= AT_ONCE + 1  # a usual page, and the row that tells whether there is another one
+        known = await self._present(compiled, at)
         async with self._reading(snapshot=compiled.sliced or not at_once) as connection:
-            extent = await self._extent(connection, compiled, at)
+            extent = known or await self._extent(connection, compiled, at)
             values = self._values(compiled, at, extent, {"limit": limit})
             renderer = _Renderer(compiled.statements.query, self._presence, extent)
             if not at_once:
@@ -116,8 +120,9 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
         return await renderer.slice(records, room)
 
     async def _group_slice(self, compiled: _Compiled, at: Key, first: str, limit: int) -> GroupSlice:
+        known = await self._present(compiled, at)
         async with self._reading(snapshot=compiled.sliced) as connection:
-            extent = await self._extent(connection, compiled, at)
+            extent = known or await self._extent(connection, compiled, at)
             name = first.replace("\0", "\1")  # one that no page ever gave
             values = self._values(compiled, at, extent, {"limit": limit, "name": name})
             records = await connection.fetch(compiled.rows.sql, *compiled.rows.values(values))
@@ -138,17 +143,23 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 yield connection
 
+    async def _present(self, compiled: _Compiled, at: Key) -> _Extent | None:
+        """The slice behind ``at`` with who is present in it, where that matters. No connection is held meanwhile: to
+        ask about other nodes takes one."""
+        if compiled.keys is None:
+            return None
+        async with self._reading(snapshot=False) as connection:
+            values = compiled.keys.values(self._values(compiled, at, _ALL, {"slice": self._slice_size}))
+            keys = [(record[0], record[1]) for record in await connection.fetch(compiled.keys.sql, *values)]
+        states = zip(keys, await _states(self._presence, keys), strict=True)
+        present = {key: state for key, state in states if state != _NOBODY}
+        return _Extent(keys[-1] if len(keys) == self._slice_size else None, present)
+
     async def _extent(self, connection: PoolConnectionProxy[asyncpg.Record], compiled: _Compiled, at: Key) -> _Extent:
-        if compiled.keys is not None:
-            values = self._values(compiled, at, _ALL, {})
-            records = await connection.fetch(compiled.keys.sql, *compiled.keys.values(values))
-            keys = [(record[0], record[1]) for record in records]
-            states = zip(keys, await _states(self._presence, keys), strict=True)
-            present = {key: state for key, state in states if state != _NOBODY}
-            return _Extent(keys[-1] if len(keys) == self._slice_size else None, present)
+        """The slice behind ``at``, as the snapshot of ``connection`` has it."""
         if compiled.bound is None:
             return _ALL
-        values = self._values(compiled, at, _ALL, {}) | {"slice": self._slice_size - 1}
+        values = self._values(compiled, at, _ALL, {"slice": self._slice_size - 1})
         record = await connection.fetchrow(compiled.bound.sql, *compiled.bound.values(values))
         return _ALL if record is None else _Extent((record[0], record[1]), {})
 
@@ -158,13 +169,19 @@ class PostgresQueryStore(SlicedQueries[_Compiled]):
         return {
             **compiled.statements.bindings, "device": at[0], "module": at[1],
             "last_device": last_device, "last_module": last_module,
-            "slice": self._slice_size if compiled.sliced else max(others["limit"], _MOST_NAMED),
+            "slice": self._most(compiled, others.get("limit", 0)),
             "present_devices": [device_id for device_id, _ in present],
             "present_modules": [module_id for _, module_id in present],
             "present_connected": [state.connected for state in present.values()],
             "present_activity": [state.last_activity for state in present.values()],
             **others,
         }  # fmt: skip
+
+    def _most(self, compiled: _Compiled, limit: int) -> int:
+        """How many identities a slice can have; its last key ends it in any case."""
+        if compiled.keys is not None:
+            return _ANY_NUMBER
+        return self._slice_size if compiled.sliced else max(limit, _MOST_NAMED)
 
 
 def _compile(hub: str, query: Query, indexes: PostgresPropertyIndexes) -> _Compiled:
