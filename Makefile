@@ -14,7 +14,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 prepare = $(eval reason := $(shell $(PYTHON) scripts/bootstrap.py $(1)))$(if $(filter 0,$(.SHELLSTATUS)),,$(error \
 	$(or $(reason),scripts/bootstrap.py failed, see above)))
 
-.PHONY: help run test lint bench soak fuzz lock docs clean
+CLUSTER_ARGS ?=
+.PHONY: help run test lint bench soak cluster fuzz lock docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -47,6 +48,9 @@ bench: ## measure the hub beside Mosquitto, RabbitMQ and a least C server, talki
 
 soak: ## the long proofs; a run that was stopped goes on where it was
 	$(call prepare,test)@python scripts/low_ports.py python scripts/soak.py $(SOAK_ARGS)
+
+cluster: ## break a cluster of three nodes under load; a run that was stopped goes on where it was
+	$(call prepare,cluster)@python scripts/cluster.py $(CLUSTER_ARGS)
 
 fuzz: ## what AMQP clients may send, coverage-guided, for two minutes (FUZZ_ARGS)
 	$(call prepare,test)@python -m pip install --quiet --no-deps --target build/atheris atheris==3.0.0

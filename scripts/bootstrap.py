@@ -1,11 +1,12 @@
 """Bring a machine to where a make target can run, needing nothing but Python's standard library.
 
-usage: bootstrap.py run|lint|test|bench
+usage: bootstrap.py run|lint|test|cluster|bench
 
   run    a virtual environment (.venv) with the locked packages of the hub, and the hub itself
   lint   the same with the test and lint tools
   test   the same with Node.js, when the machine has none, the npm packages of tests/node, a TPM in software, and
          PostgreSQL 15
+  cluster  as test, with iptables from Debian, by which packets are lost
   bench  as run, with Mosquitto, RabbitMQ and OpenSSL's headers from Debian
 
 Everything is done once: a stamp beside what was installed holds a digest of what it was installed from, so a second run
@@ -272,6 +273,15 @@ def prepare_test() -> None:
     install_postgres()
 
 
+def prepare_cluster() -> None:
+    if not shutil.which("iptables"):
+        try:
+            install_debian(["iptables"], "there is no iptables")
+        except Missing as missing:
+            say(f"no packets will be lost: {missing}")
+    prepare_test()
+
+
 def prepare_bench() -> None:
     lacking = []
     if not (shutil.which("cc") or shutil.which("gcc")):
@@ -287,7 +297,13 @@ def prepare_bench() -> None:
     prepare_run()
 
 
-TARGETS = {"run": prepare_run, "lint": prepare_lint, "test": prepare_test, "bench": prepare_bench}
+TARGETS = {
+    "run": prepare_run,
+    "lint": prepare_lint,
+    "test": prepare_test,
+    "cluster": prepare_cluster,
+    "bench": prepare_bench,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,16 @@ async def restart_postgres(deployment: Deployment, chance: random.Random) -> Non
     await asyncio.to_thread(deployment.postgres.start)
 
 
+async def lose_packets(_: Deployment, chance: random.Random) -> None:
+    """Every tenth packet is lost for a while, between all of them. For a network namespace of one's own."""
+    rule = ["INPUT", "-i", "lo", "-m", "statistic", "--mode", "random", "--probability", "0.1", "-j", "DROP"]
+    await asyncio.to_thread(subprocess.run, ["iptables", "-A", *rule], check=True)
+    try:
+        await asyncio.sleep(chance.uniform(8, 15))
+    finally:
+        await asyncio.to_thread(subprocess.run, ["iptables", "-D", *rule], check=True)
+
+
 FAULTS = (
     Fault("kill a node", kill_a_node),
     Fault("kill a NATS server", kill_a_nats_server),
@@ -74,6 +85,9 @@ FAULTS = (
     Fault("freeze a node", freeze_a_node),
     Fault("restart a node", restart_a_node),
 )
+
+
+LOSS = Fault("lose every tenth packet", lose_packets)
 
 
 class Outcome(NamedTuple):
