@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -21,6 +22,8 @@ class Balancer:
         self._turn = count()
         self._servers: list[asyncio.Server] = []
         self._joined: set[asyncio.Task[None]] = set()
+        self.connections: Counter[str] = Counter()
+        """How many there are, by node."""
 
     async def start(self) -> None:
         """Listen."""
@@ -55,7 +58,12 @@ class Balancer:
                     )
                 except OSError:
                     continue
-                await _both_ways((reader, writer), there)
+                node = nodes[(first + number) % len(nodes)]
+                self.connections[node] += 1
+                try:
+                    await _both_ways((reader, writer), there)
+                finally:
+                    self.connections[node] -= 1
                 return
         finally:
             writer.close()

@@ -51,6 +51,11 @@ class Deployment:
             await self.start_node(number)
         await self.balancer.start()
 
+    def busiest_node(self) -> int:
+        """The number of the node that has most connections: it is missed most."""
+        connections = self.balancer.connections
+        return max(range(len(self.nodes)), key=lambda number: connections[self.nodes[number].address])
+
     async def start_node(self, number: int) -> None:
         """Start a node that does not run; when this returns it is ready and gets connections."""
         node = self.nodes[number]

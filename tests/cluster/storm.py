@@ -31,22 +31,22 @@ class Fault(NamedTuple):
 
 async def kill_a_node(deployment: Deployment, chance: random.Random) -> None:
     """kill -9 of a node, started again a few seconds later."""
-    number = chance.randrange(len(deployment.nodes))
+    number = deployment.busiest_node()
     await deployment.kill_node(number)
     await asyncio.sleep(chance.uniform(1, 7))
     await deployment.start_node(number)
 
 
-async def restart_a_node(deployment: Deployment, chance: random.Random) -> None:
+async def restart_a_node(deployment: Deployment, _: random.Random) -> None:
     """SIGTERM and a start, as in a rolling restart."""
-    number = chance.randrange(len(deployment.nodes))
+    number = deployment.busiest_node()
     assert await deployment.stop_node(number) == 0
     await deployment.start_node(number)
 
 
 async def freeze_a_node(deployment: Deployment, chance: random.Random) -> None:
     """A node that hangs, for longer than its lease lasts, and goes on as if nothing had been."""
-    number = chance.randrange(len(deployment.nodes))
+    number = deployment.busiest_node()
     deployment.freeze_node(number)
     await asyncio.sleep(chance.uniform(6, 9))
     deployment.thaw_node(number)
