@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from azure.eventhub.aio import EventHubConsumerClient
 
+from muster.core.company import ALONE_SECONDS
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish
 
@@ -24,8 +25,8 @@ SOAK_ROUNDS = int(os.environ.get("MUSTER_KILL_ROUNDS", "50"))
 class Sender:
     """A device with a window of unacknowledged messages; every message carries a number of its own."""
 
-    def __init__(self, hub: HubProcess, device_id: str, key: str) -> None:
-        self.hub, self.device_id, self.key = hub, device_id, key
+    def __init__(self, hub: HubProcess, device_id: str, key: str, window: int) -> None:
+        self.hub, self.device_id, self.key, self.window = hub, device_id, key, window
         self.next = 0
         self.acknowledged: list[int] = []
         self.connections: list[range] = []
@@ -40,7 +41,7 @@ class Sender:
             token = hub.token(f"devices/{name}", self.key)
             assert await client.connect(name, f"{hub.address}/{name}/?api-version=2021-04-12", token) == (False, 0)
             while True:
-                while len(unanswered) < WINDOW:
+                while len(unanswered) < self.window:
                     number, self.next = self.next, self.next + 1
                     packet_id = number % 65_535 + 1
                     unanswered[packet_id] = number
@@ -93,13 +94,16 @@ async def stored(hub: HubProcess) -> dict[str, list[int]]:
     return numbers
 
 
-async def kill_rounds(hub: HubProcess, rounds: int, seed: int) -> None:
+async def kill_rounds(
+    hub: HubProcess, rounds: int, seed: int, *, devices: int = DEVICES, window: int = WINDOW, after: float = 0.0
+) -> None:
+    """Kill it so often, ``after`` so many seconds or a bit more."""
     chance = random.Random(seed)
     hub.start()
-    senders = [Sender(hub, f"k{number}", hub.add_device(f"k{number}")) for number in range(DEVICES)]
+    senders = [Sender(hub, f"k{number}", hub.add_device(f"k{number}"), window) for number in range(devices)]
     for _ in range(rounds):
         tasks = [asyncio.create_task(sender.run()) for sender in senders]
-        await asyncio.sleep(chance.uniform(0.1, 0.6))
+        await asyncio.sleep(after + chance.uniform(0.1, 0.6))
         await asyncio.to_thread(hub.kill)  # the senders take what the hub says to its last moment
         await asyncio.gather(*tasks)
         hub.start()
@@ -114,6 +118,12 @@ async def kill_rounds(hub: HubProcess, rounds: int, seed: int) -> None:
 
 async def test_nothing_acknowledged_is_lost_by_kill_9(make_hub: Callable[..., HubProcess]) -> None:
     await kill_rounds(make_hub(), ROUNDS, seed=random.randrange(1 << 30))
+
+
+async def test_nothing_is_lost_of_a_device_that_is_alone(make_hub: Callable[..., HubProcess]) -> None:
+    """Where the disk is quick its messages are committed on the loop's thread by then."""
+    seed = random.randrange(1 << 30)
+    await kill_rounds(make_hub(), 3, seed, devices=1, window=1, after=ALONE_SECONDS)
 
 
 @pytest.mark.soak
