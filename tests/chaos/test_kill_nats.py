@@ -192,6 +192,19 @@ async def test_readiness_goes_and_comes_back_without_anybody_sending(single: Nat
     await node.close()
 
 
+async def test_a_node_ends_soon_while_the_server_is_away(single: NatsCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "PATIENCE_SECONDS", 1000.0)
+    monkeypatch.setattr(publisher, "CLOSING_SECONDS", 0.5)
+    node = await Node.start(single)
+    single.servers[0].kill()
+    waiting = asyncio.create_task(node.telemetry.store([(0, b"a")]))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(PATIENCE):
+        await node.close()
+    with pytest.raises(HubError, match="is lost"):
+        await waiting
+
+
 async def test_one_of_three_servers_is_killed_or_falls_silent_whichever_it_is(tmp_path: Path) -> None:
     with running(tmp_path, 3) as servers:
         nodes = [await Node.start(servers) for _ in range(2)]

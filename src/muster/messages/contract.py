@@ -122,6 +122,10 @@ class SharedLog(TelemetryLog, Protocol):
         """Whether there is a connection to what keeps the log. Does not promise that a commit would succeed."""
         ...
 
+    def hurry(self) -> None:
+        """Commits have a few seconds from now on, for the process is to end."""
+        ...
+
     def follow(self, partition: int, begun: Callable[[PartitionState], None]) -> Callable[[], None]:
         """Have the listener hear of ``partition``, whoever writes to it, until the answer is called.
 

@@ -186,6 +186,8 @@ class Telemetry(Partitions):
     async def close(self) -> None:
         """Take nothing more, commit what was appended, close the log. Harmless when repeated."""
         self._closed = True
+        if self._shared is not None:
+            self._shared.hurry()
         await self.stop()
         while self._running is not None or self._scheduled:
             idle = self._loop.create_future()

@@ -129,7 +129,7 @@ class NatsConnection:
         await self._give_up()
 
     async def _give_up(self) -> None:
-        with suppress(errors.Error, OSError, TimeoutError):
+        with suppress(errors.Error, OSError, TimeoutError, RuntimeError):  # uvloop's, for a transport that is cut
             await self.client.close()
 
     async def _failed(self, error: Exception) -> None:

@@ -25,6 +25,8 @@ from muster.stores.nats.streams import Streams
 
 PATIENCE_SECONDS = 15.0
 """A commit fails when it was not acknowledged by then. A new leader is chosen four to nine seconds after a loss."""
+CLOSING_SECONDS = 3.0
+"""The same for a log that is being closed: the process has to end."""
 RETRY_SECONDS = 0.25
 """Between attempts where a server says that it cannot now."""
 ACK_SECONDS = 1.0
@@ -66,6 +68,8 @@ class Publisher:
         self._sendings: dict[str, _Sending] = {}
         self._refusal: HubError | None = None
         self._hopeless = False
+        self._patience = PATIENCE_SECONDS
+        self._deadline = 0.0
         self._closing = False
         self._forget = connection.when_changed(self._changed)
         self._task = self._loop.create_task(self._run())
@@ -85,6 +89,12 @@ class Publisher:
         self._put([(partition, (PROBE,)) for partition in range(self._streams.partitions)], done)
         if (error := await ended) is not None:
             raise error
+
+    def hurry(self) -> None:
+        """See ``SharedLog.hurry``."""
+        self._patience = CLOSING_SECONDS
+        self._deadline = min(self._deadline, self._loop.time() + CLOSING_SECONDS)
+        self._news.set()
 
     async def close(self) -> None:
         """End after what was handed in so far."""
@@ -123,7 +133,7 @@ class Publisher:
     async def _commit(self, messages: Sequence[tuple[int, Iterable[bytes]]]) -> None:
         if self._hopeless and not self._connection.connected:
             raise HubError(UNAVAILABLE, f"the connection to NATS at {self._connection.servers} is lost")
-        deadline = self._loop.time() + PATIENCE_SECONDS
+        self._deadline = self._loop.time() + self._patience
         self._refusal = None
         try:
             for partition, left in messages:
@@ -131,7 +141,7 @@ class Publisher:
             while self._sendings:
                 self._news.clear()
                 await self._send_due()
-                await self._wait(deadline)
+                await self._wait()
                 if self._refusal is not None:
                     raise self._refusal
         finally:
@@ -154,15 +164,15 @@ class Publisher:
                     headers = {"Nats-Msg-Id": sending.name}
                     await self._replies.send(sending.subject, sending.left[0], sending.reply, headers)
 
-    async def _wait(self, deadline: float) -> None:
-        """Until there is something to do."""
+    async def _wait(self) -> None:
+        """Until there is something to do. Raises ``HubError`` (503001) when patience has ended."""
         if not self._sendings or self._news.is_set():
             return
-        due = min(sending.due for sending in self._sendings.values()) if self._connection.connected else deadline
-        timer = self._loop.call_at(min(max(due, self._loop.time()), deadline), self._news.set)
+        due = min(sending.due for sending in self._sendings.values()) if self._connection.connected else self._deadline
+        timer = self._loop.call_at(min(max(due, self._loop.time()), self._deadline), self._news.set)
         await self._news.wait()
         timer.cancel()
-        if self._loop.time() >= deadline:
+        if self._loop.time() >= self._deadline:
             raise HubError(
                 UNAVAILABLE,
                 "NATS has not acknowledged telemetry in time; devices send it again, though it may be stored already"

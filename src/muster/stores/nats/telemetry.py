@@ -177,6 +177,10 @@ class JetStreamLog:
         keeping = [self._streams.keep(partition, keep_ms, limit_bytes) for partition in range(self.partitions)]
         return await asyncio.gather(*keeping)
 
+    def hurry(self) -> None:
+        """See ``SharedLog.hurry``."""
+        self._publisher.hurry()
+
     async def probe(self) -> None:
         """See ``TelemetryLog.probe``."""
         await self._publisher.probe()
