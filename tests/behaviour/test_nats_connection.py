@@ -93,7 +93,7 @@ async def test_credentials_stand_in_the_url_and_in_no_log(
         assert connection.servers == cluster.urls[0]
         assert await echo(connection, b"let in") == b"let in"
         await connection.close()
-        monkeypatch.setattr(connections, "OPENING_SECONDS", 1.0)
+        monkeypatch.setattr(connections, "OPENING_SECONDS", 4.0)
         with pytest.raises(HubError, match="Authorization Violation") as caught:
             await NatsConnection.open([url.replace("s3cret-", "wr0ng-").replace("t0ken-", "wr0ng-")])
         assert caught.value.row is UNAVAILABLE

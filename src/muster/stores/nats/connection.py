@@ -34,6 +34,7 @@ _PINGS_MISSED = 2
 _DRAIN_SECONDS = 5
 
 _SCHEMES = ("nats", "tls")
+_REFUSED = "Authorization"
 _FILES = ("tls_ca", "tls_cert", "tls_key")
 
 _LOG = logging.getLogger("muster.nats")
@@ -138,7 +139,8 @@ class NatsConnection:
         if isinstance(error, errors.SlowConsumerError):
             _LOG.warning("messages from NATS were dropped, this node is too slow: %s", error.subject)
         elif what != self._trouble:
-            self._trouble = what
+            if _REFUSED not in self._trouble:  # a server that refuses may also be heard to hang up, which says less
+                self._trouble = what
             _LOG.info("NATS at %s: %s", self.servers, what)
 
     async def _lost(self) -> None:
