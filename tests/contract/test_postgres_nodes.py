@@ -383,3 +383,21 @@ async def test_nothing_is_left_of_a_hub_and_all_of_the_others(nodes: tuple[Node,
 
 async def _rows(node: Node, table: str) -> dict[str, int]:
     return dict(await node.database.fetch(f"SELECT hub, count(*) FROM {table} GROUP BY hub"))  # type: ignore[arg-type]
+
+
+async def test_one_node_takes_events_until_it_has_gone(url: str) -> None:
+    databases = [Database(url), Database(url)]
+    for database in databases:
+        await database.open()
+    first, second = (PostgresOutbox(database, HUB) for database in databases)
+    assert await first.take(0, ALL, MUCH) == []  # its turn now
+    second.put([Entry("d", b"1")])
+    assert await second.take(0, ALL, MUCH) == []
+    assert [entry for _, entry in await first.take(0, ALL, MUCH)] == [Entry("d", b"1")]
+    await databases[0].close()  # without having told of it
+    while not (found := await second.take(0, ALL, MUCH)):
+        await asyncio.sleep(0.05)
+    assert [entry for _, entry in found] == [Entry("d", b"1")]
+    assert await second.take(found[-1].number, ALL, MUCH) == []
+    assert await databases[1].value("SELECT count(*) FROM outbox") == 0
+    await databases[1].close()

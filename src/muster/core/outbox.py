@@ -28,8 +28,11 @@ class Outbox(Protocol):
     """Entries that wait to be told, in the order in which the changes of each device were made.
 
     Promises: an entry is there exactly when its change is, and stays until it is taken out. Does not promise that
-    numbers follow without gaps, nor that several processes may take at a time.
+    numbers follow without gaps. Where it is ``shared`` by several processes one of them takes, and the others are given
+    nothing until that one has gone; who wants all looks again now and then.
     """
+
+    shared: bool
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Keep entries that belong to no change of the store, behind those of all changes of their devices asked for

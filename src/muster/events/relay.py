@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from muster.core.ambient import Ambient
 from muster.core.errors import HubError
@@ -16,6 +17,9 @@ from muster.messages.telemetry import Telemetry
 
 RETRY_SECONDS = 1.0
 """Before the disk is tried again that has failed."""
+
+LOOK_SECONDS = 2.0
+"""So often one looks for what other processes have put into the outbox."""
 
 log = logging.getLogger("muster.events")
 
@@ -47,7 +51,9 @@ class EventRelay:
 
     async def _run(self) -> None:
         while True:
-            await self._news.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS if self._outbox.shared else None):
+                    await self._news.wait()
             self._news.clear()
             closing = self._closing  # what was recorded before is taken below
             try:

@@ -55,6 +55,9 @@ _SETTINGS = {
     "synchronous_commit": "on",  # acknowledged means durable, whatever the server's own default
     "statement_timeout": "15s",
     "idle_in_transaction_session_timeout": "30s",  # a node that is cut off holds its row locks no longer
+    "tcp_keepalives_idle": "10",  # nor does one whose machine is gone
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
     "timezone": "UTC",
     "jit": "off",  # its compilation costs more than all of our statements
 }

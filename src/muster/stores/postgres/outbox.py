@@ -28,15 +28,20 @@ _NEXT = """
     ) AS measured WHERE before < $3 ORDER BY number
 """
 
+_TURN = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
+"""The lock is the connection's, on which all work of this place runs: it goes when the connection does."""
+
 log = logging.getLogger(__name__)
 
 
 class PostgresOutbox:
     """``core.outbox.Outbox`` of ``hub``. Numbers are in the order of the changes of each device.
 
-    One process takes at a time: two that do are given the same entries. ``when_filled`` tells of what this process has
-    kept; what others keep is seen by the next ``take``.
+    The first process that takes is the one that does, as long as its connection lasts: others are given nothing.
+    ``when_filled`` tells of what this process has kept; what others keep is seen by the next ``take``.
     """
+
+    shared = True
 
     def __init__(self, database: Database, hub: str) -> None:
         self._database = database
@@ -67,15 +72,18 @@ class PostgresOutbox:
         """See ``Outbox.take``; what was put before is among it."""
         if self._putting:
             await asyncio.wait(self._putting)
+        place = f"~outbox/{self._hub}"
         done = [number for number in self._handed_out if number <= told]
 
         async def work(step: Step) -> list[Numbered]:
             if done:
                 await step.write(_REMOVE, self._hub, done[0], done[-1], done)
+            if not await step.value(_TURN, place):
+                return []
             rows = await step.fetch(_NEXT, self._hub, limit, limit_bytes)
             return [Numbered(number, Entry(device_id, record)) for number, device_id, record in rows]
 
-        found = await self._database.submit(f"~outbox/{self._hub}", work)
+        found = await self._database.submit(place, work)
         self._handed_out = [number for number, _ in found]
         return found
 

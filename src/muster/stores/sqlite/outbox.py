@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class SqliteOutbox:
     """``core.outbox.Outbox`` of ``hub`` on the ``hub.db`` of ``writer``; to be made on a running loop."""
 
+    shared = False
+
     def __init__(self, writer: Writer, hub: str) -> None:
         self._writer = writer
         self._hub = hub
