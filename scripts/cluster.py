@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,14 +46,12 @@ def go_apart() -> None:
 
 async def run(number: int) -> dict[str, object]:
     """One round: what came of it, as JSON has it."""
-    from tests.cluster.deployment import Deployment  # noqa: PLC0415
-    from tests.cluster.storm import FAULTS, LOSS, storm  # noqa: PLC0415
-
-    faults = [*FAULTS, *([LOSS] if APART in os.environ else [])]
+    cluster, load = (import_module(f"tests.cluster.{name}") for name in ("deployment", "storm"))
+    faults = [*load.FAULTS, *([load.LOSS] if APART in os.environ else [])]
     random.Random(number).shuffle(faults)
     directory = Path(tempfile.mkdtemp(prefix="muster-cluster-"))
-    async with Deployment(directory / "deployment") as deployment:
-        outcome = await storm(deployment, directory / "history", faults, seed=number)
+    async with cluster.Deployment(directory / "deployment") as deployment:
+        outcome = await load.storm(deployment, directory / "history", faults, seed=number)
     if not outcome.problems:
         shutil.rmtree(directory)
     return {"round": number, "faults": [fault.name for fault in faults], **outcome._asdict(), "kept": str(directory)}
