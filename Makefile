@@ -25,7 +25,7 @@ run: ## start a hub with a demo device that sends telemetry
 
 test: ## style, types, layers and every test
 	$(call prepare,test)@$(MAKE) --no-print-directory check-style
-	@python scripts/low_ports.py pytest -n 2 --dist worksteal -m "not soak" $(PYTEST_ARGS)
+	@python scripts/low_ports.py pytest -n 3 --dist worksteal -m "not soak" $(PYTEST_ARGS)
 
 lint: ## style, types and layers only
 	$(call prepare,lint)@$(MAKE) --no-print-directory check-style
