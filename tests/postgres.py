@@ -32,6 +32,8 @@ class PostgresServer:
     """
 
     def __init__(self, *, durable: bool = False, **more: str) -> None:
+        if not BINARIES.is_dir():
+            pytest.skip("there is no PostgreSQL 15 on this machine: apt-get install postgresql-15")
         self.address, self.port = loopback(), 5432
         _remove_left_behind()
         self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -99,8 +101,6 @@ def _remove_left_behind() -> None:
 @cache
 def shared_server() -> PostgresServer:
     """The server of this process, started when it is first asked for."""
-    if not BINARIES.is_dir():
-        pytest.skip("there is no PostgreSQL 15 on this machine: apt-get install postgresql-15")
     server = PostgresServer()
     _shared.append(server)
     asyncio.new_event_loop().run_until_complete(_make_template(server))
