@@ -152,9 +152,3 @@ async def _execute(server: PostgresServer, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-@pytest.fixture
-def database_url() -> str:
-    """A database of the test's own."""
-    return new_database()
