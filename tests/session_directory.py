@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from muster.core.errors import UNAVAILABLE, HubError
 from muster.identity.model import IdentityKey
-from muster.sessions.contract import Claimed, Present
+from muster.sessions.contract import Claimed, Leased, Present
 
 Place = tuple[str, IdentityKey]
 
@@ -32,6 +34,7 @@ class DirectoryHere:
         self.leases: dict[str, float] = {}
         self.down: set[str] = set()
         self._devices: dict[str, Mapping[str, int]] = {}
+        self._abouts: dict[str, tuple[Mapping[str, Any], float]] = {}
         self._numbers = count(1)
 
     def _done(self, lease: str, result: object) -> asyncio.Future[object]:
@@ -87,11 +90,12 @@ class DirectoryHere:
 
     # --- leases
 
-    async def register(self, node: str, seconds: float) -> str:
+    async def register(self, node: str, seconds: float, about: Mapping[str, Any]) -> str:
         lease = f"{node}/{next(self._numbers)}"
         if self._cut(lease):
             raise HubError(UNAVAILABLE)
         self.leases[lease] = asyncio.get_running_loop().time() + seconds
+        self._abouts[lease] = (about, time.time())
         return lease
 
     async def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> Sequence[str] | None:
@@ -116,3 +120,10 @@ class DirectoryHere:
     async def devices(self, hub: str) -> int:
         now = asyncio.get_running_loop().time()
         return sum(self._devices.get(lease, {}).get(hub, 0) for lease, until in self.leases.items() if until > now)
+
+    async def nodes(self) -> Sequence[Leased]:
+        now = asyncio.get_running_loop().time()
+        return [
+            Leased(lease, *self._abouts[lease], until - now, self._devices.get(lease, {}))
+            for lease, until in self.leases.items()
+        ]

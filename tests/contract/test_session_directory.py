@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ async def both(opener: tuple[Any, str]) -> AsyncIterator[Both]:
 
 async def test_a_claim_tells_who_may_still_have_the_session(both: Both) -> None:
     here, there, leases = both
-    a, b = await leases.register("a", LONG), await leases.register("b", LONG)
+    a, b = await leases.register("a", LONG, {}), await leases.register("b", LONG, {})
     first = await here.claim(HUB, DEVICE, "1", a, 10.0)
     assert (first.epoch, list(first.holders)) == (1, [a])
     assert await here.find(HUB, DEVICE) == a
@@ -77,7 +78,7 @@ async def test_a_claim_tells_who_may_still_have_the_session(both: Both) -> None:
 
 async def test_a_released_session_has_no_holder(both: Both) -> None:
     here, there, leases = both
-    a, b = await leases.register("a", LONG), await leases.register("b", LONG)
+    a, b = await leases.register("a", LONG, {}), await leases.register("b", LONG, {})
     first = await here.claim(HUB, DEVICE, "1", a, 10.0)
     await here.release(HUB, DEVICE, first.epoch, a, 11.0)
     assert await here.find(HUB, DEVICE) is None
@@ -93,7 +94,7 @@ async def test_a_released_session_has_no_holder(both: Both) -> None:
 
 async def test_identities_and_hubs_are_apart(both: Both) -> None:
     here, there, leases = both
-    a, b = await leases.register("a", LONG), await leases.register("b", LONG)
+    a, b = await leases.register("a", LONG, {}), await leases.register("b", LONG, {})
     made = await asyncio.gather(
         here.claim(HUB, DEVICE, "1", a, 1.0), here.claim(HUB, MODULE, "1", a, 1.0),
         there.claim("other", DEVICE, "1", b, 1.0), there.claim(HUB, IdentityKey("ünit"), "1", b, 1.0),
@@ -106,7 +107,7 @@ async def test_identities_and_hubs_are_apart(both: Both) -> None:
 
 async def test_calls_for_an_identity_take_effect_in_their_order(both: Both) -> None:
     here, _, leases = both
-    a = await leases.register("a", LONG)
+    a = await leases.register("a", LONG, {})
     keys = [IdentityKey(f"d{number}") for number in range(20)]
     claims = [here.claim(HUB, key, "1", a, float(at)) for at in range(10) for key in keys]
     releases = [here.release(HUB, key, 10, a, 20.0) for key in keys]
@@ -121,7 +122,7 @@ async def test_calls_for_an_identity_take_effect_in_their_order(both: Both) -> N
 
 async def test_many_nodes_claim_the_same_identities_at_once(both: Both) -> None:
     here, there, leases = both
-    a, b = await leases.register("a", LONG), await leases.register("b", LONG)
+    a, b = await leases.register("a", LONG, {}), await leases.register("b", LONG, {})
     keys = [IdentityKey(f"d{number}") for number in range(300)]
     for at in range(3):
         claims = [here.claim(HUB, key, "1", a, 1.0) for key in keys]
@@ -138,7 +139,7 @@ async def test_many_nodes_claim_the_same_identities_at_once(both: Both) -> None:
 
 async def test_presence_lasts_as_long_as_the_lease(both: Both) -> None:
     here, _, leases = both
-    a = await leases.register("a", LONG)
+    a = await leases.register("a", LONG, {})
     assert await here.present(HUB, [DEVICE, MODULE]) == [None, None]
     await here.claim(HUB, DEVICE, "1", a, 10.0)
     assert await here.present(HUB, [MODULE, DEVICE]) == [None, Present(True, 10.0)]
@@ -149,7 +150,7 @@ async def test_presence_lasts_as_long_as_the_lease(both: Both) -> None:
 
 async def test_a_later_identity_of_the_same_id_begins_anew(both: Both) -> None:
     here, _, leases = both
-    a = await leases.register("a", LONG)
+    a = await leases.register("a", LONG, {})
     first = await here.claim(HUB, DEVICE, "1", a, 10.0)
     await here.forget(HUB, DEVICE, "1")  # not yet: it is connected
     assert await here.present(HUB, [DEVICE]) == [Present(True, 10.0)]
@@ -163,12 +164,12 @@ async def test_a_later_identity_of_the_same_id_begins_anew(both: Both) -> None:
 
 async def test_a_lease_is_taken_away_only_when_its_time_is_over(both: Both) -> None:
     leases = both.leases
-    a, again = await leases.register("a b/c", LONG), await leases.register("a b/c", LONG)
+    a, again = await leases.register("a b/c", LONG, {}), await leases.register("a b/c", LONG, {})
     assert a != again
     assert {node_of(a), node_of(again)} == {"a b/c"}
     assert 0 < await leases.expire(a) <= LONG
     assert await leases.renew(a, LONG, {}) == [again]
-    short = await leases.register("d", 0.2)
+    short = await leases.register("d", 0.2, {})
     await asyncio.sleep(0.25)
     assert await leases.renew(a, LONG, {}) == [again]  # who is late is not listed
     assert await leases.renew(short, LONG, {}) is not None  # late is not too late
@@ -184,7 +185,7 @@ async def test_a_lease_is_taken_away_only_when_its_time_is_over(both: Both) -> N
 
 async def test_nodes_tell_how_many_devices_they_have(both: Both) -> None:
     leases = both.leases
-    a, b = await leases.register("a", LONG), await leases.register("b", LONG)
+    a, b = await leases.register("a", LONG, {}), await leases.register("b", LONG, {})
     assert await leases.devices(HUB) == 0
     await leases.renew(a, LONG, {HUB: 3, "other": 1})
     await leases.renew(b, LONG, {HUB: 4})
@@ -193,13 +194,33 @@ async def test_nodes_tell_how_many_devices_they_have(both: Both) -> None:
     assert await leases.devices(HUB) == 3
 
 
+async def test_nodes_are_listed_with_what_they_say_of_themselves(both: Both) -> None:
+    leases, before = both.leases, time.time()
+    assert await leases.nodes() == []
+    a, short = (
+        await leases.register("a", LONG, {"host": "é", "ports": {"mqtt": 8883}}),
+        await leases.register("b", 0.01, {}),
+    )
+    await leases.renew(a, LONG, {HUB: 3})
+    await asyncio.sleep(0.05)
+    first, second = await leases.nodes()
+    assert (first.lease, first.about, first.devices) == (a, {"host": "é", "ports": {"mqtt": 8883}}, {HUB: 3})
+    assert 0 < first.left <= LONG
+    assert before - 1 < first.since <= time.time() + 1  # the clock is the store's
+    assert (second.lease, second.about, second.devices) == (short, {}, {})
+    assert second.left < 0  # its time is over, but nobody has taken it away
+    await leases.expire(short)
+    await leases.give_up(a)
+    assert await leases.nodes() == []
+
+
 def test_who_asks_need_not_be_a_task(opener: tuple[Any, str]) -> None:
     """Operations of REST that only await futures run without one."""
     make, url = opener
 
     async def main() -> None:
         async with make(url) as both:
-            lease = await both.leases.register("a", LONG)
+            lease = await both.leases.register("a", LONG, {})
             await both.here.claim(HUB, DEVICE, "1", lease, 1.0)
             for asked, told in ((both.here.find(HUB, DEVICE), lease), (both.here.present(HUB, [DEVICE]), None)):
                 over: asyncio.Future[object] = asyncio.get_running_loop().create_future()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from muster.identity.model import IdentityKey
 
@@ -80,14 +80,26 @@ class SessionDirectory(Protocol):
         ...
 
 
+class Leased(NamedTuple):
+    """A node that has a lease: ``about`` is what it said of itself when it got it, ``since`` when that was (seconds
+    since 1970). The lease lasts ``left`` seconds more, fewer than none when it is over and nobody has taken it away.
+    ``devices`` are connected to the node, by hub, as it said last."""
+
+    lease: str
+    about: Mapping[str, Any]
+    since: float
+    left: float
+    devices: Mapping[str, int]
+
+
 class LeaseStore(Protocol):
     """Which nodes are alive: each has a lease that it renews. A lease's name is ``node/number``; none is given twice.
 
     What is said of time is the store's own clock, which is not the domain's.
     """
 
-    async def register(self, node: str, seconds: float) -> str:
-        """A new lease for ``node``."""
+    async def register(self, node: str, seconds: float, about: Mapping[str, Any]) -> str:
+        """A new lease for ``node``, which says ``about`` itself what JSON can hold."""
         ...
 
     async def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> Sequence[str] | None:
@@ -105,6 +117,10 @@ class LeaseStore(Protocol):
 
     async def devices(self, hub: str) -> int:
         """How many devices are connected to all nodes together, as they said last."""
+        ...
+
+    async def nodes(self) -> Sequence[Leased]:
+        """All that have a lease, those whose time is over too, in the order in which they got it."""
         ...
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from muster.core.bus import NodeBus
 from muster.core.errors import HubError
-from muster.sessions.contract import LeaseStore, node_of
+from muster.sessions.contract import Leased, LeaseStore, node_of
 
 LEASE_SECONDS, RENEW_SECONDS, MARGIN_SECONDS = 5.0, 1.0, 1.0
 _STORE_SECONDS = 1.5
@@ -32,14 +33,14 @@ log = logging.getLogger("muster.nodes")
 class Lease:
     """The lease of a node, from ``start`` to ``stop``. ``name`` is another one after each loss."""
 
-    def __init__(self, store: LeaseStore, bus: NodeBus) -> None:
-        """``bus`` is that of the deployment."""
+    def __init__(self, store: LeaseStore, bus: NodeBus, about: Mapping[str, Any] | None = None) -> None:
+        """``bus`` is that of the deployment; ``about`` is what the node says of itself."""
         self.name = ""
         self.held = False
         """Whether sessions may begin and go on."""
         self.counts: dict[str, Callable[[], int]] = {}
         """Tell how many devices of each hub are connected to this node."""
-        self._store, self._bus = store, bus
+        self._store, self._bus, self._about = store, bus, about or {}
         self._renewed = 0.0
         self._failing = False
         self._others: Sequence[str] = ()
@@ -82,9 +83,13 @@ class Lease:
         """See ``LeaseStore.devices``."""
         return await self._store.devices(hub)
 
+    async def nodes(self) -> Sequence[Leased]:
+        """See ``LeaseStore.nodes``."""
+        return await self._store.nodes()
+
     async def _register(self) -> None:
         began = asyncio.get_running_loop().time()
-        self.name = await self._store.register(self._bus.node, LEASE_SECONDS)
+        self.name = await self._store.register(self._bus.node, LEASE_SECONDS, self._about)
         self._renewed, self._failing, self.held = began, False, True
 
     async def _keep(self) -> None:

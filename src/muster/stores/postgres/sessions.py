@@ -15,7 +15,7 @@ import asyncpg
 
 from muster.core.errors import HubError
 from muster.identity.model import IdentityKey
-from muster.sessions.contract import Claimed, Present
+from muster.sessions.contract import Claimed, Leased, Present
 from muster.stores.postgres.database import Database, Step, told_as_refusal
 
 _PLACE = "/sessions"
@@ -162,8 +162,9 @@ class PostgresSessionDirectory:
 
 
 _REGISTER = """
-INSERT INTO nodes (lease, node, until)
-SELECT $1 || '/' || nextval('leases'), $1, clock_timestamp() + make_interval(secs => $2) RETURNING lease"""
+INSERT INTO nodes (lease, node, until, about)
+SELECT $1 || '/' || nextval('leases'), $1, clock_timestamp() + make_interval(secs => $2), $3::text::jsonb
+RETURNING lease"""
 _RENEW = """
 UPDATE nodes SET until = clock_timestamp() + make_interval(secs => $2), devices = $3::text::jsonb WHERE lease = $1
 RETURNING lease"""
@@ -172,6 +173,10 @@ _EXPIRE = "DELETE FROM nodes WHERE lease = $1 AND until <= clock_timestamp()"
 _LEFT = "SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM nodes WHERE lease = $1"
 _GIVE_UP = "DELETE FROM nodes WHERE lease = $1"
 _DEVICES = "SELECT coalesce(sum((devices ->> $1)::bigint), 0)::bigint FROM nodes WHERE until > clock_timestamp()"
+_NODES = """
+SELECT lease, about::text, extract(epoch FROM since)::float8 AS since,
+    extract(epoch FROM until - clock_timestamp())::float8 AS "left", devices::text
+FROM nodes ORDER BY since, lease"""
 _SOON = 0.05
 
 
@@ -184,9 +189,9 @@ class PostgresLeaseStore:
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
 
-    async def register(self, node: str, seconds: float) -> str:
+    async def register(self, node: str, seconds: float, about: Mapping[str, Any]) -> str:
         """See ``LeaseStore``."""
-        lease: str = (await self._fetch(_REGISTER, node, seconds))[0]["lease"]
+        lease: str = (await self._fetch(_REGISTER, node, seconds, json.dumps(dict(about))))[0]["lease"]
         return lease
 
     async def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> Sequence[str] | None:
@@ -209,6 +214,13 @@ class PostgresLeaseStore:
         """See ``LeaseStore``."""
         found: int = (await self._fetch(_DEVICES, hub))[0][0]
         return found
+
+    async def nodes(self) -> Sequence[Leased]:
+        """See ``LeaseStore``."""
+        return [
+            Leased(row["lease"], json.loads(row["about"]), row["since"], row["left"], json.loads(row["devices"]))
+            for row in await self._fetch(_NODES)
+        ]
 
     async def close(self) -> None:
         """Give up the connection."""
