@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +12,35 @@ from hypothesis import HealthCheck, settings
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import Engines, clustered, hub_process, use
 from tests.nats_servers import nats as nats  # noqa: PLC0414  a fixture for all
+from tests.servers import end_all
 
 # Machines are shared and noisy: how long an example takes says nothing about the code.
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engines", type=Engines, choices=list(Engines), default=Engines.EMBEDDED,
+        help="what hubs of tests are started on: engines within, or PostgreSQL and NATS",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    use(Engines(config.getoption("--engines")))
+
+
+def pytest_unconfigure() -> None:
+    """xdist's workers end without ``atexit``."""
+    end_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if clustered() and (marker := item.get_closest_marker("embedded")):
+        pytest.skip(*marker.args)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -25,12 +48,6 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     if "sdk" in item.path.parts:
         return {"asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
-
-
-def pytest_unconfigure() -> None:
-    """xdist's workers end without ``atexit``."""
-    if "tests.postgres" in sys.modules:
-        sys.modules["tests.postgres"].remove_shared()
 
 
 @pytest.fixture
@@ -41,7 +58,7 @@ def make_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
     def make(*options: str, ephemeral: bool = False, prefix: Sequence[str] = ()) -> HubProcess:
         directory = tmp_path / f"hub{len(made)}"
         directory.mkdir()
-        made.append(HubProcess(directory, loopback(), *options, ephemeral=ephemeral, prefix=prefix))
+        made.append(hub_process(directory, loopback(), *options, ephemeral=ephemeral, prefix=prefix))
         return made[-1]
 
     yield make
@@ -52,7 +69,7 @@ def make_hub(tmp_path: Path) -> Iterator[Callable[..., HubProcess]]:
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     """One hub for all tests of a worker that do not mind each other: use device ids of your own."""
-    with HubProcess(
+    with hub_process(
         tmp_path_factory.mktemp("hub"), loopback(), "--consumer-group", "second", "--log-level", "info"
     ) as hub:
         yield hub

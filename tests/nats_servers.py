@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.addresses import loopback
+from tests.servers import at_the_end, bound_to_us, own_directory
 
 PATIENCE = 60.0
 
@@ -48,7 +50,7 @@ class NatsServer:
         """Begin; ``wait_for`` tells when it can be used."""
         self._lines.clear()
         self._process = subprocess.Popen(
-            [binary(), "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*bound_to_us(), binary(), "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )  # one that is left behind must not hold the output of the tests
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
@@ -141,8 +143,16 @@ def running(
         cluster.kill()
 
 
+@cache
+def shared_nats() -> NatsCluster:
+    """The server of this process, started when it is first asked for."""
+    cluster = NatsCluster(own_directory("nats"), [loopback()], "", "1000T")
+    at_the_end(cluster.kill)
+    cluster.start()
+    return cluster
+
+
 @pytest.fixture(scope="session")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsCluster]:
+def nats() -> NatsCluster:
     """One server for all tests of a worker that do not mind each other: use names of your own, do not kill it."""
-    with running(tmp_path_factory.mktemp("nats")) as cluster:
-        yield cluster
+    return shared_nats()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
+import time
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -18,11 +17,12 @@ import pytest
 
 from muster.stores.postgres.schema import migrate
 from tests.addresses import loopback
+from tests.servers import at_the_end, bound_to_us, own_directory
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
-_PREFIX = "muster-postgres-"
+PATIENCE = 60.0
+_STOPS = {"immediate": signal.SIGQUIT, "fast": signal.SIGINT}
 _numbers = count(1)
-_shared: list[PostgresServer] = []
 
 
 class PostgresServer:
@@ -35,13 +35,17 @@ class PostgresServer:
         if not BINARIES.is_dir():
             pytest.skip("there is no PostgreSQL 15 on this machine: apt-get install postgresql-15")
         self.address, self.port = loopback(), 5432
-        _remove_left_behind()
-        self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._directory = own_directory("postgres")
         self._data = self._directory / "data"
-        self._user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self._user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         if self._user:
             shutil.chown(self._directory, "postgres")
-        self._run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+        subprocess.run(
+            [*self._user, BINARIES / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8",
+             "--locale=C", f"--pgdata={self._data}"],
+            check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=self._directory,
+        )  # fmt: skip
         sync = "on" if durable else "off"
         options = {
             "listen_addresses": f"'{self.address}'", "unix_socket_directories": "''", "fsync": sync,
@@ -59,50 +63,45 @@ class PostgresServer:
     @property
     def pid(self) -> int:
         """Of the process that all others descend from."""
-        return int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Start it; when this returns it takes connections."""
-        self._run("pg_ctl", "--wait", f"--log={self._directory / 'log'}", "start")
+        command = [*self._user, *bound_to_us("QUIT"), BINARIES / "postgres", "-D", self._data]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory)
+        until = time.monotonic() + PATIENCE
+        while not self._ready(self._process.pid):
+            if self._process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"PostgreSQL did not start: {(self._directory / 'log').read_text()}")
+            time.sleep(0.01)
+
+    def _ready(self, pid: int) -> bool:
+        try:
+            lines = (self._data / "postmaster.pid").read_text().split()
+        except FileNotFoundError:
+            return False
+        return lines[:1] == [str(pid)] and lines[-1] == "ready"
 
     def stop(self, mode: str = "immediate") -> None:
-        """Stop it: ``immediate`` is as a crash of all its processes."""
-        self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+        """Stop it: ``immediate`` is as a crash of all its processes. Harmless when it does not run."""
+        if self._process is not None:
+            self._process.send_signal(_STOPS[mode])
+            self._process.wait(PATIENCE)
+            self._process = None
 
     def remove(self) -> None:
         """Stop it and remove its directory."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.stop()
+        self.stop()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _run(self, command: str, *options: str) -> None:
-        subprocess.run(
-            [*self._user, BINARIES / command, f"--pgdata={self._data}", *options],
-            check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd=self._directory,
-        )  # fmt: skip
-
-
-def remove_shared() -> None:
-    """Remove the server of this process, if it has one: once, when its tests are over."""
-    while _shared:
-        _shared.pop().remove()
-
-
-def _remove_left_behind() -> None:
-    """Stop and remove servers of processes that were killed before they could do so."""
-    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                os.kill(int((directory / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 @cache
 def shared_server() -> PostgresServer:
     """The server of this process, started when it is first asked for."""
     server = PostgresServer()
-    _shared.append(server)
+    at_the_end(server.remove)
     asyncio.new_event_loop().run_until_complete(_make_template(server))
     return server
 

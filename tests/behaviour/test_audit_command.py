@@ -16,6 +16,7 @@ from muster.core.audit import fingerprint
 from muster.identity.sas import decode_key, make
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 
 @pytest.fixture
@@ -134,9 +135,9 @@ async def test_who_lacks_a_right_is_named_and_who_proves_nothing_is_not(tmp_path
 
 def test_settings_that_are_others_at_a_start_are_on_record(tmp_path: Path) -> None:
     secret = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0;BlobEndpoint=https://localhost:1/a"
-    first = HubProcess(tmp_path, loopback(), *PORTS)
+    first = hub_process(tmp_path, loopback(), *PORTS)
     options = ("--units", "2", "--storage-connection-string", secret)
-    then = HubProcess(tmp_path, first.address, *PORTS, *options)
+    then = hub_process(tmp_path, first.address, *PORTS, *options)
     for hub in (first, first, then, then):
         with hub:
             text = Cli(hub)("audit", "export")

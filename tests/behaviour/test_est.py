@@ -17,6 +17,7 @@ from test_commands import Cli
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 from tests.provisioning_client import Provisioning
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +30,7 @@ _names = itertools.count()
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("est"), loopback()) as made:
+    with hub_process(tmp_path_factory.mktemp("est"), loopback()) as made:
         Cli(made)("ca", "init")
         yield made
 

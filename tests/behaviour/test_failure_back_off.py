@@ -18,6 +18,7 @@ from muster.testing.hub import HubProcess
 from muster.wire.amqp.sasl import SaslInit
 from tests.addresses import loopback
 from tests.coming_from import coming_from
+from tests.engines import hub_process
 from tests.provisioning_client import Provisioning
 from tests.provisioning_wire import MqttRegistrant
 
@@ -27,7 +28,7 @@ ANY_PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("held"), loopback(), *ANY_PORTS) as hub:
+    with hub_process(tmp_path_factory.mktemp("held"), loopback(), *ANY_PORTS) as hub:
         yield hub
 
 

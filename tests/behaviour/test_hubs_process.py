@@ -13,6 +13,7 @@ import pytest
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 ANY_PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 
@@ -32,7 +33,7 @@ def hub(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[HubProcess]:
         disable-module-sas = true
         """)
     prefix = ("env", f"MUSTER_CONFIG={config}")
-    hub = HubProcess(tmp_path, loopback(), "--bind", west, "--partitions", "2", *ANY_PORTS, *options, prefix=prefix)
+    hub = hub_process(tmp_path, loopback(), "--bind", west, "--partitions", "2", *ANY_PORTS, *options, prefix=prefix)
     yield hub
     hub.kill()
 

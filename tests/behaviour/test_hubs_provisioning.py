@@ -11,6 +11,7 @@ from muster.provisioning.attestation.symmetric_key import derive
 from muster.testing.hub import HubProcess, HubUser
 from muster.testing.mqtt import MqttClient
 from tests.addresses import loopback
+from tests.engines import hub_process
 from tests.provisioning_client import Provisioning
 
 ANY_PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
@@ -21,7 +22,7 @@ DEVICES = 24
 def hub(tmp_path: Path) -> Iterator[HubProcess]:
     """Two hubs, the second one `west`."""
     west = loopback()
-    hub = HubProcess(tmp_path, loopback(), "--bind", west, "--hub", f"west={west}", *ANY_PORTS).start()
+    hub = hub_process(tmp_path, loopback(), "--bind", west, "--hub", f"west={west}", *ANY_PORTS).start()
     yield hub
     hub.kill()
 

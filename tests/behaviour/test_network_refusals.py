@@ -20,6 +20,7 @@ from muster.wire.amqp.performatives import Attach, Close, Detach
 from muster.wire.amqp.sasl import SaslInit
 from tests.addresses import loopback
 from tests.coming_from import coming_from
+from tests.engines import hub_process
 from tests.provisioning_client import Provisioning
 from tests.provisioning_wire import AmqpRegistrant, MqttRegistrant
 
@@ -39,7 +40,7 @@ NOT_THERE = {"ipFilterRules": [rule("not from there", "127.9.0.0/16")]}
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     """A hub whose rules each test sets."""
     west = loopback()
-    with HubProcess(
+    with hub_process(
         tmp_path_factory.mktemp("guarded"), loopback(), *ANY_PORTS, "--bind", west, "--hub", f"west={west}"
     ) as hub:
         yield hub

@@ -25,6 +25,7 @@ from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish, subscribe
 from tests.addresses import loopback
 from tests.certificate_maker import Maker
+from tests.engines import hub_process
 from tests.provisioning_client import Provisioning
 from tests.provisioning_wire import AmqpRegistrant, MqttRegistrant
 
@@ -41,7 +42,7 @@ CURVES: dict[str, Key] = {
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("issuing"), loopback()) as made:
+    with hub_process(tmp_path_factory.mktemp("issuing"), loopback()) as made:
         Cli(made)("ca", "init")
         yield made
 

@@ -20,6 +20,7 @@ import pytest
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 NAMES = (
     "HUB_HOST", "HUB_CONNECTION_STRING", "SERVICE_CONNECTION_STRING", "EVENTHUB_CONNECTION_STRING", "DPS_HOST",
@@ -87,7 +88,7 @@ async def test_04_new_host_names_get_a_new_certificate_of_the_same_authority(tmp
     address = loopback()
     for names in (("localhost",), ("hub.example", "localhost")):
         options = [option for name in names for option in ("--hostname", name)]
-        with HubProcess(tmp_path, address, *ANY_PORTS, *options) as hub:
+        with hub_process(tmp_path, address, *ANY_PORTS, *options) as hub:
             client = await MqttClient.open(address, hub.port("mqtt"), hub.trust(), server_name=names[0])
             await client.close()
             with pytest.raises(ssl.SSLCertVerificationError):
@@ -195,5 +196,5 @@ def test_13_a_second_hub_in_one_folder_is_told_of_the_directory_not_of_the_port(
 
 
 def test_14_addresses_that_include_each_other_serve(tmp_path: Path) -> None:
-    with HubProcess(tmp_path, "127.0.0.1", "--bind", "0.0.0.0", "--bind", "127.0.0.1", *ANY_PORTS) as hub:
+    with hub_process(tmp_path, "127.0.0.1", "--bind", "0.0.0.0", "--bind", "127.0.0.1", *ANY_PORTS) as hub:
         assert health(hub, "ready") == 200

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from muster.testing.hub import HubProcess
+from tests.engines import hub_process
 
 ANY_PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 PUBLIC = "Whoever reaches this hub owns it"
@@ -52,5 +53,5 @@ def test_2_a_shell_that_does_not_know_muster_is_told_how_to(
 
 
 def test_3_public_keys_beyond_loopback_are_warned_of(tmp_path: Path) -> None:
-    with HubProcess(tmp_path, "0.0.0.0", *ANY_PORTS, ephemeral=True) as hub:
+    with hub_process(tmp_path, "0.0.0.0", *ANY_PORTS, ephemeral=True) as hub:
         assert PUBLIC in hub.log_file.read_text()

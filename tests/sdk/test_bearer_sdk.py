@@ -23,6 +23,7 @@ from msrest.exceptions import HttpOperationError
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 from tests.issuer_parts import rsa_key
 from tests.provisioning_client import Provisioning
 from tests.sdk.oidc_issuer import NODE_HOME, SECRET, TENANT, OidcIssuer
@@ -50,7 +51,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcIssuer]:
 @pytest.fixture(scope="module")
 def trusting(tmp_path_factory: pytest.TempPathFactory, issuer: OidcIssuer) -> Iterator[HubProcess]:
     """A hub that takes the issuer's tokens."""
-    with HubProcess(tmp_path_factory.mktemp("trusting"), loopback(), "--partitions", "1", *issuer.options) as hub:
+    with hub_process(tmp_path_factory.mktemp("trusting"), loopback(), "--partitions", "1", *issuer.options) as hub:
         hub.add_device("d")
         yield hub
 

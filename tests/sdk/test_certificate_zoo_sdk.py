@@ -23,6 +23,7 @@ from tests import certificate_zoo_bad
 from tests.addresses import loopback
 from tests.certificate_maker import Maker
 from tests.certificate_zoo import ZOO, Registered, Specimen
+from tests.engines import hub_process
 
 assert certificate_zoo_bad
 pytestmark = pytest.mark.sdk
@@ -99,7 +100,7 @@ class Hub:
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("zoo"), loopback(), ephemeral=True) as process:
+    with hub_process(tmp_path_factory.mktemp("zoo"), loopback(), "--sync", "off") as process:
         yield process
 
 

@@ -17,8 +17,9 @@ from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import CloudToDeviceMethod, Twin
 from msrest.exceptions import HttpOperationError
 
-from muster.testing.hub import HubProcess, HubUser
+from muster.testing.hub import HubUser
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 pytestmark = pytest.mark.sdk
 
@@ -31,7 +32,7 @@ def hubs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HubUser, Hu
     """Two hubs of one process."""
     west = loopback()
     directory = tmp_path_factory.mktemp("hubs")
-    with HubProcess(directory, loopback(), "--bind", west, "--hub", f"west={west}") as process:
+    with hub_process(directory, loopback(), "--bind", west, "--hub", f"west={west}") as process:
         if process.port("https") != 443:
             pytest.skip("port 443 may not be bound here: sysctl net.ipv4.ip_unprivileged_port_start=443, or be root")
         yield process, process.other("west")

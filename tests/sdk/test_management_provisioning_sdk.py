@@ -19,6 +19,7 @@ from muster.heads.arm.unsupported import ROWS
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.certificate_maker import Maker
+from tests.engines import hub_process
 from tests.sdk.managed_hub import GROUP, SUBSCRIPTION, PolicyCredential, finish, operations_of, refusal
 
 pytestmark = pytest.mark.sdk
@@ -59,7 +60,7 @@ class Managed:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
     west, directory = loopback(), tmp_path_factory.mktemp("managed-dps")
-    with HubProcess(directory, loopback(), "--bind", west, "--hub", f"west={west}") as process:
+    with hub_process(directory, loopback(), "--bind", west, "--hub", f"west={west}") as process:
         yield Managed(process)
 
 

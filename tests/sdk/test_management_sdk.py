@@ -15,6 +15,7 @@ from azure.iot.hub import IoTHubRegistryManager
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 from tests.sdk.managed_hub import GROUP, Managed, PolicyCredential, refusal
 from tests.sdk.oidc_issuer import OidcIssuer
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.sdk
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
     other = loopback()
-    with HubProcess(tmp_path_factory.mktemp("managed"), loopback(), "--bind", other) as process:
+    with hub_process(tmp_path_factory.mktemp("managed"), loopback(), "--bind", other) as process:
         yield Managed(process, other)
 
 
@@ -71,7 +72,7 @@ def facts_of(managed: Managed, name: str) -> dict[str, Any]:
 
 def test_a_hub_that_is_made_serves_at_once_and_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = loopback()
-    with HubProcess(tmp_path, loopback(), "--bind", other) as process:
+    with hub_process(tmp_path, loopback(), "--bind", other) as process:
         if process.port("https") != 443:
             pytest.skip("port 443 may not be bound here: sysctl net.ipv4.ip_unprivileged_port_start=443, or be root")
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", process.facts["REQUESTS_CA_BUNDLE"])
@@ -172,7 +173,7 @@ def test_policies_are_written_and_their_keys_renewed(node: Managed) -> None:
 
 
 def test_local_auth_is_switched_off(tmp_path: Path) -> None:
-    with HubProcess(tmp_path, loopback()) as process:
+    with hub_process(tmp_path, loopback()) as process:
         node = Managed(process, "")
         hubs = node.client.iot_hub_resource
         present = hubs.get(GROUP, node.name)
@@ -266,7 +267,7 @@ def test_roles_of_a_bearer_token(tmp_path: Path) -> None:
     other = loopback()
     with (
         OidcIssuer(tmp_path, clients) as issuer,
-        HubProcess(tmp_path, loopback(), "--bind", other, *issuer.options) as process,
+        hub_process(tmp_path, loopback(), "--bind", other, *issuer.options) as process,
     ):
         node = Managed(process, other)
 

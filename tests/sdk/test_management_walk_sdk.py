@@ -16,9 +16,9 @@ from azure.mgmt.iothub import IotHubClient
 from azure.mgmt.iothub.aio import IotHubClient as AsyncIotHubClient
 
 from muster.heads.arm.unsupported import ROWS
-from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.certificate_maker import Maker
+from tests.engines import hub_process
 from tests.sdk.managed_hub import GROUP, SCOPES, SUBSCRIPTION, Managed, PolicyCredential, finish, operations_of, refusal
 
 pytestmark = pytest.mark.sdk
@@ -32,7 +32,7 @@ OPERATION_GROUPS = (
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
     other = loopback()
-    with HubProcess(tmp_path_factory.mktemp("walked"), loopback(), "--bind", other) as process:
+    with hub_process(tmp_path_factory.mktemp("walked"), loopback(), "--bind", other) as process:
         yield Managed(process, other)
 
 

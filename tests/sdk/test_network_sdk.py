@@ -17,6 +17,7 @@ from msrest.exceptions import HttpOperationError
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.coming_from import coming_from
+from tests.engines import hub_process
 from tests.provisioning_client import Provisioning
 
 pytestmark = pytest.mark.sdk
@@ -34,7 +35,7 @@ RULES = {
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     """A hub and a provisioning service that take nobody but those at 127.0.0.1."""
-    with HubProcess(tmp_path_factory.mktemp("guarded"), loopback()) as hub:
+    with hub_process(tmp_path_factory.mktemp("guarded"), loopback()) as hub:
         if hub.port("https") != 443:
             pytest.skip("port 443 may not be bound here")
         assert hub.request("PUT", "/$muster/network", RULES)[0] == 200

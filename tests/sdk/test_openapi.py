@@ -19,6 +19,7 @@ from schemathesis.specs.openapi import checks
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 pytestmark = pytest.mark.sdk
 
@@ -36,7 +37,7 @@ HELD_TO = [
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     ports = [option for name in ("mqtt", "amqp", "https") for option in (f"--{name}-port", "0")]
-    with HubProcess(tmp_path_factory.mktemp("openapi"), loopback(), *ports, ephemeral=True) as hub:
+    with hub_process(tmp_path_factory.mktemp("openapi"), loopback(), *ports, "--sync", "off") as hub:
         yield hub
 
 

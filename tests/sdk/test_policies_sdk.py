@@ -23,6 +23,7 @@ from msrest.exceptions import HttpOperationError
 from muster.dialect.connection_string import parse_connection_string
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 pytestmark = pytest.mark.sdk
 PATIENCE_SECONDS = 60
@@ -30,7 +31,7 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("policies"), loopback()) as hub:
+    with hub_process(tmp_path_factory.mktemp("policies"), loopback()) as hub:
         yield hub
 
 

@@ -17,6 +17,7 @@ from azure.iot.device import IoTHubDeviceClient, Message
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 pytestmark = pytest.mark.sdk
 
@@ -34,7 +35,7 @@ def recipes() -> Iterator[object]:
 @pytest.fixture(scope="module")
 def own_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     """A hub of this module's own: the recipes print the first event there is, which must be ours."""
-    with HubProcess(tmp_path_factory.mktemp("recipes"), loopback()) as hub:
+    with hub_process(tmp_path_factory.mktemp("recipes"), loopback()) as hub:
         yield hub
 
 

@@ -21,6 +21,7 @@ from azure.iot.device import IoTHubDeviceClient, Message, MethodRequest, MethodR
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 pytestmark = pytest.mark.sdk
 
@@ -37,7 +38,7 @@ def fault(operation: str, reason: str = "boom", delay: str = "0", duration: str 
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path_factory.mktemp("faulty"), loopback(), ephemeral=True) as hub:
+    with hub_process(tmp_path_factory.mktemp("faulty"), loopback(), "--fault-injection", "on") as hub:
         yield hub
 
 

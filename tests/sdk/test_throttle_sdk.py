@@ -13,13 +13,14 @@ from test_telemetry_node import node
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
+from tests.engines import hub_process
 
 pytestmark = pytest.mark.sdk
 
 
 @pytest.fixture
 def throttled(tmp_path: Path) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path, loopback(), "--profile", "azure") as hub:
+    with hub_process(tmp_path, loopback(), "--profile", "azure") as hub:
         if hub.port("https") != 443:
             pytest.skip("port 443 may not be bound here")
         hub.add_device("d")
