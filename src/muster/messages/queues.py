@@ -238,8 +238,8 @@ class Queues:
         depth = self._depths.get(queue)
         if depth is None:
             depth = self._store.waiting(self._hub, queue)
-            if depth is None:
-                return None
+            if depth is None or self._store.shared:  # what others put is not told of before it can be taken
+                return depth
             if len(self._depths) >= IDENTITIES_REMEMBERED.open:
                 self._depths.clear()
             self._depths[queue] = depth

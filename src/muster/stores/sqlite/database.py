@@ -21,6 +21,7 @@ import apsw
 from muster.core.ambient import SystemAmbient
 from muster.core.errors import INVALID_OPERATION, SERVER_ERROR, UNAVAILABLE, HubError
 from muster.stores.sqlite.inline import Inline
+from muster.stores.sqlite.turns import Turns
 
 OLDEST_SQLITE = (3, 51, 3)
 """Versions 3.7.0 to 3.51.2 can lose committed writes when a checkpoint and a commit race ("WAL-reset bug")."""
@@ -184,6 +185,9 @@ class Writer:
 
     Whoever holds ``_held`` may use the connection. The loop takes it only without waiting and when all that was handed
     to the thread has come back and been told, so nothing overtakes anything; checkpoints are the thread's alone.
+
+    With ``turns`` other processes write too. Then each transaction, and the checkpoint behind it, waits for its turn;
+    what is handed in meanwhile goes into it.
     """
 
     def __init__(
@@ -197,27 +201,37 @@ class Writer:
         page_size: int = 4096,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
         inline: Inline | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Open the file at ``path`` (made when missing), migrate it and start the thread.
 
-        ``inline`` says when a statement may be run on the loop's thread (``here``); without it none is.
+        ``inline`` says when a statement may be run on the loop's thread (``here``); without it none is. ``turns`` are
+        closed with the file.
         Raises ``HubError`` as ``open_connection`` and ``migrate`` do. Blocks for as long as that takes.
         """
+        assert turns is None or inline is None, "a turn is not waited for on the loop's thread"
         self.path = fspath(path)
         self._loop = loop
-        self._connection = open_connection(path, vfs=vfs, durable=durable, page_size=page_size)
+        self._turns = turns
+        self._data_version = 0
+        self._begin_turn()
         try:
-            migrate(self._connection, migrations)
-            page = int(self._connection.pragma("page_size"))
-        except BaseException:
-            self._connection.close()
-            raise
+            self._connection = open_connection(path, vfs=vfs, durable=durable, page_size=page_size)
+            try:
+                migrate(self._connection, migrations)
+                page = int(self._connection.pragma("page_size"))
+            except BaseException:
+                self._connection.close()
+                raise
+        finally:
+            self._end_turn()
         self._checkpoint_pages = max(1, checkpoint_bytes // page)
         self.run: Final = self._connection.cursor().execute
         """As ``Connection.execute``, for work only, of what returns no rows. To make a cursor costs half as much as a
         small statement, and this one is there."""
         self.kept: dict[Any, Any] = {}
-        """What work wants to find again: for work only, while it runs. Empty after anything was undone."""
+        """What work wants to find again: for work only, while it runs. Empty after anything was undone, or written by
+        another process."""
         self._inline = inline
         self._monotonic = SystemAmbient.monotonic
         self._held = threading.Lock()
@@ -283,6 +297,11 @@ class Writer:
             now = self._monotonic()
             inline.took(now - began, now, here=True)
 
+    @property
+    def turns(self) -> Turns | None:
+        """Those of the processes that have the file open, where there may be several."""
+        return self._turns
+
     async def close(self) -> None:
         """End the thread after the work handed in so far, and close the file. Harmless when repeated."""
         if self._closing is None:
@@ -306,9 +325,13 @@ class Writer:
                 except RuntimeError:  # the loop is gone, and with it all who could still ask for something
                     break
                 self._checkpoint()
+            if not closing:
+                self._end_turn()
         try:
             self._connection.close()
         finally:
+            if self._turns is not None:
+                self._turns.close()
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._closed)
 
@@ -317,6 +340,7 @@ class Writer:
         batch: list[_Item] = []
         rounds = 0
         items = self._queue.get()
+        self._begin_turn()
         try:
             while items is not None:
                 batch += items
@@ -335,6 +359,8 @@ class Writer:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
+            if self._turns is not None:
+                self._look_for_others()
             if len(batch) == 1:
                 ((work, done),) = batch
                 outcomes: list[_Outcome] = [(done, work(connection), None)]
@@ -349,6 +375,24 @@ class Writer:
             self._roll_back()
             told = self._told(error)
             return [(done, None, told) for _, done in batch]
+
+    def _begin_turn(self) -> None:
+        if self._turns is not None:
+            try:
+                self._turns.begin_write()
+            except OSError as error:  # SQLite's own lock is there still, only that who waits for it polls
+                _LOG.warning("%s: no turns are taken: %s", self.path, error)
+
+    def _end_turn(self) -> None:
+        if self._turns is not None:
+            self._turns.end_write()
+
+    def _look_for_others(self) -> None:
+        """Remember nothing that was so before another process wrote."""
+        version = self._connection.pragma("data_version")
+        if version != self._data_version:
+            self._data_version = version
+            self.kept.clear()
 
     def _steps(self, batch: list[_Item]) -> list[_Outcome]:
         connection = self._connection

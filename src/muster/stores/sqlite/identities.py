@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -136,16 +136,23 @@ class SqliteIdentityStore:
         future: asyncio.Future[list[Identity | Exception | None]] = asyncio.get_running_loop().create_future()
 
         def done(outcomes: list[Identity | Exception | None], error: BaseException | None) -> None:
-            self.forget(hub, {edit.key.device_id for edit in edits})
+            for edit in edits:
+                self.forget(hub, edit.key.device_id)
             settle(future, outcomes, error)
 
         self._writer.call(lambda connection: [self.edit_within(connection, hub, edit) for edit in edits], done)
         return await future
 
-    def forget(self, hub: str, device_ids: Iterable[str]) -> None:
-        """Read these devices and their modules anew: they may have changed."""
-        for device_id in device_ids:
-            self._remembered.pop((hub, device_id), None)
+    def forget(self, hub: str, device_id: str) -> None:
+        """Read the device and its modules anew: they may have changed, here or in another process.
+
+        Nothing is remembered later that was read before, for a read neither waits nor leaves the loop's thread.
+        """
+        self._remembered.pop((hub, device_id), None)
+
+    def forget_all(self) -> None:
+        """Read all anew: what other processes have told may have been missed."""
+        self._remembered.clear()
 
     def edit_within(self, connection: apsw.Connection, hub: str, edit: Edit) -> Identity | Exception | None:
         """One edit within a transaction of the writer. What refuses is raised before anything is written."""

@@ -77,7 +77,8 @@ class SqliteLoadStore:
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
 
         def done(outcomes: list[Outcome], error: BaseException | None) -> None:
-            self._beside.forget(hub, {load.key.device_id for load in loads})
+            for device_id in {load.key.device_id for load in loads}:
+                self._beside.forget(hub, device_id)
             settle(future, outcomes, error)
             if error is None:
                 so.then(outcomes)

@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class SqliteOutbox:
-    """``core.outbox.Outbox`` of ``hub`` on the ``hub.db`` of ``writer``; to be made on a running loop."""
+    """``core.outbox.Outbox`` of ``hub`` on the ``hub.db`` of ``writer``; to be made on a running loop.
 
-    shared = False
+    Where several processes share it, the first one that takes is the one that does, until it ends.
+    """
 
     def __init__(self, writer: Writer, hub: str) -> None:
+        self.shared = writer.turns is not None
         self._writer = writer
         self._hub = hub
         self._loop = asyncio.get_running_loop()
@@ -51,6 +53,9 @@ class SqliteOutbox:
 
     async def take(self, told: int, limit: int, limit_bytes: int) -> Sequence[Numbered]:
         """See ``Outbox.take``."""
+        turns = self._writer.turns
+        if turns is not None and not turns.is_mine(f"outbox/{self._hub}"):
+            return []
 
         def work(connection: apsw.Connection) -> list[Numbered]:
             connection.execute(_REMOVE, (self._hub, told))

@@ -81,9 +81,8 @@ class SqliteQueueStore:
     Reads run on the loop, on ``reader``, which nothing but the loop's thread may use.
     """
 
-    shared = False
-
     def __init__(self, writer: Writer, reader: apsw.Connection) -> None:
+        self.shared = writer.turns is not None
         self._writer = writer
         self._reader = reader
 

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from os import PathLike
 
+from muster.access.grants import GrantStore
 from muster.core.limits import Profile
+from muster.core.settings_store import HubSettingsStore
 from muster.identity.contract import Presence
 from muster.stores.sqlite.audit import SqliteAuditLog
 from muster.stores.sqlite.authorities import SqliteAuthorityStore
@@ -25,6 +27,7 @@ from muster.stores.sqlite.refusals import SqliteRefusalStore
 from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
 from muster.stores.sqlite.timeline import SqliteTimelineStore
+from muster.stores.sqlite.turns import Turns
 from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.stores.sqlite.uploads import SqliteUploadStore
 from muster.stores.storage import HubStores
@@ -34,16 +37,21 @@ from muster.twins.contract import LifecycleRecorder
 class SqliteStorage:
     """``stores.storage.Storage`` on the ``hub.db`` at ``path``, made when missing; on a running loop.
 
-    Raises ``HubError`` as ``Writer`` does.
+    ``shared``: other processes of this machine have it open too, each as shared. Raises ``HubError`` as ``Writer`` and
+    ``Turns`` do.
     """
 
-    def __init__(self, path: str | PathLike[str], *, durable: bool = True) -> None:
-        self._writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=durable)
+    def __init__(self, path: str | PathLike[str], *, durable: bool = True, shared: bool = False) -> None:
+        self.turns = Turns(path) if shared else None
+        """Those of the processes that share."""
+        self._writer = Writer(path, MIGRATIONS, asyncio.get_running_loop(), durable=durable, turns=self.turns)
         self._reader = open_connection(path, readonly=True)
         on = self._writer, self._reader
-        self.settings = SqliteHubSettingsStore(*on)
+        self.rows = SqliteHubSettingsStore(*on)
+        self.settings: HubSettingsStore = self.rows
+        """Of ``rows``; set by who knows other processes that share."""
         self.audit = SqliteAuditLog(*on)
-        self.grants = SqliteGrantStore(*on)
+        self.grants: GrantStore = SqliteGrantStore(*on)
         self.provisioning = SqliteProvisioningStore(*on)
 
     def of(self, hub: str, recorder: LifecycleRecorder | None = None) -> HubStores:

@@ -1,0 +1,91 @@
+"""Turns of the processes of one machine that use one database: locks of a file beside it.
+
+The kernel hands a lock over as soon as it is free, whoever waits sleeps until then, and what a process held is free
+when it ends, however it ends. They are "open file description locks" (``fcntl(2)``): two openings of the file exclude
+each other in one process too, and none is lost when another part of the process closes the file.
+
+They only say whose turn it is. What is written is guarded by SQLite's own locks, which nobody waits for then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from hashlib import blake2b
+from os import PathLike, fspath
+from struct import Struct
+
+from muster.core.errors import SERVER_ERROR, HubError
+
+_LOCK = Struct("hhqqi4x")
+"""``struct flock`` of 64-bit Linux: type, whence, start, length, process."""
+_WRITING, _NEXT, _STARTING = range(3)
+_NAMED = 1 << 32
+"""Bytes from here on stand for names."""
+
+
+class Turns:
+    """The turns of one process at the database ``path``. May be used by any thread.
+
+    Raises ``HubError`` 500001 when the file cannot be opened, and later ``OSError`` when the system has no locks left.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        place = f"{fspath(path)}-turns"
+        try:
+            self._file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            advice = "check that the directory exists and who owns it"
+            raise HubError(SERVER_ERROR, f"{place}: {error.strerror}; {advice}") from error
+
+    def begin_write(self) -> None:
+        """Wait until nobody else writes, those who have waited for longer included.
+
+        Who waits for the writer holds the place of the next, so that one who has just written and wants to write again
+        comes after it.
+        """
+        self._take(_NEXT)
+        try:
+            self._take(_WRITING)
+        finally:
+            self._give(_NEXT)
+
+    def end_write(self) -> None:
+        """Let others write. Harmless when nothing was begun."""
+        self._give(_WRITING)
+
+    def is_mine(self, name: str) -> bool:
+        """Whether the turn called ``name`` is this process's: that of the first one to ask, until it closes."""
+        if self._file < 0:
+            return False
+        at = _NAMED + int.from_bytes(blake2b(name.encode(), digest_size=7).digest())
+        try:
+            self._take(at, wait=False)
+        except (BlockingIOError, PermissionError):  # POSIX lets the system say either
+            return False
+        return True
+
+    @contextlib.asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """Held while a process makes what is made once; waits for others that do, and the loop goes on."""
+        await asyncio.to_thread(self._take, _STARTING)
+        try:
+            yield
+        finally:
+            self._give(_STARTING)
+
+    def close(self) -> None:
+        """Give up all turns. Harmless when repeated."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def _take(self, at: int, *, wait: bool = True) -> None:
+        command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+        fcntl.fcntl(self._file, command, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+
+    def _give(self, at: int) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, 1, 0))
