@@ -247,8 +247,7 @@ class Served:
 
     def resident_mib(self) -> float:
         """The process's resident memory."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return machine.resident_bytes(self.pid) / 2**20
 
 
 class Wire:
@@ -431,7 +430,8 @@ def main() -> None:
     served: list[Served] = []
     try:
         for seed, name in enumerate(("grown", "base")):
-            kept.append(Shared(directory / name) if chosen.store == "postgres" else Embedded())
+            with machine.on_core(machine.SERVER_CORE):
+                kept.append(Shared(directory / name) if chosen.store == "postgres" else Embedded())
             served.append(Served(directory / name, seed, kept[-1]))
         os.sched_setaffinity(0, {machine.LOAD_CORE})
         grown, base = served

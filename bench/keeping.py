@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +14,8 @@ from bench import machine
 from bench.filling import fill
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
-from tests.nats_servers import NatsCluster
-from tests.postgres import PostgresServer
+from tests.nats_servers import NatsCluster, binary
+from tests.postgres import BINARIES, PostgresServer
 
 
 class Keeping(Protocol):
@@ -61,19 +63,28 @@ class Embedded:
 
 
 class Shared:
-    """A PostgreSQL that syncs and a NATS server, each of the hub's own; gone when it is closed."""
+    """A PostgreSQL and NATS servers that sync what they acknowledge, for one deployment; gone when it is closed."""
 
-    def __init__(self, directory: Path) -> None:
-        with machine.on_core(machine.SERVER_CORE):
-            self._postgres = PostgresServer(durable=True, shared_buffers="1GB", max_wal_size="4GB")
-            self._nats = NatsCluster(directory, [loopback()], "", "1000T")
-            self._nats.start()
+    def __init__(self, directory: Path, servers: int = 1) -> None:
+        self._postgres = PostgresServer(durable=True, shared_buffers="1GB", max_wal_size="4GB")
+        self._nats = NatsCluster(directory, [loopback() for _ in range(servers)], "", "1000T")
+        self._nats.start()
         self._url = self._postgres.url("postgres")
         self.options: tuple[str, ...] = ("--database", self._url, "--bus", ",".join(self._nats.urls))
 
     def cpu_seconds(self, hub: HubProcess) -> float:
-        """See ``Keeping``. Of PostgreSQL's processes those that run still: its connections are kept."""
-        return sum(map(machine.tree_cpu_seconds, (hub.pid, self._postgres.pid, self._nats.servers[0].pid)))
+        """See ``Keeping``."""
+        return machine.tree_cpu_seconds(hub.pid) + sum(self.cpu().values())
+
+    @property
+    def pids(self) -> list[int]:
+        """Of PostgreSQL, then of each NATS server."""
+        return [self._postgres.pid, *(server.pid for server in self._nats.servers)]
+
+    def cpu(self) -> dict[str, float]:
+        """What the servers have used, by their names."""
+        postgres, *nats = map(machine.tree_cpu_seconds, self.pids)
+        return {"PostgreSQL": postgres, "NATS": sum(nats)}
 
     def identity_bytes(self, hub: HubProcess) -> int:  # noqa: ARG002 - see ``Keeping``
         """See ``Keeping``; the whole database, the write-ahead log left out."""
@@ -97,3 +108,13 @@ class Shared:
         """See ``Keeping``."""
         self._nats.kill()
         self._postgres.remove()
+
+
+def versions() -> dict[str, str]:
+    """Of PostgreSQL and of the NATS server."""
+    found = {}
+    for name, program in (("postgresql", str(BINARIES / "postgres")), ("nats", binary())):
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        number = re.search(r"\d[\d.]*", said)
+        found[name] = number[0] if number else "?"
+    return found

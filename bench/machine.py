@@ -18,6 +18,7 @@ SERVER_CORE = 0
 LOAD_CORE = 1
 SYNCS = 300
 SYNC_BYTES = 4096
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -37,14 +38,20 @@ def cpu_seconds(pid: int) -> float:
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """The same of a process and all that descends from it."""
+    """The same of a process and all that descends from it, those included that have ended and were waited for."""
     total, waiting = 0.0, [pid]
     while waiting:
         one = waiting.pop()
-        total += cpu_seconds(one)
+        ended = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[13:15]
+        total += cpu_seconds(one) + sum(map(int, ended)) / _TICKS
         for children in Path(f"/proc/{one}/task").glob("*/children"):
             waiting.extend(int(child) for child in children.read_text().split())
     return total
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def raise_file_limit(wanted: int) -> None:

@@ -55,7 +55,8 @@ def mqload(
         LoadError: connections or messages were lost, or nothing could be measured.
     """
     command = [
-        str(BUILD / "mqload"), "-m", mode, "-p", str(server.port), "-P", str(server.pid), "-L", label,
+        str(BUILD / "mqload"), "-m", mode, "-p", str(server.port), "-L", label,
+        *(option for pid in server.pids for option in ("-P", str(pid))),
         "-I", str(identities or server.accounts.identities), "-c", str(scale.at_once), "-t", TOPIC,
         "-s", str(scale.payload), *options,
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import hashlib
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from bench.machine import LOAD_CORE, SERVER_CORE, free_port, on_core
 from muster.identity.sas import make
-from muster.testing.hub import HubProcess
+from muster.testing.hub import HubProcess, HubUser
 
 BUILD = Path(__file__).resolve().parent / "build"
 HOST = "127.0.0.1"
@@ -49,9 +50,9 @@ class Device:
     def user(self) -> str:
         return f"{HOST}/{self.name}/?api-version=2021-04-12"
 
-    def token(self, expiry: int) -> str:
-        """The SAS token it logs in with, good until `expiry` (seconds since 1970)."""
-        return make(f"{HOST}/devices/{self.name}", expiry, self.key)
+    def token(self, expiry: int, host: str = HOST) -> str:
+        """The SAS token it logs in with at the hub `host`, good until `expiry` (seconds since 1970)."""
+        return make(f"{host}/devices/{self.name}", expiry, self.key)
 
 
 @dataclass
@@ -113,6 +114,29 @@ def write_certificate(directory: Path) -> tuple[Path, Path]:
     return paths
 
 
+def register(hub: HubUser, devices: Sequence[Device]) -> None:
+    """Create the devices at the hub, unless it has the last of them."""
+    status, _ = hub.request("GET", f"/devices/{devices[-1].name}")
+    if status == 200:
+        return
+    for start in range(0, len(devices), BULK):
+        body = [
+            {
+                "id": device.name,
+                "importMode": "create",
+                "status": "enabled",
+                "authentication": {
+                    "type": "sas",
+                    "symmetricKey": {"primaryKey": device.key_text, "secondaryKey": device.key_text},
+                },
+            }
+            for device in devices[start : start + BULK]
+        ]
+        status, answer = hub.request("POST", "/devices", body)
+        if status != 200 or not answer["isSuccessful"]:
+            raise RuntimeError(f"the devices could not be registered: {status} {answer}")
+
+
 class Server(ABC):
     """One server under test. `load_options` are what mqload needs to know of it besides its port and process."""
 
@@ -135,6 +159,11 @@ class Server(ABC):
     @abstractmethod
     def pid(self) -> int:
         """The root of its process tree."""
+
+    @property
+    def pids(self) -> list[int]:
+        """The roots of all process trees that it is made of."""
+        return [self.pid]
 
     @property
     @abstractmethod
@@ -253,10 +282,10 @@ class Muster(Server):
 
     name = "Muster"
 
-    def __init__(self, directory: Path, accounts: Accounts) -> None:
+    def __init__(self, directory: Path, accounts: Accounts, *options: str) -> None:
         super().__init__(directory, accounts)
         ports = [option for name in ("mqtt", "amqp", "https") for option in (f"--{name}-port", "0")]
-        self.hub = HubProcess(self.directory, HOST, *ports)
+        self.hub = HubProcess(self.directory, HOST, *ports, *options)
         self.counters = self.directory / "counters"
         self._reader: subprocess.Popen[str] | None = None
 
@@ -297,25 +326,7 @@ class Muster(Server):
 
     def _register(self) -> None:
         """Create the devices, once for the data directory."""
-        status, _ = self.hub.request("GET", f"/devices/{self.accounts.devices[-1].name}")
-        if status == 200:
-            return
-        for start in range(0, len(self.accounts.devices), BULK):
-            body = [
-                {
-                    "id": device.name,
-                    "importMode": "create",
-                    "status": "enabled",
-                    "authentication": {
-                        "type": "sas",
-                        "symmetricKey": {"primaryKey": device.key_text, "secondaryKey": device.key_text},
-                    },
-                }
-                for device in self.accounts.devices[start : start + BULK]
-            ]
-            status, answer = self.hub.request("POST", "/devices", body)
-            if status != 200 or not answer["isSuccessful"]:
-                raise RuntimeError(f"the devices could not be registered: {status} {answer}")
+        register(self.hub, self.accounts.devices)
 
     def read(self, counters: Path, behind: str = "offset > '@latest'") -> subprocess.Popen[str]:
         """A receiver on all partitions, its links open, that reads what is behind an `offset` or `enqueued-time`."""

@@ -77,16 +77,17 @@ static int all_processes(process *found, int max) {
     return count;
 }
 
-static int is_under(const roots *r, const process *all, int count, pid_t pid) {
+/* The number of the root that a process is under, -1 for none. */
+static int root_of(const roots *r, const process *all, int count, pid_t pid) {
     for (int depth = 0; depth < 20 && pid > 1; depth++) {
         for (int i = 0; i < r->count; i++)
-            if (r->pid[i] == pid) return 1;
+            if (r->pid[i] == pid) return i;
         pid_t parent = 0;
         for (int i = 0; i < count; i++)
             if (all[i].pid == pid) parent = all[i].parent;
         pid = parent;
     }
-    return 0;
+    return -1;
 }
 
 static double rss_kib(pid_t pid) {
@@ -102,14 +103,16 @@ static double rss_kib(pid_t pid) {
 
 usage usage_of_tree(const roots *r) {
     static process all[16384];
-    usage sum = {0, 0};
+    usage sum = {0};
     if (r->count == 0) return sum;
     int count = all_processes(all, 16384);
     for (int i = 0; i < count; i++) {
         clockid_t clock;
         struct timespec t;
-        if (!is_under(r, all, count, all[i].pid)) continue;
+        int root = root_of(r, all, count, all[i].pid);
+        if (root < 0) continue;
         if (clock_getcpuclockid(all[i].pid, &clock) || clock_gettime(clock, &t)) continue;
+        sum.cpu_of[root] += (double)t.tv_sec + (double)t.tv_nsec / 1e9;
         sum.cpu_s += (double)t.tv_sec + (double)t.tv_nsec / 1e9;
         sum.rss_kib += rss_kib(all[i].pid);
     }

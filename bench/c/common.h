@@ -22,6 +22,7 @@ typedef struct roots {
 
 typedef struct usage {
     double cpu_s;   /* user and system, of all threads, ended ones included; nanosecond clock of each process */
+    double cpu_of[MAX_ROOTS]; /* the same by root */
     double rss_kib; /* resident, shared pages included */
 } usage;
 

@@ -145,12 +145,15 @@ static int publish_load(connection *list, const identities *who, const identitie
            "\"seconds\": %.2f, \"acks_per_s\": %.1f, \"delivered_per_s\": %.1f, \"server_us_per_message\": %.3f, "
            "\"server_busy\": %.3f, \"client_us_per_message\": %.3f, \"client_busy\": %.3f, \"p50_ms\": %.3f, "
            "\"p99_ms\": %.3f, \"p999_ms\": %.3f, \"rss_mib\": %.1f, \"sent_total\": %lu, \"acked_total\": %lu, "
-           "\"delivered_total\": %lu}\n",
+           "\"delivered_total\": %lu, \"us_by_root\": [",
            label, connections, the_plan.payload, the_plan.window, rate, seconds, acked / seconds, delivered / seconds,
            cpu / acked * 1e6, cpu / seconds, (after.own_cpu - before.own_cpu) / acked * 1e6,
            (after.own_cpu - before.own_cpu) / seconds, histogram_ms(&latency, .5), histogram_ms(&latency, .99),
            histogram_ms(&latency, .999), after.server.rss_kib / 1024, total.sent, total.acked,
            reader ? reader->events - read_before : total.received);
+    for (int i = 0; i < server.count; i++)
+        printf("%s%.3f", i ? ", " : "", (after.server.cpu_of[i] - before.server.cpu_of[i]) / acked * 1e6);
+    printf("]}\n");
     for (int i = 0; i < connections + subscribers->count; i++) connection_leave(&list[i]);
     return 0;
 }

@@ -152,6 +152,7 @@ async def test_a_protocol_that_cannot_begin_does_not_stop_handshakes(server: Ser
 
 async def test_only_so_many_handshakes_are_in_progress(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("muster.heads.listener.TLS_HANDSHAKES", TLS_HANDSHAKES._replace(open=5))
+    monkeypatch.setattr("muster.heads.listener.CLIENT_SECONDS", 0.5)
     stalled = [Client(server) for _ in range(8)]
     for client in stalled:
         with pytest.raises(ssl.SSLWantReadError):
@@ -161,6 +162,22 @@ async def test_only_so_many_handshakes_are_in_progress(server: Server, monkeypat
     assert server.listener.connections == 5
     await echoed(server)
     for client in stalled:
+        client.sock.close()
+
+
+async def test_a_herd_of_more_clients_than_may_be_in_progress_is_let_in(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muster.heads.listener.TLS_HANDSHAKES", TLS_HANDSHAKES._replace(open=20))
+    herd = [Client(server) for _ in range(80)]
+    for client in herd:
+        with pytest.raises(ssl.SSLWantReadError):
+            client.tls.do_handshake()
+        client.sock.send(client.outgoing.read())
+    for client in herd:
+        await client.attempt(client.tls.do_handshake)
+    assert server.listener.failed_handshakes == 0
+    for client in herd:
         client.sock.close()
 
 

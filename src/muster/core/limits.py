@@ -304,7 +304,7 @@ TLS_HANDSHAKES = Limit(
     4000,
     "connections",
     "own choice",
-    "Each holds about 50 KiB; beyond them the one that has waited longest for its client is dropped.",
+    "Each holds about 50 KiB; beyond them the one that has waited longest for its client, 3 s at least, is dropped.",
 )
 REQUEST_HEAD_BYTES = Limit(
     "head of the first request on 443",

@@ -24,6 +24,10 @@ from muster.heads.tls import TlsTransport, WireProtocol, describe_peer
 log = logging.getLogger("muster.tls")
 
 HANDSHAKES_A_ROUND = 8
+CLIENT_SECONDS = 3.0
+"""A client whose handshake is in progress has so long at least before it is dropped for a newer one: in a herd most of
+those in progress are not slow, there are just many."""
+HELD_BACK_SECONDS = 0.1
 ACCEPTS_A_ROUND = 64
 BACKLOG = 4096
 RESERVED_FILES = 64
@@ -60,8 +64,11 @@ class TlsListener:
         self.transports: dict[TlsTransport, None] = {}
         """Those that are open, the oldest first."""
         self._waiting: deque[TlsTransport] = deque()
-        self._begun: dict[TlsTransport, None] = {}
-        """Those with a handshake in progress, the oldest first."""
+        """Those that have not begun."""
+        self._going_on: deque[TlsTransport] = deque()
+        """Those in progress that have heard from their client."""
+        self._begun: dict[TlsTransport, float] = {}
+        """Those with a handshake in progress, and since when, the oldest first."""
         self._stepping = False
         self._accepting = False
         self._empty: asyncio.Event | None = None
@@ -119,23 +126,38 @@ class TlsListener:
 
     def enqueue_handshake(self, transport: TlsTransport) -> bool:
         """``transport`` has input for its handshake; whether it has its turn in the next round."""
-        self._waiting.append(transport)
+        (self._going_on if transport in self._begun else self._waiting).append(transport)
         if not self._stepping:
             self._stepping = True
             self.loop.call_soon(self._step)
-        return len(self._waiting) <= HANDSHAKES_A_ROUND
+        return len(self._waiting) + len(self._going_on) <= HANDSHAKES_A_ROUND
 
     def _step(self) -> None:
-        for _ in range(min(HANDSHAKES_A_ROUND, len(self._waiting))):
-            transport = self._waiting.popleft()
+        """Who has begun goes first, but for one of those who have not: in a herd, work that was begun is not lost."""
+        for left in reversed(range(HANDSHAKES_A_ROUND)):
+            begins = bool(self._waiting) and not (left and self._going_on) and self._may_begin()
+            if not begins and not self._going_on:
+                break
+            transport = (self._waiting if begins else self._going_on).popleft()
             try:
                 transport.step_handshake()
             except Exception as error:
                 transport.fail(error)
-        if self._waiting:
+        self._stepping = bool(self._going_on) or (bool(self._waiting) and self._may_begin())
+        if self._stepping:
             self.loop.call_soon(self._step)
-        else:
-            self._stepping = False
+        elif self._waiting:
+            self.loop.call_later(HELD_BACK_SECONDS, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._stepping:
+            self._step()
+
+    def _may_begin(self) -> bool:
+        """Whether there is room for one more, or who must give way has had his time."""
+        if len(self._begun) < TLS_HANDSHAKES.open:
+            return True
+        return self.loop.time() - next(iter(self._begun.values())) >= CLIENT_SECONDS
 
     def handshake_begun(self, transport: TlsTransport) -> None:
         """``transport`` has TLS state from now on; with too many of them, who has waited longest is dropped."""
@@ -143,7 +165,7 @@ class TlsListener:
             oldest = next(iter(self._begun))
             self.handshake_failed(oldest, TimeoutError(f"more than {TLS_HANDSHAKES.open} others in progress"))
             oldest.abort()
-        self._begun[transport] = None
+        self._begun[transport] = self.loop.time()
 
     def handshake_ended(self, transport: TlsTransport) -> None:
         """The handshake of ``transport`` is no longer in progress."""

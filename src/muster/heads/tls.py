@@ -111,10 +111,9 @@ class TlsTransport:
     # --- the handshake
 
     def _handshake_ready(self) -> None:
-        if not self._queued:
-            self._queued = True
-            if not self._listener.enqueue_handshake(self):  # else each round would tell of all who wait in a storm
-                self._watch(0)
+        told_again, self._queued = self._queued, True
+        if told_again or not self._listener.enqueue_handshake(self):
+            self._watch(0)  # else each round would tell of all who wait in a storm
 
     def step_handshake(self) -> None:
         """Take the handshake one step further; called by the listener, so many a loop round."""

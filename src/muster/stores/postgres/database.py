@@ -93,8 +93,9 @@ class Database:
         """Make sure that the server is there. Raises ``HubError`` as ``store_error``."""
         with told_as_refusal():
             self._pool = await asyncpg.create_pool(
-                self._url, min_size=1, max_size=self._readers, timeout=CONNECT_SECONDS,
+                self._url, min_size=self._readers, max_size=self._readers, timeout=CONNECT_SECONDS,
                 command_timeout=COMMAND_SECONDS, server_settings=_SETTINGS, reset=_left_as_found,
+                max_inactive_connection_lifetime=0,  # a storm of connects must not wait for connections of ours
             )  # fmt: skip
 
     async def close(self) -> None:
