@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import apsw
 import pytest
-from hub_database import Opener, opener_of
+from hub_database import Opener, opener_of, shared
 
 from muster.audit.chain import BrokenChainError, verify
 from muster.audit.contract import AuditLog
@@ -30,7 +30,7 @@ def _sqlite(directory: Path) -> Opener[Kept]:
     return opener_of(directory, lambda writer, reader: Kept(SqliteAuditLog(writer, reader), writer))
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite)], ids=["sqlite", "shared"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Kept]:
     made: Opener[Kept] = request.param(tmp_path)
     return made

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.identity.authority_contract import (
@@ -32,7 +32,7 @@ def _postgres(_: Path) -> Opener[AuthorityStore]:
     return postgres_opener(emptied_database(), PostgresAuthorityStore)
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[AuthorityStore]:
     made: Opener[AuthorityStore] = request.param(tmp_path)
     return made

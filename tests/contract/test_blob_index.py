@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import HubError
 from muster.core.storage_errors import BLOB_EXISTS, INVALID_BLOCK_ID, TOO_MANY_BLOCKS
@@ -36,7 +36,7 @@ def _postgres(_: Path) -> Opener[BlobIndex]:
     return postgres_opener(emptied_database(), partial(PostgresBlobIndex, hub="hub"))
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[BlobIndex]:
     made: Opener[BlobIndex] = request.param(tmp_path)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.access.custom_roles import make_role
 from muster.access.grants import Grant, GrantStore, PrincipalKind
@@ -30,7 +30,7 @@ def _postgres(_: Path) -> Opener[GrantStore]:
     return postgres_opener(emptied_database(), PostgresGrantStore)
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[GrantStore]:
     made: Opener[GrantStore] = request.param(tmp_path)
     return made

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.bus import Bus, LocalBus
 from muster.core.errors import PRECONDITION_FAILED, HubError
@@ -31,7 +31,7 @@ def _shared(database: Database, bus: Bus | None = None) -> SharedSettings:
     return SharedSettings(PostgresHubSettingsStore(database), bus or LocalBus())
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[HubSettingsStore]:
     made: Opener[HubSettingsStore] = request.param(tmp_path)
     return made

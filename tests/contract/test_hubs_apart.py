@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import apsw
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import DEVICE_NOT_FOUND, HubError
 from muster.core.limits import REFUSALS_KEPT
@@ -89,7 +89,7 @@ def _postgres(_: Path) -> Opener[Stores]:
     )
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import DEVICE_NOT_FOUND, PRECONDITION_FAILED, HubError
 from muster.identity.contract import Counts, Edit, IdentityStore, Standing
@@ -28,7 +28,7 @@ def _postgres(_: Path) -> Opener[IdentityStore]:
     return postgres_opener(emptied_database(), PostgresIdentityStore)
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[IdentityStore]:
     made: Opener[IdentityStore] = request.param(tmp_path)
     return made

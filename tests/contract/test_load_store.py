@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import apsw
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.audit.contract import AuditLog
 from muster.core.audit import BY_THE_HUB, Draft
@@ -106,7 +106,7 @@ def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(emptied_database(), make)
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import apsw
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.core.outbox import Entry, Outbox
@@ -85,7 +85,7 @@ def _postgres(_: Path) -> Opener[Stores]:
     return postgres_opener(emptied_database(), make)
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.identity.keys import Credentials
@@ -56,13 +56,15 @@ def _postgres_timeline(_: Path) -> Opener[TimelineStore]:
     return postgres_opener(emptied_database(), partial(PostgresTimelineStore, SCOPE))
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[ProvisioningStore]:
     made: Opener[ProvisioningStore] = request.param(tmp_path)
     return made
 
 
-@pytest.fixture(params=[_sqlite_timeline, _postgres_timeline], ids=["sqlite", "postgres"])
+@pytest.fixture(
+    params=[_sqlite_timeline, shared(_sqlite_timeline), _postgres_timeline], ids=["sqlite", "shared", "postgres"]
+)
 def timeline(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[TimelineStore]:
     made: Opener[TimelineStore] = request.param(tmp_path)
     return made

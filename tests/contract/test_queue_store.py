@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import DEVICE_NOT_FOUND, LOCK_LOST, MODULE_NOT_FOUND, QUEUE_DEPTH, HubError
 from muster.identity.contract import Edit, IdentityStore
@@ -119,7 +119,7 @@ def _postgres(_: Path) -> Opener[Stores]:
     )
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.core.errors import HubError
 from muster.core.limits import REFUSALS_KEPT
@@ -49,7 +49,7 @@ def _postgres(_: Path) -> Opener[Bench]:
     )
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Bench]:
     made: Opener[Bench] = request.param(tmp_path)
     return made

@@ -11,7 +11,7 @@ import pytest
 
 from muster.audit.chain import verify
 from muster.core.audit import Act, draft
-from muster.core.errors import DEVICE_EXISTS, DEVICE_NOT_FOUND, PRECONDITION_FAILED, SERVER_ERROR, HubError
+from muster.core.errors import DEVICE_EXISTS, DEVICE_NOT_FOUND, PRECONDITION_FAILED, SERVER_ERROR, TAKEN_OVER, HubError
 from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
 from muster.identity.model import Authentication, Identity, IdentityKey, Status
@@ -138,6 +138,22 @@ async def test_twins_take_the_changes_of_all_processes(nodes: tuple[Node, Node])
     assert refused.value.row is DEVICE_NOT_FOUND
     await nodes[1].add(DEVICE)
     assert (await nodes[0].tag("t", 1)).tags == {"t": 1}
+
+
+async def test_a_process_without_its_sessions_changes_no_twin_for_them(nodes: tuple[Node, Node]) -> None:
+    storage, asked = nodes[0].storage, [True, False]
+    storage.has_sessions = lambda: asked.pop(0)
+    await nodes[0].add(DEVICE)
+    twins = storage.of(HUB).twins
+    change = lambda twin: patch_twin(twin, {"t": twin.version}, {}, 0.0)  # noqa: E731
+    made = await twins.edit(HUB, DEVICE, change, lambda _: None, epoch=1)
+    for epoch in (1, 0):  # 0: its session has ended
+        with pytest.raises(HubError) as refused:
+            await twins.edit(HUB, DEVICE, change, lambda _: None, epoch=epoch)
+        assert refused.value.row is TAKEN_OVER
+    assert asked == []
+    assert await twins.get(HUB, DEVICE) == made
+    assert (await twins.edit(HUB, DEVICE, change, lambda _: None)).version == 4, "services go on"
 
 
 async def test_the_audit_log_is_one_chain(nodes: tuple[Node, Node]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hub_database import Opener, opener_of, postgres_opener
+from hub_database import Opener, opener_of, postgres_opener, shared
 
 from muster.identity.contract import Edit, IdentityStore
 from muster.identity.model import Authentication, Identity, IdentityKey
@@ -56,7 +56,7 @@ def _postgres(_: Path) -> Opener[Stores]:
     )
 
 
-@pytest.fixture(params=[_sqlite, _postgres], ids=["sqlite", "postgres"])
+@pytest.fixture(params=[_sqlite, shared(_sqlite), _postgres], ids=["sqlite", "shared", "postgres"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener[Stores]:
     made: Opener[Stores] = request.param(tmp_path)
     return made

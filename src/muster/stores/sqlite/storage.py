@@ -28,7 +28,7 @@ from muster.stores.sqlite.settings import SqliteHubSettingsStore
 from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
 from muster.stores.sqlite.timeline import SqliteTimelineStore
 from muster.stores.sqlite.turns import Turns
-from muster.stores.sqlite.twins import SqliteTwinStore
+from muster.stores.sqlite.twins import HasSessions, SqliteTwinStore
 from muster.stores.sqlite.uploads import SqliteUploadStore
 from muster.stores.storage import HubStores
 from muster.twins.contract import LifecycleRecorder
@@ -50,6 +50,8 @@ class SqliteStorage:
         self.rows = SqliteHubSettingsStore(*on)
         self.settings: HubSettingsStore = self.rows
         """Of ``rows``; set by who knows other processes that share."""
+        self.has_sessions: HasSessions | None = None
+        """Set by who knows other processes that share, before ``of`` is called."""
         self.audit = SqliteAuditLog(*on)
         self.grants: GrantStore = SqliteGrantStore(*on)
         self.provisioning = SqliteProvisioningStore(*on)
@@ -62,7 +64,7 @@ class SqliteStorage:
         return HubStores(
             outbox=outbox,
             identities=identities,
-            twins=SqliteTwinStore(*on, outbox),
+            twins=SqliteTwinStore(*on, outbox, self.has_sessions),
             loads=SqliteLoadStore(*on, identities, outbox, recorder),
             queues=SqliteQueueStore(*on),
             subscriptions=SqliteSubscriptionStore(*on),

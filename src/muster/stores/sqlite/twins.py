@@ -12,6 +12,7 @@ from typing import Any
 
 import apsw
 
+from muster.core.errors import TAKEN_OVER, HubError
 from muster.core.json_text import JsonObject, text_of
 from muster.core.memory_limits import TWIN_REMEMBERED_TEXT, TWINS_REMEMBERED
 from muster.identity.changes import not_found
@@ -21,6 +22,9 @@ from muster.stores.sqlite.database import Writer, settle, store_error, told_as_r
 from muster.stores.sqlite.outbox import SqliteOutbox
 from muster.twins.contract import Change, Note, Record
 from muster.twins.document import Properties, Twin
+
+HasSessions = Callable[[], bool]
+"""Whether no other process can have taken over this one's sessions; asked in any thread."""
 
 COLUMNS = (
     "version, revision, tags, desired, desired_metadata, desired_version, reported, reported_metadata, "
@@ -39,7 +43,15 @@ class SqliteTwinStore:
     ``outbox``. Raises ``HubError`` (500001) when the disk fails.
     """
 
-    def __init__(self, writer: Writer, reader: apsw.Connection, outbox: SqliteOutbox | None = None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        reader: apsw.Connection,
+        outbox: SqliteOutbox | None = None,
+        has_sessions: HasSessions | None = None,
+    ) -> None:
+        """``has_sessions`` is asked where an edit has an epoch."""
+        self._has_sessions = has_sessions
         self._writer = writer
         self._reader = reader
         self._outbox = outbox
@@ -64,11 +76,23 @@ class SqliteTwinStore:
         record: Record | None = None,
         *,
         note: Note | None = None,
-        epoch: int | None = None,  # noqa: ARG002  one process has the file, and no directory
+        epoch: int | None = None,
     ) -> asyncio.Future[Twin]:
         future: asyncio.Future[Twin] = asyncio.get_running_loop().create_future()
+        if epoch is not None:
+            change = partial(self._of_session, change, epoch)
         self._writer.call(partial(self._edit, (hub, key), change, record, note), partial(_done, future, then))
         return future
+
+    def _of_session(self, change: Change, epoch: int, twin: Twin) -> Twin:
+        """``change``, unless the session may be another process's by now.
+
+        A session that is alive ends before a newer one begins, and a process that lost its sessions without knowing has
+        lost them before it is asked here: nobody else writes until this transaction ends.
+        """
+        if not epoch or (self._has_sessions is not None and not self._has_sessions()):
+            raise HubError(TAKEN_OVER)
+        return change(twin)
 
     def _edit(
         self,
