@@ -92,7 +92,7 @@ NEEDS: dict[str, tuple[Action, ...]] = {
     "GET /$muster/methods": (D.DEVICES_READ,),
     "GET /$muster/monitor": (StreamAction.RECEIVE,),
 }
-DEPLOYMENT = re.compile(r"\w+ /\$muster/(hubs|roles|grants|audit)\b.*")
+DEPLOYMENT = re.compile(r"\w+ /\$muster/(hubs|nodes|roles|grants|audit)\b.*")
 """Asked for at every hub, not only at the first one, which answers."""
 MANAGEMENT = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/subscriptions/|/\$muster/).*")
 """Management routes, where they are not among ``NEEDS``: who may only read changes nothing there."""

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import muster
+from muster.sessions.lease import LEASE_SECONDS
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish
 from tests.addresses import loopback
 from tests.nats_servers import NatsCluster
 from tests.postgres import new_database
 
+PATIENCE = 30.0
 PORTS = [option for name in ("mqtt", "amqp", "https") for option in (f"--{name}-port", "0")]
 
 
@@ -40,6 +48,24 @@ async def connected(hub: HubProcess, device_id: str, key: str) -> MqttClient:
     return client
 
 
+async def listed(hub: HubProcess) -> list[dict[str, Any]]:
+    """What ``muster nodes`` says."""
+    command = [sys.executable, "-m", "muster", "nodes", "--json", "--data", str(hub.directory / "data")]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def metrics(hub: HubProcess) -> list[str]:
+    """What Prometheus reads."""
+    connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=30)
+    connection.request("GET", "/metrics?api-version=2021-04-12", headers={"Authorization": hub.owner_token()})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    assert answer.status == 200, text
+    return text.splitlines()
+
+
 def sockets_of(pid: int) -> int:
     """How many sockets a process has open."""
     links = (os.readlink(f"/proc/{pid}/fd/{one}") for one in os.listdir(f"/proc/{pid}/fd"))
@@ -59,6 +85,21 @@ async def test_devices_spread_over_the_workers_which_serve_one_hub(hub: HubProce
     for client, name in zip(clients, keys, strict=True):
         await client.send(publish(f"devices/{name}/messages/events/", b"x"))
         assert (await client.expect("PUBACK")).packet_id == 1
+    nodes = await listed(hub)
+    assert {node["pid"] for node in nodes} == set(pids)
+    assert len({node["name"] for node in nodes}) == 2
+    for node in nodes:
+        assert (node["alive"], node["version"], node["ports"]["mqtt"]) == (True, muster.__version__, hub.port("mqtt"))
+        assert node["renewedSecondsAgo"] < LEASE_SECONDS
+    async with asyncio.timeout(PATIENCE):  # each tells the others as it renews its lease
+        while sum(sum(node["connectedDevices"].values()) for node in nodes) < 20:
+            nodes = await listed(hub)
+    assert all(sum(node["connectedDevices"].values()) for node in nodes)
+    samples = await asyncio.to_thread(metrics, hub)
+    for node in nodes:
+        count = next(iter(node["connectedDevices"].values()))
+        assert f'muster_connected_devices{{node="{node["name"]}"}} {count}' in samples
+    for client in clients:
         await client.close()
 
 

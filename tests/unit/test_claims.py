@@ -244,6 +244,26 @@ async def test_a_node_that_alone_does_not_reach_the_store_ends_its_sessions(clus
     assert (sink.errors, a.lease.held, b.lease.held) == ([UNAVAILABLE], False, True)
 
 
+async def test_a_lease_that_stays_over_is_taken_away(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices of a node that is gone without a word do not count as connected for ever, though none comes back."""
+    monkeypatch.setattr(lease_module, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(lease_module, "GONE_SECONDS", 0.5)
+    a, b = await cluster.join("a"), await cluster.join("b")
+    session, _ = a.open()
+    await granted(session)
+    a.lease._task.cancel()  # type: ignore[union-attr]  # killed
+    async with asyncio.timeout(LEASE - 0.5):
+        while [one.lease for one in await cluster.directory.nodes()] != [a.lease.name, b.lease.name]:
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE):
+        while (present := (await cluster.directory.present("hub", [DEVICE]))[0]) is not None and present.connected:
+            over = [one.left for one in await cluster.directory.nodes() if one.lease == a.lease.name]
+            await asyncio.sleep(0.05)
+    assert over[0] < 0, "not before its time is over"
+    assert [one.lease for one in await b.lease.nodes()] == [b.lease.name]
+    assert b.lease.held
+
+
 async def test_a_node_that_slept_finds_its_lease_gone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = await cluster.join("a"), await cluster.join("b")
     session, sink = a.open()

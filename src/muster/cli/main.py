@@ -23,6 +23,7 @@ from muster.core.errors import HubError
 COMMANDS = {
     "serve": ("muster.cli.serve:serve", "Run the hub in the foreground."),
     "hub": ("muster.cli.hub:hub", "List, add and remove the hubs of a deployment."),
+    "nodes": ("muster.cli.nodes:nodes", "List the nodes of a deployment, their leases and sessions."),
     "role": ("muster.cli.role:role", "Grant roles to callers with bearer tokens."),
     "env": ("muster.cli.env:env", "Print what clients need to reach the hub."),
     "ca": ("muster.cli.ca:ca", "Trust certificate authorities for devices, issue and revoke certificates."),

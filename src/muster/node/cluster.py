@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from muster.access.shared_grants import GRANTS, SharedGrants
 from muster.core.ambient import Ambient
@@ -31,8 +33,9 @@ _DEPLOYMENT = "deployment"
 """The setting that names the deployment: made once, in all subjects and streams."""
 
 
-async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engines:
-    """Join the deployment whose database and bus ``settings`` name. Raises ``HubError``."""
+async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo, about: Mapping[str, Any]) -> Engines:
+    """Join the deployment whose database and bus ``settings`` name, and tell it ``about`` the node. Raises
+    ``HubError``."""
     await migrate(settings.database)
     database = Database(settings.database)
     undo.append(database.close)
@@ -51,7 +54,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo) -> Engi
     storage.grants = SharedGrants(storage.grants, lambda: shared.announce(GRANTS))
     leases = PostgresLeaseStore(database)
     undo.append(leases.close)
-    lease = Lease(leases, node.bus())
+    lease = Lease(leases, node.bus(), about)
     await lease.start()
     undo.append(lease.stop)
 

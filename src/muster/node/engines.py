@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from muster.core.ambient import Ambient
 from muster.core.bus import Bus, LocalBus
@@ -43,11 +43,17 @@ class Engines(NamedTuple):
 
 
 async def open_engines(
-    settings: Settings, directory: DataDirectory, ambient: Ambient, company: Company, undo: Undo
+    settings: Settings,
+    directory: DataDirectory,
+    ambient: Ambient,
+    company: Company,
+    undo: Undo,
+    *,
+    about: Mapping[str, Any],
 ) -> Engines:
     """Those that ``settings`` ask for; what ends them is put into ``undo``. Raises ``HubError``.
 
-    ``company`` hears who is heard on the listeners with TLS.
+    ``company`` hears who is heard on the listeners with TLS; ``about`` is what the node tells others of itself.
     """
     if settings.clustered:
         try:
@@ -56,7 +62,7 @@ async def open_engines(
             raise HubError(
                 INVALID_OPERATION, f"--database and --bus need {error.name}; run: pip install 'muster[cluster]'"
             ) from error
-        return await open_cluster(settings, ambient, undo)
+        return await open_cluster(settings, ambient, undo, about)
     storage = SqliteStorage(directory.hub_database, durable=settings.durable)
     undo.append(storage.close)
 

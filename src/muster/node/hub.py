@@ -42,6 +42,7 @@ from muster.node.engines import Engines
 from muster.node.files import file_operations
 from muster.node.foundation import Foundation, Undo
 from muster.node.material import HubKeys
+from muster.node.nodes import Nodes
 from muster.node.parts import Parts, make_parts
 from muster.node.settings import Settings
 from muster.provisioning.renewals import Renewals
@@ -54,6 +55,7 @@ class Site:
 
     ``ready`` holds while the node serves and ``healthy`` while the disk takes every hub's messages; ``own`` are the
     certificates that the node shows. ``audit`` is the log of all, and ``refused`` what puts refusals there.
+    ``nodes`` are those of the deployment.
     """
 
     settings: Settings
@@ -70,6 +72,7 @@ class Site:
     audit: AuditLog
     refused: RefusedChanges
     decide: Decide
+    nodes: Nodes
 
 
 class OpenHub:
@@ -123,6 +126,7 @@ class OpenHub:
             network=parts.network,
         )  # fmt: skip
         self.when_access_changes(admin.access_changed)
+        connected = lambda: site.nodes.connected(self.name, parts.sessions.connected_count())  # noqa: E731
         messages = DeviceMessageOperations(self.devices, base.settings.profile)
         files = await file_operations(
             base, parts.stores, parts.authenticator, parts.messaging.file_notifications, site.ports["https"]
@@ -139,7 +143,7 @@ class OpenHub:
             hub=self.name,
             more=[
                 *NetworkOperations(parts.network).table(),
-                *MeterOperations(parts.meters, metrics).table(),
+                *MeterOperations(parts.meters, metrics, connected).table(),
                 *admin.table(),
                 *TwinOperations(parts.registry, parts.twins).table(),
                 *TransferOperations(parts.transfer).table(),

@@ -49,6 +49,10 @@ class Hubs:
         """Those that are open, the first one first."""
         return list(self._open.values())
 
+    def connected(self) -> dict[str, int]:
+        """How many devices are connected to this node, by hub."""
+        return {hub.name: hub.parts.sessions.connected_count() for hub in self._open.values()}
+
     @property
     def facts(self) -> list[Hub]:
         """Their names, hosts and policies."""

@@ -28,6 +28,7 @@ from muster.heads.http.audit import AuditOperations
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.hub_admin import HubOperations
 from muster.heads.http.hubs import answer_by_hub
+from muster.heads.http.nodes import NodeOperations
 from muster.heads.http.provisioning_metrics import provisioning_families
 from muster.heads.listener import BACKLOG, TlsListener
 from muster.heads.mqtt_kinds import connection_maker
@@ -49,6 +50,7 @@ from muster.node.hubs import Hubs, open_hubs
 from muster.node.linked_hub import local_hub
 from muster.node.material import Material, load_material, load_provisioning_policies
 from muster.node.network import end_refused_when_changed
+from muster.node.nodes import Nodes, about_node
 from muster.node.own_certificate import ROOT_NOT_KNOWN, OwnCertificate
 from muster.node.provisioning import Keeping, Provisioning, open_provisioning
 from muster.node.roles import Roles
@@ -116,13 +118,16 @@ class Node:
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
-        engines = await open_engines(settings, directory, self.ambient, self._company, self._undo)
+        about = about_node(settings, ports)
+        engines = await open_engines(settings, directory, self.ambient, self._company, self._undo, about=about)
+        nodes = Nodes(about, self.ambient.now(), None if engines.several is None else engines.several.lease)
         async with engines.starting():
-            await self._build(engines, directory, sockets, ports)
+            await self._build(engines, nodes, directory, sockets, ports)
 
     async def _build(
         self,
         engines: Engines,
+        nodes: Nodes,
         directory: DataDirectory,
         sockets: Mapping[str, list[socket.socket]],
         ports: Mapping[str, int],
@@ -143,7 +148,7 @@ class Node:
             settings, directory, engines, kept, ambient, ports, lambda: self._ready,
             lambda: not self.hubs.failing(), certificate.own, issuers=self._issuers(), decide=roles.granting.decide,
             renewals=Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient),
-            audit=audit, refused=RefusedChanges(audit, ambient),
+            audit=audit, refused=RefusedChanges(audit, ambient), nodes=nodes,
         )  # fmt: skip
         self.hubs = hubs = await open_hubs(site, roster)
         self._undo.append(hubs.close_all)
@@ -155,6 +160,7 @@ class Node:
         provisioning = await open_provisioning(first, keeping, material, linked, hubs.first.parts)
         hubs.when_closing(lambda hub: linked.unlink(hub.facts.host, first.kept))
         own = [*HubOperations(deployment).table(), *AuditOperations(audit, None).table()]
+        own += NodeOperations(partial(nodes.reports, hubs.connected)).table()
         own += roles.serve(hubs, material.id_scope, provisioning.managed.gate.bearer)
         await hubs.serve(provisioning.operations, own, partial(provisioning_families, provisioning.timeline))
 

@@ -4,7 +4,8 @@ A lease lasts ``LEASE_SECONDS`` by the store's clock and is renewed every ``RENE
 ends its sessions ``MARGIN_SECONDS`` before it is over for the others, counted from before the last renewal was asked
 for, so that clocks need not agree. One thing is excepted: when the store is down for all others that can be asked on
 the bus, nobody can take anything over, and sessions go on. A late renewal counts as long as nobody has taken the lease
-away.
+away. Who finds a lease that stays over, while its own is renewed all the time, does: else devices of a node that never
+came back would count as connected for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from muster.core.errors import HubError
 from muster.sessions.contract import Leased, LeaseStore, node_of
 
 LEASE_SECONDS, RENEW_SECONDS, MARGIN_SECONDS = 5.0, 1.0, 1.0
+_LOOK_SECONDS, GONE_SECONDS = 10.0, 30.0
+"""How often a node looks for leases that are over, and how long it must have seen that until it takes them away."""
 _STORE_SECONDS = 1.5
 """Within which the store must answer: two such silences leave time to ask the others."""
 _ASK_SECONDS = 0.5
@@ -44,6 +47,9 @@ class Lease:
         self._renewed = 0.0
         self._failing = False
         self._others: Sequence[str] = ()
+        self._looked = 0.0
+        self._over: dict[str, float] = {}
+        """Leases that are over, and since when this node sees it."""
         self._when_lost: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         bus.answer(_SUBJECT, self._reached)
@@ -99,11 +105,13 @@ class Lease:
                 async with asyncio.timeout(_STORE_SECONDS):
                     if self.held:
                         await self._renew()
+                        await self._take_away()
                     else:
                         await self._register()
                         log.warning("this node takes sessions again, its lease is %s", self.name)
             except (HubError, TimeoutError) as error:
                 self._failing = True
+                self._over.clear()
                 await self._failed(error)
 
     async def _renew(self) -> None:
@@ -113,6 +121,17 @@ class Lease:
             self._lose("others took it away, as it was not renewed in time")
         else:
             self._renewed, self._failing, self._others = began, False, others
+
+    async def _take_away(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._looked + _LOOK_SECONDS:
+            return
+        self._looked = now
+        over = [one.lease for one in await self._store.nodes() if one.left < 0]
+        self._over = {lease: self._over.get(lease, now) for lease in over}
+        for lease, since in self._over.items():
+            if now >= since + GONE_SECONDS and not await self._store.expire(lease):
+                log.warning("%s is gone without a word, its lease is taken away", node_of(lease))
 
     async def _failed(self, error: Exception) -> None:
         """The store was not reached. Is it for this node alone?"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from muster.access.roles import DataAction
@@ -18,15 +18,18 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 Lines = Callable[[], Iterable[str]]
 """Gives lines for Prometheus."""
+Connected = Callable[[], Awaitable[Mapping[str, int]]]
+"""Tells how many devices are connected to each node."""
 
 
 class MeterOperations:
     """The meters of one hub. What they answer is not part of Azure's interface."""
 
-    def __init__(self, meters: Meters, more: Lines = tuple) -> None:
+    def __init__(self, meters: Meters, more: Lines = tuple, connected: Connected | None = None) -> None:
         """``more`` gives further lines for Prometheus."""
         self._meters = meters
         self._more = more
+        self._connected = connected
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
@@ -60,6 +63,9 @@ class MeterOperations:
         if quota is not None:
             lines += family("muster_quota_messages", "gauge", "Messages of a day.", [("", quota.messages)])
             lines += family("muster_quota_used", "gauge", "Messages used since midnight UTC.", [("", quota.used)])
+        if self._connected is not None:
+            samples = [(f'{{node="{node}"}}', count) for node, count in (await self._connected()).items()]
+            lines += family("muster_connected_devices", "gauge", "Devices connected, by node that lives.", samples)
         lines += self._more()
         return Response(body="".join(f"{line}\n" for line in lines).encode(), headers={"Content-Type": PROMETHEUS})
 

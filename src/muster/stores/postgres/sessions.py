@@ -182,7 +182,7 @@ _SOON = 0.05
 
 class PostgresLeaseStore:
     """``sessions.contract.LeaseStore`` on a database of ``migrations``, on a connection of its own: a renewal must not
-    wait for other work."""
+    wait for other work, nor for who asks what nodes there are."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -212,14 +212,14 @@ class PostgresLeaseStore:
 
     async def devices(self, hub: str) -> int:
         """See ``LeaseStore``."""
-        found: int = (await self._fetch(_DEVICES, hub))[0][0]
+        found: int = await self._database.value(_DEVICES, hub)
         return found
 
     async def nodes(self) -> Sequence[Leased]:
         """See ``LeaseStore``."""
         return [
             Leased(row["lease"], json.loads(row["about"]), row["since"], row["left"], json.loads(row["devices"]))
-            for row in await self._fetch(_NODES)
+            for row in await self._database.fetch(_NODES)
         ]
 
     async def close(self) -> None:
