@@ -5,7 +5,7 @@ usage: cluster.py [--again] [--rounds N]     (`make cluster`)
 A round is a new deployment (three nodes, three NATS servers, PostgreSQL, a balancer), load by real clients, and one
 fault of each kind, in an order and with times that its number decides. What came of it is noted under build/cluster/ in
 a file named for the commit; with the last round the page under docs/results/ is written. As root it runs in a network
-namespace of its own, so that packets can be lost.
+namespace of its own, so that packets can be lost and partitions are those of a network.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 from importlib import import_module
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTES, RESULTS = ROOT / "build" / "cluster", ROOT / "docs" / "results"
 APART = "MUSTER_CLUSTER_APART"
-ROUNDS = 6
+ROUNDS = 4
 
 sys.path.insert(0, str(ROOT))
 
@@ -44,42 +46,48 @@ def go_apart() -> None:
     os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside, sys.executable, *sys.argv])
 
 
-async def run(number: int) -> dict[str, object]:
+async def run(number: int) -> dict[str, Any]:
     """One round: what came of it, as JSON has it."""
     cluster, load = (import_module(f"tests.cluster.{name}") for name in ("deployment", "storm"))
-    faults = [*load.FAULTS, *([load.LOSS] if APART in os.environ else [])]
+    apart = APART in os.environ
+    faults = [*load.FAULTS, *load.PARTITIONS, *([load.LOSS] if apart else [])]
     random.Random(number).shuffle(faults)
     directory = Path(tempfile.mkdtemp(prefix="muster-cluster-"))
-    async with cluster.Deployment(directory / "deployment") as deployment:
+    async with cluster.Deployment(directory / "deployment", drop=apart) as deployment:
         outcome = await load.storm(deployment, directory / "history", faults, seed=number)
     if not outcome.problems:
         shutil.rmtree(directory)
-    return {"round": number, "faults": [fault.name for fault in faults], **outcome._asdict(), "kept": str(directory)}
+    return {"round": number, **outcome._asdict(), "kept": str(directory)}
 
 
-def write_page(commit: str, rounds: list[dict[str, object]]) -> Path:
+def write_page(commit: str, rounds: list[dict[str, Any]]) -> Path:
     """The page that says what all rounds came to."""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    total = {name: sum(int(one[name]) for one in rounds) for name in ("acknowledged", "read", "repeated")}  # type: ignore[call-overload]
-    faults = [name for one in rounds for name in one["faults"]]  # type: ignore[attr-defined]
-    wrong = [text for one in rounds for text in one["problems"]]  # type: ignore[attr-defined]
+    total = {name: sum(one[name] for one in rounds) for name in ("acknowledged", "read", "repeated")}
+    moves: dict[str, list[int]] = {}
+    for name, moved in sorted((tuple(fault) for one in rounds for fault in one["faults"]), key=itemgetter(0)):
+        moves.setdefault(name, []).append(moved)
     lines = [
         f"# Faults in a cluster, {day}", "",
         f"`make cluster` on {commit[:12]}: three nodes, three NATS servers (R3, synced), PostgreSQL 15, one machine of "
         f"{os.cpu_count()} cores. Six scripted devices with twenty messages in flight and two of azure-iot-device, "
-        "methods, desired properties; read by azure-eventhub.", "",
-        f"{len(faults)} faults in {len(rounds)} rounds, {total['acknowledged']:,} messages acknowledged, "
-        f"{len(wrong)} broken promises, {total['repeated']} of {total['read']:,} messages read were repeats.", "",
-        "| round | faults, in their order | acknowledged | repeats | methods done | desired pushed | problems |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "methods, desired properties, commands with feedback, which two more devices complete, reject or abandon over "
+        "HTTPS; telemetry is read by azure-eventhub.", "",
+        f"{sum(map(len, moves.values()))} faults in {len(rounds)} rounds, {total['acknowledged']:,} messages "
+        f"acknowledged, {sum(len(one['problems']) for one in rounds)} broken promises, {total['repeated']} of "
+        f"{total['read']:,} messages read were repeats.", "",
+        "| fault | times | connections that devices made from it to the next one, each time |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {len(counts)} | {', '.join(map(str, counts))} |" for name, counts in moves.items()), "",
+        "| round | faults, in their order | acknowledged | repeats | methods done | desired pushed | commands accepted "
+        "| feedback | problems |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for one in rounds:
-        counts = one["counts"]
-        cells = [
-            one["round"], ", ".join(one["faults"]), one["acknowledged"], one["repeated"],  # type: ignore[arg-type]
-            counts.get("succeeded", 0), counts.get("pushed", 0), "; ".join(one["problems"]) or "none",  # type: ignore
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        faults, counts = ", ".join(name for name, _ in one["faults"]), one["counts"]
+        cells = [one["round"], faults, one["acknowledged"], one["repeated"]]
+        cells += [counts.get(kind, 0) for kind in ("succeeded", "pushed", "commanded", "feedback")]
+        lines.append("| " + " | ".join(map(str, [*cells, "; ".join(one["problems"]) or "none"])) + " |")
     page = RESULTS / f"{day}-cluster.md"
     page.write_text("\n".join(lines) + "\n")
     return page

@@ -18,6 +18,8 @@ from tests.addresses import loopback
 from tests.servers import at_the_end, bound_to_us, own_directory
 
 PATIENCE = 60.0
+_NOWHERE = "127.0.0.1:9"
+"""Servers tell each other of routes, and follow them once; here that leads to nothing."""
 
 
 def binary() -> str:
@@ -90,10 +92,12 @@ class NatsServer:
 
 
 class NatsCluster:
-    """Servers that know each other; ``urls`` names them all."""
+    """Servers that know each other; ``urls`` names them all. ``ways`` are, for each server, the addresses by which it
+    reaches the others; it tells nobody of other ones then."""
 
-    def __init__(self, directory: Path, addresses: Sequence[str], extra: str, room: str) -> None:
-        routes = ", ".join(f"nats-route://{address}:6222" for address in addresses)
+    def __init__(
+        self, directory: Path, addresses: Sequence[str], extra: str, room: str, ways: Sequence[Sequence[str]] = ()
+    ) -> None:
         self.servers = []
         for number, address in enumerate(addresses):
             home = directory / f"nats{number}"
@@ -103,7 +107,9 @@ class NatsCluster:
                     f'jetstream {{ store_dir: "{home}", sync_interval: always, max_file: {room}, max_mem: 256M }}\n'
                 )
             if len(addresses) > 1:
-                config += f'cluster {{ name: muster, listen: "{address}:6222", routes: [{routes}] }}\n'
+                routes = ", ".join(f"nats-route://{way}:6222" for way in (ways[number] if ways else addresses))
+                secret = f'no_advertise: true, advertise: "{_NOWHERE}"' if ways else ""
+                config += f'cluster {{ name: muster, listen: "{address}:6222", routes: [{routes}], {secret} }}\n'
             self.servers.append(NatsServer(home, address, config))
 
     @property

@@ -1,4 +1,4 @@
-"""Services of a cluster's load: they read telemetry, call methods, write desired properties, send commands."""
+"""Services of a cluster's load: they read telemetry, call methods, write desired properties."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import contextlib
 import http.client
 import json
 import time
+from collections import Counter
 from itertools import count, cycle
 from typing import Any
 
 from azure.eventhub.aio import EventHubConsumerClient
 
 from muster.testing.hub import HubUser
-from tests.cluster.history import Event, Record
+from tests.cluster.record import Event, Record
 
 _PAUSE = 0.05
 
@@ -24,6 +25,8 @@ class Services:
     def __init__(self, hub: HubUser, devices: list[str], record: Record) -> None:
         self.hub, self.devices, self.record = hub, devices, record
         self.failed = 0
+        self.desired: Counter[str] = Counter()
+        """The version that was written last, by device."""
 
     def _note(self, kind: str, device: str, number: int, place: int = 0) -> None:
         self.record.note(Event(kind, time.monotonic(), device, number, 0, place))
@@ -47,7 +50,8 @@ class Services:
                 return
             answer = await self._ask("PATCH", f"/twins/{device}", {"properties": {"desired": {"n": number}}})
             if answer is not None and answer[0] == 200:
-                self._note("desired", device, answer[1]["properties"]["desired"]["$version"])
+                self.desired[device] = answer[1]["properties"]["desired"]["$version"]
+                self._note("desired", device, self.desired[device])
             await asyncio.sleep(_PAUSE)
 
     async def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.deployment import Deployment
-from tests.cluster.storm import FAULTS, storm
+from tests.cluster.storm import CUT_OFF, FAULTS, storm
 
 pytestmark = pytest.mark.sdk
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.sdk
 @pytest.mark.timeout(400)
 async def test_three_faults_under_load(tmp_path: Path) -> None:
     async with Deployment(tmp_path / "deployment") as deployment:
-        outcome = await storm(deployment, tmp_path / "history", FAULTS[:3], seed=1)
+        outcome = await storm(deployment, tmp_path / "history", [FAULTS[0], CUT_OFF, FAULTS[2]], seed=1)
     assert outcome.problems == []
     assert outcome.acknowledged > 500
     assert outcome.counts["succeeded"] > 20

@@ -17,7 +17,7 @@ from muster.wire.mqtt.packets import Will
 PINGREQ = b"\xc0\x00"
 DISCONNECT = b"\xe0\x00"
 PATIENCE_SECONDS = 10.0
-"""How long the client waits for what it expects."""
+"""How long a client waits for what it expects, unless it is told another ``patience``."""
 
 
 def packet(first: int, body: bytes) -> bytes:
@@ -113,11 +113,12 @@ _KINDS = {
 
 
 class MqttClient:
-    """One connection to a hub. What does not come within ``PATIENCE_SECONDS`` is a ``TimeoutError``."""
+    """One connection to a hub. What does not come within ``patience`` seconds is a ``TimeoutError``."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.patience = PATIENCE_SECONDS
 
     @classmethod
     async def open(
@@ -133,7 +134,7 @@ class MqttClient:
 
     async def receive(self) -> Answer:
         """The next packet. Raises ``asyncio.IncompleteReadError`` when the server has closed."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self.patience):
             first = (await self.reader.readexactly(1))[0]
             length = shift = 0
             while True:
@@ -161,7 +162,7 @@ class MqttClient:
 
     async def expect_end(self) -> bytes:
         """Wait for the server to close; returns what it sent before."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(self.patience):
             try:
                 return await self.reader.read(-1)
             except ConnectionError:
