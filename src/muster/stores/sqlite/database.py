@@ -29,6 +29,9 @@ OLDEST_SQLITE = (3, 51, 3)
 BUSY_MILLISECONDS = 5000
 """How long a connection waits for a lock that another one holds."""
 
+READER_MILLISECONDS = 250
+"""How long a checkpoint, and all who want to write behind it, wait for those who read."""
+
 WAL_FILE_LIMIT = 64 * 1024 * 1024
 """A write-ahead log that grew beyond this many bytes is cut back to it when it starts over."""
 
@@ -459,11 +462,14 @@ class Writer:
         try:
             frames, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             if frames >= RESTART_FACTOR * self._checkpoint_pages:
+                self._connection.set_busy_timeout(READER_MILLISECONDS)
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.BusyError:
             _LOG.warning("%s: the write-ahead log cannot start over, a reader holds it", self.path)
         except apsw.Error as error:  # nothing is lost: the log keeps it, and the next checkpoint tries again
             _LOG.error("%s", store_error(self.path, error))
+        finally:
+            self._connection.set_busy_timeout(BUSY_MILLISECONDS)
 
     def _came_back(self, outcomes: list[_Outcome], rounds: int, took: float) -> None:
         if self._inline is not None:
