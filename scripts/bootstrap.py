@@ -4,8 +4,8 @@ usage: bootstrap.py run|lint|test|cluster|bench
 
   run    a virtual environment (.venv) with the locked packages of the hub, and the hub itself
   lint   the same with the test and lint tools
-  test   the same with Node.js, when the machine has none, the npm packages of tests/node, a TPM in software, and
-         PostgreSQL 15
+  test   the same with Node.js, when the machine has none, the npm packages of tests/node, a TPM in software,
+         PostgreSQL 15, HAProxy, and Helm as a library
   cluster  as test, with iptables from Debian, by which packets are lost
   bench  as run, with Mosquitto, RabbitMQ and OpenSSL's headers from Debian
 
@@ -181,6 +181,16 @@ def install_proton() -> None:
         say(f"tests against Qpid Proton will be skipped: {missing}")
 
 
+def install_packaging() -> None:
+    """Install Helm as a library, schemas, and HAProxy; tests of packaging/ skip what needs them without."""
+    try:
+        install_locked("packaging")
+        if not (shutil.which("haproxy") or Path("/usr/sbin/haproxy").exists()):
+            install_debian(["haproxy"], "there is no HAProxy")
+    except Missing as missing:
+        say(f"tests of packaging will be skipped: {missing}")
+
+
 def install_tpm() -> None:
     """Install a TPM in software and the tools to drive it; tests skip what needs it without it."""
     if shutil.which("swtpm") and shutil.which("tpm2_createek"):
@@ -269,6 +279,7 @@ def prepare_test() -> None:
     prepare_lint()
     install_npm()
     install_proton()
+    install_packaging()
     install_tpm()
     install_postgres()
 

@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -164,6 +164,7 @@ def _serve_many(settings: Settings, count: int, *, demo: bool) -> NoReturn:
     import uvloop  # noqa: PLC0415
 
     from muster.node.directory import DirectoryInUseError  # noqa: PLC0415
+    from muster.node.process import notify  # noqa: PLC0415
     from muster.node.sockets import BindError  # noqa: PLC0415
     from muster.node.workers import Workers  # noqa: PLC0415
 
@@ -171,6 +172,10 @@ def _serve_many(settings: Settings, count: int, *, demo: bool) -> NoReturn:
         raise click.UsageError("--workers needs --database and --bus: the workers are nodes that share them.")
     if demo:
         raise click.UsageError("--demo runs in one process; leave it out, or --workers.")
+
+    def greet(facts: Mapping[str, Any]) -> None:
+        _greet(dict(facts), settings, demo=False)
+        notify("READY=1")
 
     def be_one(own: Settings) -> None:
         try:
@@ -181,7 +186,7 @@ def _serve_many(settings: Settings, count: int, *, demo: bool) -> NoReturn:
 
     try:
         workers = Workers(settings, count, be_one)
-        code = workers.run(lambda facts: _greet(dict(facts), settings, demo=False))
+        code = workers.run(greet)
     except (BindError, DirectoryInUseError, OSError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(code)
@@ -297,6 +302,7 @@ async def _serve(settings: Settings, *, demo: bool, greet: bool = True) -> None:
     from muster.node.certificate_files import CertificateFileError  # noqa: PLC0415
     from muster.node.directory import DirectoryInUseError, write_private  # noqa: PLC0415
     from muster.node.node import Node  # noqa: PLC0415
+    from muster.node.process import notify, supervised  # noqa: PLC0415
     from muster.node.sockets import BindError  # noqa: PLC0415
 
     stop = asyncio.Event()
@@ -304,7 +310,7 @@ async def _serve(settings: Settings, *, demo: bool, greet: bool = True) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     node = Node(settings)
-    if settings.certificate or settings.roles_file:  # else it ends the hub, as that of a terminal that is closed
+    if settings.certificate or settings.roles_file or supervised():  # else it ends the hub, as a terminal's that closes
         loop.add_signal_handler(signal.SIGHUP, node.reload_files)
     try:
         await node.start()
@@ -324,12 +330,14 @@ async def _serve(settings: Settings, *, demo: bool, greet: bool = True) -> None:
             click.echo(KEYS_ARE_PUBLIC, err=True)
         if greet:
             _greet(node.facts, settings, demo=demo)
+            notify("READY=1")
         if settings.ready_file is not None:
             write_private(settings.ready_file, json.dumps(node.facts, indent=1).encode())
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         await stop.wait()
+        notify("STOPPING=1")
     finally:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)

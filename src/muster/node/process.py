@@ -1,9 +1,12 @@
-"""What a hub asks of its own process."""
+"""What a hub asks of its own process, and tells the service manager that started it."""
 
 from __future__ import annotations
 
 import logging
+import os
 import resource
+import socket
+from contextlib import suppress
 
 FEW_FILES = 8192
 """Fewer open files than this are worth a word: each connection is one."""
@@ -30,3 +33,18 @@ def raise_open_files() -> int:
             soft,
         )
     return soft
+
+
+def supervised() -> bool:
+    """Whether systemd started this process and waits for its word (``Type=notify``)."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
+def notify(state: str) -> None:
+    """Tell systemd ``READY=1`` or the like, see sd_notify(3); nothing happens where nobody waits for it."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.connect("\0" + address[1:] if address.startswith("@") else address)
+        told.send(state.encode())
