@@ -22,9 +22,27 @@ from muster.core.errors import SERVER_ERROR, HubError
 
 _LOCK = Struct("hhqqi4x")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, process."""
-_WRITING, _NEXT, _STARTING = range(3)
 _NAMED = 1 << 32
-"""Bytes from here on stand for names."""
+"""Bytes of the file from here on stand for names."""
+
+
+class _Place:
+    """A byte of the file, which one opening of it holds at a time."""
+
+    __slots__ = ("_free", "_held")
+
+    def __init__(self, at: int) -> None:
+        self._held = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+        self._free = _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, 1, 0)
+
+    def take(self, file: int, how: int = fcntl.F_OFD_SETLKW) -> None:
+        fcntl.fcntl(file, how, self._held)
+
+    def give(self, file: int) -> None:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, self._free)
+
+
+_WRITING, _NEXT, _STARTING = map(_Place, range(3))
 
 
 class Turns:
@@ -47,15 +65,15 @@ class Turns:
         Who waits for the writer holds the place of the next, so that one who has just written and wants to write again
         comes after it.
         """
-        self._take(_NEXT)
+        _NEXT.take(self._file)
         try:
-            self._take(_WRITING)
+            _WRITING.take(self._file)
         finally:
-            self._give(_NEXT)
+            _NEXT.give(self._file)
 
     def end_write(self) -> None:
         """Let others write. Harmless when nothing was begun."""
-        self._give(_WRITING)
+        _WRITING.give(self._file)
 
     def is_mine(self, name: str) -> bool:
         """Whether the turn called ``name`` is this process's: that of the first one to ask, until it closes."""
@@ -63,7 +81,7 @@ class Turns:
             return False
         at = _NAMED + int.from_bytes(blake2b(name.encode(), digest_size=7).digest())
         try:
-            self._take(at, wait=False)
+            _Place(at).take(self._file, fcntl.F_OFD_SETLK)
         except (BlockingIOError, PermissionError):  # POSIX lets the system say either
             return False
         return True
@@ -71,21 +89,14 @@ class Turns:
     @contextlib.asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         """Held while a process makes what is made once; waits for others that do, and the loop goes on."""
-        await asyncio.to_thread(self._take, _STARTING)
+        await asyncio.to_thread(_STARTING.take, self._file)
         try:
             yield
         finally:
-            self._give(_STARTING)
+            _STARTING.give(self._file)
 
     def close(self) -> None:
         """Give up all turns. Harmless when repeated."""
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
-
-    def _take(self, at: int, *, wait: bool = True) -> None:
-        command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-        fcntl.fcntl(self._file, command, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
-
-    def _give(self, at: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, at, 1, 0))
