@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from muster.core.limits import TWIN_REQUESTS
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish, subscribe
 from tests.addresses import loopback
@@ -177,10 +178,12 @@ async def test_a_slow_database_slows_down_what_asks_it_and_nothing_else(parts: P
 
 
 async def report(client: MqttClient, count: int) -> int:
-    """Report ``count`` times, as fast as the hub takes it; how many were accepted in the end, all of them in turn."""
+    """Report ``count`` times, half as many at once as a device may; how many were accepted, all of them in turn."""
+    room = asyncio.Semaphore(TWIN_REQUESTS.open // 2)
 
     async def write() -> None:
         for number in range(1, count + 1):
+            await room.acquire()
             topic = f"$iothub/twin/PATCH/properties/reported/?$rid={number}"
             await client.send(publish(topic, b'{"n": %d}' % number, qos=0))
 
@@ -193,4 +196,5 @@ async def report(client: MqttClient, count: int) -> int:
             topic = answer.body[2 : 2 + size].decode()
             assert topic.startswith(f"$iothub/twin/res/204/?$rid={number}&"), topic
             accepted += 1
+            room.release()
     return accepted
