@@ -96,7 +96,8 @@ class Topology:
         for server in self.nats:
             words = "JetStream cluster new metadata leader", "Self is new JetStream cluster metadata leader"
             await asyncio.to_thread(server.wait_for, *words)
-        await asyncio.gather(*(asyncio.to_thread(node.start) for node in self.nodes.values()))
+        for node in self.nodes.values():
+            await asyncio.to_thread(node.start)
         self._haproxy = await asyncio.to_thread(
             subprocess.Popen, [HAPROXY, "-db", "-f", str(self._config)], stdout=subprocess.DEVNULL
         )
