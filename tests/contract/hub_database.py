@@ -10,14 +10,17 @@ from typing import TypeVar
 
 import apsw
 
-from muster.stores.postgres.database import Database
+from muster.stores.postgres.database import Database, Step
+from muster.stores.postgres.storage import PostgresStorage
 from muster.stores.sqlite.database import Writer, open_connection, touch
 from muster.stores.sqlite.hub_schema import MIGRATIONS
+from muster.stores.sqlite.storage import SqliteStorage
 from muster.stores.sqlite.turns import Turns
 
 Store = TypeVar("Store")
 Opener = Callable[[], contextlib.AbstractAsyncContextManager[Store]]
 """Opens the store anew, on what was kept."""
+Storage = SqliteStorage | PostgresStorage
 _SHARED = "shared"
 
 
@@ -45,6 +48,34 @@ def shared(sqlite: Callable[[Path], Opener[Store]]) -> Callable[[Path], Opener[S
         return sqlite(directory)
 
     return opener
+
+
+@contextlib.asynccontextmanager
+async def one_of_several(place: str) -> AsyncIterator[Storage]:
+    """What a node has where others have the same: at a URL of PostgreSQL, or the path of a ``hub.db``."""
+    if "://" not in place:
+        storage = SqliteStorage(place, durable=False, shared=True)
+        yield storage
+        await storage.close()
+        return
+    database = Database(place)
+    await database.open()
+    yield PostgresStorage(database)
+    await database.close()
+
+
+async def settled(*storages: Storage) -> None:
+    """Once all that was handed in is done, and what was handed in then."""
+    for _ in range(3):
+        for one in storages:
+            if isinstance(one, PostgresStorage):
+                await asyncio.gather(*(one._database.submit(str(place), _nothing) for place in range(30)))
+            else:
+                await one._writer.submit(lambda _: None)
+
+
+async def _nothing(_: Step) -> None:
+    return None
 
 
 def _turns(path: Path) -> Turns | None:

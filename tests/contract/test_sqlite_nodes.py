@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from muster.core.audit import Act, draft
 from muster.core.errors import DEVICE_EXISTS, DEVICE_NOT_FOUND, PRECONDITION_FAILED, SERVER_ERROR, TAKEN_OVER, HubError
 from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
-from muster.identity.model import Authentication, Identity, IdentityKey, Status
+from muster.identity.model import NEVER, Authentication, Identity, IdentityKey, Status
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.storage import SqliteStorage
 from muster.twins.document import Twin, patch_twin
+from muster.twins.query.parser import parse_query
 
 HUB = "hub"
 DEVICE = IdentityKey("d")
@@ -183,6 +185,31 @@ async def test_one_process_takes_events_until_it_has_gone(opener: Opener) -> Non
     found = await second.outbox.take(0, ALL, MUCH)
     assert [entry for _, entry in found] == kept
     assert await second.outbox.take(found[-1].number, ALL, MUCH) == []
+
+
+class Nobody:
+    """Is connected."""
+
+    def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
+        return False, NEVER, NEVER
+
+    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
+        return [self.activity(key) for key in keys]
+
+    async def connected_devices(self) -> int:
+        return 0
+
+
+async def test_indexes_are_made_once_and_queries_see_what_others_wrote(nodes: tuple[Node, Node]) -> None:
+    engines = [node.storage.queries(Nobody(), ["tags.t"]) for node in nodes]
+    await asyncio.gather(*(engine.prepare() for engine in engines))
+    await nodes[0].add(DEVICE)
+    await nodes[0].tag("t", 7)
+    query = parse_query("SELECT tags FROM devices WHERE tags.t = 7")
+    for engine in engines:
+        page = await engine.page(HUB, query, None, 10)
+        assert [json.loads(row) for row in page.rows] == [{"tags": {"t": 7}}]
+        await engine.close()
 
 
 async def test_settings_are_put_over_what_was_read(nodes: tuple[Node, Node]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+from hub_database import Storage, one_of_several, settled
 
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.core.limits import REFUSALS_KEPT
@@ -14,29 +16,18 @@ from muster.identity.refusals import KeptRefusal
 from muster.provisioning.attestation.symmetric_key import SymmetricKeys
 from muster.provisioning.contract import EnrollmentStanding
 from muster.provisioning.model import Enrollment, EnrollmentKey, EnrollmentKind, Registration, RegistrationStatus
-from muster.stores.postgres.database import Database, Step
-from muster.stores.postgres.provisioning import PostgresProvisioningStore
-from muster.stores.postgres.refusals import PostgresRefusalStore
-from tests.postgres import emptied_database
 
 SCOPE, NODES = "0ne00000001", 3
 
 
 @pytest.fixture
-def url() -> str:
-    return emptied_database()
+async def nodes(common: str) -> AsyncIterator[list[Storage]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(one_of_several(common)) for _ in range(NODES)]
 
 
-@pytest.fixture
-async def nodes(url: str) -> AsyncIterator[list[Database]]:
-    made = [Database(url) for _ in range(NODES)]
-    await asyncio.gather(*(one.open() for one in made))
-    yield made
-    await asyncio.gather(*(one.close() for one in made))
-
-
-async def test_a_registration_changed_on_several_nodes_loses_no_change(nodes: list[Database]) -> None:
-    stores = [PostgresProvisioningStore(one) for one in nodes]
+async def test_a_registration_changed_on_several_nodes_loses_no_change(nodes: list[Storage]) -> None:
+    stores = [one.provisioning for one in nodes]
     key = EnrollmentKey(EnrollmentKind.INDIVIDUAL, "d")
 
     def again(present: Registration | None) -> Registration:
@@ -49,8 +40,8 @@ async def test_a_registration_changed_on_several_nodes_loses_no_change(nodes: li
     assert await stores[0].registration(SCOPE, "d") == replace(first, version=first.version + 59)
 
 
-async def test_groups_that_are_made_on_several_nodes_see_each_other(nodes: list[Database]) -> None:
-    stores = [PostgresProvisioningStore(one) for one in nodes]
+async def test_groups_that_are_made_on_several_nodes_see_each_other(nodes: list[Storage]) -> None:
+    stores = [one.provisioning for one in nodes]
     keys = SymmetricKeys("a2V5", "eWVr")
 
     async def make(at: int) -> Enrollment | None:
@@ -68,9 +59,9 @@ async def test_groups_that_are_made_on_several_nodes_see_each_other(nodes: list[
     assert len(await stores[0].enrollments(SCOPE, EnrollmentKind.GROUP, "", 99)) == 3
 
 
-async def test_a_group_goes_while_its_devices_register(nodes: list[Database]) -> None:
+async def test_a_group_goes_while_its_devices_register(nodes: list[Storage]) -> None:
     """Nobody waits for somebody who waits for him, so all end well within the time in which that would be noticed."""
-    stores = [PostgresProvisioningStore(one) for one in nodes]
+    stores = [one.provisioning for one in nodes]
     key = EnrollmentKey(EnrollmentKind.GROUP, "g")
     enrollment = Enrollment(key=key, attestation=SymmetricKeys("a2V5", "eWVr"))
     await stores[0].edit_enrollment(SCOPE, key, lambda _: enrollment)
@@ -90,21 +81,18 @@ async def test_a_group_goes_while_its_devices_register(nodes: list[Database]) ->
 
 
 async def test_a_log_that_several_nodes_write_stays_bounded(
-    nodes: list[Database], monkeypatch: pytest.MonkeyPatch
+    nodes: list[Storage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muster.stores.postgres.refusals.REFUSALS_KEPT", REFUSALS_KEPT._replace(open=50))
-    stores = [PostgresRefusalStore(one, "hub") for one in nodes]
+    for stores_of in ("postgres", "sqlite"):
+        monkeypatch.setattr(f"muster.stores.{stores_of}.refusals.REFUSALS_KEPT", REFUSALS_KEPT._replace(open=50))
+    stores = [one.of("hub", None).refusals for one in nodes]
     for number in range(240):
         tracking_id = f"{number:032x}"
         stores[number % NODES].keep(KeptRefusal(tracking_id, float(number), "d", {"trackingId": tracking_id}))
         if number % 30 == 29:
             await asyncio.sleep(0)
 
-    async def nothing(_: Step) -> None:
-        return None
-
-    for _ in range(2):
-        await asyncio.gather(*(one.submit(str(place), nothing) for one in nodes for place in range(30)))
+    await settled(*nodes)
     kept = await stores[0].newest(None, 1000)
     assert len(kept) == len({one.tracking_id for one in kept}) == 50
     assert min(one.at for one in kept) > 2, "the first of each node have gone"

@@ -1,4 +1,4 @@
-"""Many identities loaded into one PostgreSQL by several nodes, or with one that it cannot keep."""
+"""Many identities loaded into one database by several nodes, or with one that it cannot keep."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
+from hub_database import Storage, one_of_several
 
 from muster.core.audit import BY_THE_HUB, Draft
 from muster.core.errors import DEVICE_EXISTS, HubError
 from muster.identity.contract import Counts, Standing
 from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.jobs.contract import Consequences, Load, Loaded, Outcome
-from muster.stores.postgres.database import Database
-from muster.stores.postgres.identities import PostgresIdentityStore
-from muster.stores.postgres.loads import PostgresLoadStore
 from muster.twins.document import Twin
-from tests.postgres import emptied_database
 
 HUB = "hub"
 
@@ -25,10 +22,9 @@ HUB = "hub"
 class Node:
     """The stores of one node."""
 
-    def __init__(self, url: str) -> None:
-        self.database = Database(url)
-        self.identities = PostgresIdentityStore(self.database)
-        self.loads = PostgresLoadStore(self.database, self.identities)
+    def __init__(self, storage: Storage) -> None:
+        stores = storage.of(HUB, None)
+        self.identities, self.loads = stores.identities, stores.loads
         self.told: list[Sequence[Outcome]] = []
 
     def consequences(self) -> Consequences:
@@ -36,18 +32,9 @@ class Node:
 
 
 @pytest.fixture
-def url() -> str:
-    return emptied_database()
-
-
-@pytest.fixture
-async def nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
-    made = Node(url), Node(url)
-    for node in made:
-        await node.database.open()
-    yield made
-    for node in made:
-        await node.database.close()
+async def nodes(common: str) -> AsyncIterator[tuple[Node, Node]]:
+    async with one_of_several(common) as one, one_of_several(common) as other:
+        yield Node(one), Node(other)
 
 
 def load(device_id: str, tag: str = "") -> Load:
@@ -78,6 +65,7 @@ async def test_two_nodes_that_load_the_same_make_each_once(nodes: tuple[Node, No
     assert tags == ["one" if isinstance(outcome, Loaded) else "other" for outcome in both[0]]
 
 
+@pytest.mark.parametrize("common", ["postgres"], indirect=True)
 async def test_what_cannot_be_kept_fails_the_call_and_what_is_made_is_told(nodes: tuple[Node, Node]) -> None:
     node, names = nodes[0], [f"d{number:03}" for number in range(50)]
     loads = [load(name, "\ud800" if name == "d007" else "t") for name in names]

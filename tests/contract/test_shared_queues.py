@@ -1,4 +1,4 @@
-"""Queues that several nodes share, each with a ``Queues`` of its own on one PostgreSQL."""
+"""Queues that several nodes share, each with a ``Queues`` of its own on one database."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
+from hub_database import Storage, one_of_several, settled
 
 from muster.core.bus import LocalBus
 from muster.core.errors import DEVICE_NOT_FOUND, LOCK_LOST, HubError
 from muster.core.limit import Profile
+from muster.identity.contract import Edit
 from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.messages.commands import Ack, Command, Commands, FeedbackRecord, Received, command_rules
 from muster.messages.feedback import Feedback
@@ -18,10 +20,8 @@ from muster.messages.queue import Entry, Outcome, Settlement
 from muster.messages.queue_contract import Due, Ending, New
 from muster.messages.queues import FEEDBACK, LOOK_SECONDS, SERVICE_QUEUES, Queues, taken
 from muster.sessions.commands import CommandFlow
-from muster.stores.postgres.database import Database, Step
-from muster.stores.postgres.queues import PostgresQueueStore, forget_queues
+from muster.stores.postgres.storage import PostgresStorage
 from muster.testing.clock import VirtualAmbient
-from tests.postgres import emptied_database
 
 HUB, KEY, TTL = "hub", IdentityKey("d"), 3600
 
@@ -34,13 +34,13 @@ class Everybody:
 class Node:
     """A process's part, as far as queues go. ``told`` are the outcomes that its services would hear of."""
 
-    def __init__(self, database: Database, ambient: VirtualAmbient, seed: int) -> None:
-        self.database, self.ambient = database, ambient
+    def __init__(self, storage: Storage, ambient: VirtualAmbient, seed: int) -> None:
+        stores = storage.of(HUB, None)
+        self.storage, self.ambient = storage, ambient
+        self.identities, self.store = stores.identities, stores.queues
         rules, own = command_rules(Profile.OPEN), VirtualAmbient(ambient.now(), seed)
         own.now, own.at = ambient.now, ambient.at  # type: ignore[method-assign]  # one time, its own randomness
-        self.queues = Queues(
-            HUB, PostgresQueueStore(database), LocalBus(), own, identities=rules, services=SERVICE_QUEUES
-        )
+        self.queues = Queues(HUB, self.store, LocalBus(), own, identities=rules, services=SERVICE_QUEUES)
         self.commands = Commands(self.queues, Everybody(), own)
         self.feedback = Feedback(self.queues, own, _encode)
 
@@ -56,8 +56,7 @@ class Node:
 
     async def settled(self) -> None:
         """Once all that was asked for so far is done."""
-        for _ in range(3):
-            await asyncio.gather(*(self.database.submit(str(place), _nothing) for place in range(30)))
+        await settled(self.storage)
 
     def close(self) -> None:
         self.feedback.close()
@@ -68,55 +67,34 @@ def _encode(records: Sequence[FeedbackRecord]) -> bytes:
     return ",".join(f"{one.message_id} {one.outcome}" for one in records).encode()
 
 
-async def _nothing(_: Step) -> None:
-    return None
-
-
 @contextlib.asynccontextmanager
-async def node(url: str, ambient: VirtualAmbient, seed: int = 0) -> AsyncIterator[Node]:
-    database = Database(url)
-    await database.open()
-    made = Node(database, ambient, seed)
-    made.queues.start()
-    await made.feedback.start()
-    await made.settled()
-    try:
-        yield made
-    finally:
-        made.close()
-        await database.close()
+async def node(common: str, ambient: VirtualAmbient, seed: int = 0) -> AsyncIterator[Node]:
+    async with one_of_several(common) as storage:
+        made = Node(storage, ambient, seed)
+        made.queues.start()
+        await made.feedback.start()
+        await made.settled()
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 @pytest.fixture
-def url() -> str:
-    return emptied_database()
-
-
-@pytest.fixture
-async def nodes(url: str) -> AsyncIterator[tuple[Node, Node]]:
+async def nodes(common: str) -> AsyncIterator[tuple[Node, Node]]:
     ambient = VirtualAmbient()
-    async with node(url, ambient, 1) as one, node(url, ambient, 2) as other:
+    async with node(common, ambient, 1) as one, node(common, ambient, 2) as other:
         await add(one, "d")
         yield one, other
 
 
 async def add(at: Node, *ids: str) -> None:
-    async def work(step: Step) -> None:
-        await step.write_many(
-            "INSERT INTO identities (hub, device_id, module_id, generation_id, version, authentication, status,"
-            " status_updated, iot_edge) VALUES ($1, $2, '', '1', 1, 'sas', 'enabled', 0, false)",
-            [(HUB, id) for id in ids],
-        )
-
-    await at.database.submit("add", work)
+    made = [Identity(key=IdentityKey(id), generation_id="1", version=1, authentication=Authentication()) for id in ids]
+    await at.identities.edit(HUB, [Edit(one.key, lambda _, one=one: one) for one in made])  # type: ignore[misc]
 
 
-def drop(at: Node, id: str) -> Awaitable[None]:
-    async def work(step: Step) -> None:
-        await step.write("DELETE FROM identities WHERE hub = $1 AND device_id = $2", HUB, id)
-        await forget_queues(step, HUB, IdentityKey(id))
-
-    return at.database.submit(f"{HUB}/{id}", work)
+async def drop(at: Node, id: str) -> None:
+    assert await at.identities.edit(HUB, [Edit(IdentityKey(id), lambda _: None)]) == [None]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *nodes: Node, step: float = 1) -> None:
@@ -170,15 +148,15 @@ async def test_what_is_due_is_dealt_with_by_one_node_at_a_time(nodes: tuple[Node
     def end(_: str, entry: Entry) -> Ending:
         return Ending(Outcome.EXPIRED)
 
-    stores = (PostgresQueueStore(nodes[at % 2].database) for at in range(6))
+    stores = [nodes[at % 2].store for at in range(6)]
     dealt = await asyncio.gather(*(store.edit_due(HUB, due, end, lambda _: None) for store in stores))
     assert sorted(one.queue for some in dealt for one in some.edited) == sorted(ids)
 
 
-async def test_the_deadlines_of_a_node_that_is_gone_are_found(url: str) -> None:
+async def test_the_deadlines_of_a_node_that_is_gone_are_found(common: str) -> None:
     ambient = VirtualAmbient()
-    async with node(url, ambient) as one:
-        async with node(url, ambient) as other:
+    async with node(common, ambient) as one:
+        async with node(common, ambient) as other:
             await other.put(b"", b"", ttl=30)
             await other.queues.take(FEEDBACK, 1)
 
@@ -195,11 +173,11 @@ async def test_the_deadlines_of_a_node_that_is_gone_are_found(url: str) -> None:
         assert ambient.now() - begun >= 60, "the first expired when its lock had lapsed"
 
 
-async def test_the_records_of_a_node_that_is_gone_are_gathered(url: str) -> None:
+async def test_the_records_of_a_node_that_is_gone_are_gathered(common: str) -> None:
     ambient = VirtualAmbient()
-    async with node(url, ambient) as one:
+    async with node(common, ambient) as one:
         await add(one, "d")
-        async with node(url, ambient) as other:
+        async with node(common, ambient) as other:
             await other.send(b"a", b"b")
             await other.commands.purge(KEY)
         assert await records_left(one) == 2
@@ -219,24 +197,39 @@ async def test_what_is_put_while_the_identity_is_deleted_goes_with_it_or_is_refu
     outcomes = await asyncio.gather(*works, return_exceptions=True)
     refused = [one for one in outcomes if isinstance(one, BaseException)]
     assert all(isinstance(one, HubError) and one.row is DEVICE_NOT_FOUND for one in refused), refused
-    assert await nodes[0].database.value("SELECT count(*) FROM queue_messages") == 0
-    assert await nodes[0].database.value("SELECT count(*) FROM queues") == 0
+    assert await nodes[0].queues.depths(ids) == [0] * 10
+    await add(nodes[0], *ids)
+    assert [await nodes[0].commands.take(IdentityKey(id), 9) for id in ids] == [[]] * 10
 
 
+async def test_what_another_node_puts_waits_here_too(nodes: tuple[Node, Node]) -> None:
+    one, other = nodes
+    assert one.queues.waiting("d") in {0, None}
+    await other.send(b"x", b"y")
+    assert one.queues.waiting("d") in {2, None}
+    assert await one.queues.depths(["d"]) == [2]
+    await other.commands.purge(KEY)
+    assert one.queues.waiting("d") in {0, None}
+
+
+@pytest.mark.parametrize("common", ["postgres"], indirect=True)
 async def test_who_looks_in_vain_writes_nothing(nodes: tuple[Node, Node]) -> None:
     one = nodes[0]
+    assert isinstance(one.storage, PostgresStorage)
+    database = one.storage._database
     await one.send(b"x")
     await one.commands.purge(KEY)
     later = one.ambient.now() + 99
     assert (await one.queues.collect(FEEDBACK, 9, lambda _: New(0, later, "", b""))).taken == 1
-    before = await one.database.fetch("SELECT queue, xmin::text, xmax::text FROM queues ORDER BY queue")
+    before = await database.fetch("SELECT queue, xmin::text, xmax::text FROM queues ORDER BY queue")
     assert await one.commands.take(KEY, 9) == []
     one.commands.release(KEY)
     assert (await one.queues.collect(FEEDBACK, 9, lambda _: New(0, 0, "", b""))).taken == 0
     await one.settled()
-    assert await one.database.fetch("SELECT queue, xmin::text, xmax::text FROM queues ORDER BY queue") == before
+    assert await database.fetch("SELECT queue, xmin::text, xmax::text FROM queues ORDER BY queue") == before
 
 
+@pytest.mark.parametrize("common", ["postgres"], indirect=True)
 async def test_how_many_wait_can_be_asked_without_a_task(nodes: tuple[Node, Node]) -> None:
     """As ``heads.http.connection`` does for operations that are ``direct``."""
     await nodes[0].send(b"x")
@@ -264,11 +257,11 @@ class Sink:
         self.got.append(command)
 
 
-async def test_a_session_gets_what_waits_also_what_a_session_of_a_node_that_is_gone_had_in_hand(url: str) -> None:
+async def test_a_session_gets_what_waits_also_what_a_session_of_a_node_that_is_gone_had_in_hand(common: str) -> None:
     ambient, sink = VirtualAmbient(), Sink()
-    async with node(url, ambient, 1) as one:
+    async with node(common, ambient, 1) as one:
         await add(one, "d")
-        async with node(url, ambient, 2) as other:
+        async with node(common, ambient, 2) as other:
             await other.send(b"a", b"b")
             earlier = Sink()
             CommandFlow(other.commands, KEY, earlier, ambient)

@@ -8,31 +8,21 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
+from hub_database import one_of_several
 
-from muster.messages.blob_contract import Blob, Block, Content, Standing
-from muster.stores.postgres.blobs import PostgresBlobIndex
-from muster.stores.postgres.database import Database
-from tests.postgres import emptied_database
+from muster.messages.blob_contract import Blob, BlobIndex, Block, Content, Standing
 
 NAMES = [f"d{at}/f" for at in range(40)]
 
 
 @pytest.fixture
-def url() -> str:
-    return emptied_database()
-
-
-@pytest.fixture
-async def nodes(url: str) -> AsyncIterator[list[PostgresBlobIndex]]:
+async def nodes(common: str) -> AsyncIterator[list[BlobIndex]]:
     async with AsyncExitStack() as stack:
-        made = [Database(url) for _ in range(3)]
-        for one in made:
-            await one.open()
-            stack.push_async_callback(one.close)
-        yield [PostgresBlobIndex(one, "hub") for one in made]
+        made = [await stack.enter_async_context(one_of_several(common)) for _ in range(3)]
+        yield [one.of("hub", None).blobs for one in made]
 
 
-async def test_a_block_is_committed_or_forgotten_and_never_both(nodes: list[PostgresBlobIndex]) -> None:
+async def test_a_block_is_committed_or_forgotten_and_never_both(nodes: list[BlobIndex]) -> None:
     for name in NAMES:
         await nodes[0].stage(name, Block("b", f"file of {name}", 1), 10.0, 9)
 
@@ -49,7 +39,7 @@ async def test_a_block_is_committed_or_forgotten_and_never_both(nodes: list[Post
     assert set(await nodes[0].files()) == set(committed)
 
 
-async def test_blocks_of_one_blob_from_several_nodes_are_counted_together(nodes: list[PostgresBlobIndex]) -> None:
+async def test_blocks_of_one_blob_from_several_nodes_are_counted_together(nodes: list[BlobIndex]) -> None:
     staging = (nodes[at % 3].stage("d/f", Block(f"b{at}", f"file{at}", 1), 10.0, 4) for at in range(9))
     outcomes = await asyncio.gather(*staging, return_exceptions=True)
     assert sum(isinstance(one, Exception) for one in outcomes) == 5
