@@ -43,6 +43,9 @@ REST, REST_SECONDS = 0.1, 60.0
 HUB, BROKER = "Muster", "RabbitMQ"
 
 
+HALF = "half"
+
+
 class Size(NamedTuple):
     """Rounds, seconds of a measurement and before it, connections."""
 
@@ -50,11 +53,27 @@ class Size(NamedTuple):
     seconds: float
     warm_up: float
     connections: int
-    windows: tuple[int, ...] = (1, 20)
 
 
-FULL = Size(5, 3, 1.5, 100)
+FULL = Size(5, 2.5, 1, 100)
 QUICK = Size(1, 1, 0.5, 50)
+
+
+class Load(NamedTuple):
+    """A closed loop; ``connections`` 0 stands for those of the size. A bar is for many connections."""
+
+    name: str
+    connections: int
+    window: int
+
+
+LOADS = (
+    Load("many connections, 1 in flight each", 0, 1),
+    Load("many connections, 20 in flight each", 0, 20),
+    Load("one connection, 1 in flight", 1, 1),
+)
+MOST = LOADS[1]
+"""Whose rate is a server's own."""
 
 
 class Node(Muster):
@@ -85,6 +104,10 @@ class Node(Muster):
     def empty(self) -> int | None:
         """It need not be emptied; how much it holds is not asked."""
         return None
+
+    def stored_bytes(self) -> int:
+        """See ``Shared.stream_bytes``."""
+        return self._stores.stream_bytes()
 
 
 class Brokers(Server):
@@ -131,6 +154,10 @@ class Brokers(Server):
         """Purge the queue, whose cost grows with its length; how many messages it held."""
         return self._nodes[0].empty()
 
+    def stored_bytes(self) -> int:
+        """Not looked at."""
+        return 0
+
 
 Subject = Node | Brokers
 
@@ -176,22 +203,17 @@ class Bench:
     def run(self, setting: Setting) -> None:
         """All of one setting that is not in the journal yet."""
         rounds = range(1, self.size.rounds + 1)
-        if all(self.journal.holds(f"{setting.name}, half", name, self.size.rounds) for name in setting.names):
+        if all(len(self.of(setting, HALF, name)) == self.size.rounds for name in setting.names):
             return
         with self._up(setting) as servers:
             for number in rounds:
-                for window in self.size.windows:
+                for load in LOADS:
                     for name, server in servers.items():
-                        self._take(setting, f"window {window}", name, number, partial(self.publish, server, window))
-            for name, server in servers.items():
-                most = statistics.median(one["acks_per_s"] for one in self.of(setting, self._most, name))
-                for number in rounds:
-                    call = partial(self.publish, server, self.size.windows[-1], most / 2)
-                    self._take(setting, "half", name, number, call)
-
-    @property
-    def _most(self) -> str:
-        return f"window {self.size.windows[-1]}"
+                        self._take(setting, load.name, name, number, partial(self.publish, server, load))
+            for number in rounds:
+                for name, server in servers.items():
+                    most = measure.median_of(self.of(setting, MOST.name, name), "acks_per_s")
+                    self._take(setting, HALF, name, number, partial(self.publish, server, MOST, most / 2))
 
     def of(self, setting: Setting, load: str, name: str) -> list[Result]:
         """What was measured of it, by round."""
@@ -220,18 +242,20 @@ class Bench:
             f"{result['acks_per_s']:,.0f}/s"
         )
 
-    def publish(self, server: Subject, window: int, rate: float = 0.0) -> Result:
+    def publish(self, server: Subject, load: Load, rate: float = 0.0) -> Result:
         """A closed loop, or an open one at ``rate``; what RabbitMQ says is stored must be in its queue."""
         rest(server)
         server.empty()
-        size = self.size
-        scale = measure.Scale(size.rounds, size.seconds, size.warm_up, size.connections, 0, 0)
-        options = ["-n", str(size.connections), "-d", str(size.seconds), "-W", str(size.warm_up), "-w", str(window)]
+        size, connections = self.size, load.connections or self.size.connections
+        scale = measure.Scale(size.rounds, size.seconds, size.warm_up, connections, 0, 0)
+        options = ["-n", str(connections), "-d", str(size.seconds), "-W", str(size.warm_up), "-w", str(load.window)]
         options += ["-r", f"{rate:.0f}"] if rate else []
-        result = measure.mqload(server, scale, f"window {window}", "pub", *options, **server.load_options())
+        stored = server.stored_bytes()
+        result = measure.mqload(server, scale, load.name, "pub", *options, **server.load_options())
         if (held := server.empty()) not in (None, result["acked_total"]):
             raise LoadError(f"{result['acked_total']} messages acknowledged, {held} in the queue")
         result["parts"] = server.parts(result["us_by_root"])
+        result["stored_bytes"] = (server.stored_bytes() - stored) / result["acked_total"]
         return result
 
 
@@ -255,7 +279,7 @@ def rest(server: Subject) -> None:
 def summed_up(bench: Bench, setting: Setting) -> dict[str, Any]:
     """Medians of the rounds, and the medians of their ratios, by load."""
     loads: dict[str, Any] = {}
-    for load in [*(f"window {window}" for window in bench.size.windows), "half"]:
+    for load in [*(load.name for load in LOADS), HALF]:
         found = {name: bench.of(setting, load, name) for name in setting.names}
         if not all(found.values()):
             continue
@@ -265,7 +289,7 @@ def summed_up(bench: Bench, setting: Setting) -> dict[str, Any]:
             **{name: {
                 **{figure: [measure.median_of(rounds, figure), min(one[figure] for one in rounds),
                             max(one[figure] for one in rounds)]
-                   for figure in ("server_us_per_message", "acks_per_s", "p50_ms", "p99_ms")},
+                   for figure in ("server_us_per_message", "acks_per_s", "p50_ms", "p99_ms", "stored_bytes")},
                 "parts": {part: statistics.median(one["parts"][part] for one in rounds) for part in rounds[0]["parts"]},
             } for name, rounds in found.items()},
         }  # fmt: skip
@@ -278,10 +302,10 @@ def to_markdown(made: dict[str, Any]) -> str:
     lines = [
         f"# CPU of a durable message, {made['date']}", "", f"`{made['command']}` on {described}.", "",
         f"Medians of {made['rounds']} interleaved rounds (least-most); ratios are medians of the ratios of each round.",
-        f"{made['connections']} connections over TLS 1.3, QoS 1, 256-byte payloads, nobody reads; a PUBACK says that",
-        "the message is on disk. CPU of everything that belongs to a server, and of its parts. Rates and latencies are",
-        "information only: all is on two cores. *half*: an open loop at half of what the last window gave, latency",
-        "from the moment when a message was due.",
+        f"*Many* are {made['connections']} connections over TLS 1.3, QoS 1, payloads of 256 bytes, nobody reads. A",
+        "PUBACK says that the message is on disk. CPU of everything that belongs to a server, and of its parts. Rates",
+        "and latencies are information only: all is on two cores. *half*: an open loop at half of what a server took",
+        "with 20 in flight, latency from the moment when a message was due.",
     ]  # fmt: skip
     for setting in made["settings"].values():
         one, other = setting["names"]
@@ -297,11 +321,11 @@ def to_markdown(made: dict[str, Any]) -> str:
                 "{:.1f} ({:.1f}-{:.1f})".format(*found[name]["server_us_per_message"]) for name in (one, other)
             )
             asked = ""
-            if setting["bar"] is not None and load != "half":
+            if setting["bar"] is not None and load.startswith("many"):
                 verdict = "met" if found["ratio"] <= setting["bar"] else "**missed**"
                 asked = f" (≤ {setting['bar']:g}: {verdict})"
             lines.append(f"| {load} | {costs} | {found['ratio']:.2f}{asked} | {parts} | {rates} |")
-        if (half := setting["loads"].get("half")) is not None:
+        if (half := setting["loads"].get(HALF)) is not None:
             said = (
                 f"{name} {half[name]['p50_ms'][0]:.1f} (p99 {half[name]['p99_ms'][0]:.1f})" for name in (one, other)
             )

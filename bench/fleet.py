@@ -262,10 +262,12 @@ class Fleet:
 # -- the report ------------------------------------------------------------------------------------------------------
 
 
-def figures(fleet: Fleet) -> dict[str, Any]:
-    """Everything, in its order."""
-    size = fleet.size
+def figures(fleet: Fleet, written: Callable[[], dict[str, int]]) -> dict[str, Any]:
+    """Everything, in its order; ``written`` is what PostgreSQL has done."""
+    size, before = fleet.size, written()
     arrived = fleet.arrive()
+    time.sleep(2)  # PostgreSQL counts late
+    arrived["written"] = {what: (count - before[what]) / NODES / size.devices for what, count in written().items()}
     say(f"{NODES * size.devices:,} devices connected in {arrived['seconds']:.0f} s")
     rest = fleet.rest()
     grown = [after - before for before, after in zip(arrived["before"], rest["after"], strict=True)]
@@ -289,7 +291,7 @@ def make_report(found: dict[str, Any], size: Size) -> dict[str, Any]:
     return {
         "devices": NODES * size.devices, "herds": len(herds), "keep_alive": KEEP_ALIVE,
         "kib_per_connection": sum(found["kib"]) / NODES / size.devices,
-        "pings": rest["pings"],
+        "pings": rest["pings"], "written_a_connect": found["arrived"]["written"],
         "unused_ms_a_minute": unused,
         "cpu_ms": {
             "connect": each([found["arrived"]["cpu"]], NODES * size.devices),
@@ -345,6 +347,11 @@ def to_markdown(made: dict[str, Any], facts: dict[str, str | int | float], comma
     for name, cost in made["cpu_ms"].items():
         cells = [f"{cost[part]:.3f}" for part in parts]
         lines.append(f"| a {name} | {' | '.join(cells)} | {sum(cost.values()):.3f} |")
+    wrote = made["written_a_connect"]
+    lines += [
+        "", f"A connect takes {wrote['transactions']:.2f} transactions of PostgreSQL, and its write-ahead log grows by",
+        f"{wrote['wal_bytes']:,.0f} bytes.",
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -361,7 +368,7 @@ def main() -> int:
     try:
         fleet = Fleet(directory, size, stores.options, stores.cpu)
         try:
-            made = make_report(figures(fleet), size)
+            made = make_report(figures(fleet, stores.written), size)
         finally:
             fleet.close()
     except PeerError as failed:

@@ -67,6 +67,7 @@ class Shared:
 
     def __init__(self, directory: Path, servers: int = 1) -> None:
         self._postgres = PostgresServer(durable=True, shared_buffers="1GB", max_wal_size="4GB")
+        self._directory = directory
         self._nats = NatsCluster(directory, [loopback() for _ in range(servers)], "", "1000T")
         self._nats.start()
         self._url = self._postgres.url("postgres")
@@ -88,14 +89,27 @@ class Shared:
 
     def identity_bytes(self, hub: HubProcess) -> int:  # noqa: ARG002 - see ``Keeping``
         """See ``Keeping``; the whole database, the write-ahead log left out."""
+        return self._ask("SELECT pg_database_size(current_database())")
 
+    def written(self) -> dict[str, int]:
+        """What PostgreSQL has done so far: transactions, and bytes of its write-ahead log."""
+        transactions = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        wal = "SELECT (pg_current_wal_lsn() - '0/0')::bigint"
+        return {"transactions": self._ask(transactions), "wal_bytes": self._ask(wal)}
+
+    def stream_bytes(self) -> int:
+        """What the first NATS server has on disk of the streams' messages."""
+        blocks = (self._directory / "nats0").glob("jetstream/$G/streams/*/msgs/*.blk")
+        return sum(block.stat().st_size for block in blocks)
+
+    def _ask(self, question: str) -> int:
         async def ask() -> int:
             connection = await asyncpg.connect(self._url)
             try:
-                size: int = await connection.fetchval("SELECT pg_database_size(current_database())")
+                answer: int = await connection.fetchval(question)
             finally:
                 await connection.close()
-            return size
+            return answer
 
         return asyncio.new_event_loop().run_until_complete(ask())
 

@@ -1,6 +1,8 @@
 """Telemetry: what devices send, batched into the log's commits, and handed to those who read along.
 
-Runs on the loop's thread only. One commit is under way at a time; what is appended meanwhile forms the next.
+Runs on the loop's thread only. One commit is under way at a time; what is appended meanwhile forms the next. A commit
+to a shared log costs its servers much and a message in it little, so there it pays to have more of them together:
+behind a commit of several messages the next one waits a moment for as many, as devices that were acknowledged send on.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from muster.messages.trouble import Trouble
 
 Durable = Callable[[BaseException | None], None]
 """Called with ``None`` once the batch is durable, or with what went wrong: then it has to be sent again."""
+
+GATHER_PART, GATHER_SECONDS, GATHERED = 0.5, 0.005, 500
+"""How long that moment is: part of the time that the last commit took, at most so long; and up to how many messages of
+a commit it makes a difference."""
 
 _LOOKS_PER_LIMIT = 16
 
@@ -75,6 +81,10 @@ class Telemetry(Partitions):
         self._forming = Batch(self.partitions)
         self._scheduled = False
         self._running: Batch | None = None
+        self._began = 0.0
+        self._gathering: asyncio.TimerHandle | None = None
+        self._awaited = 0
+        """While gathering: how many messages are still waited for."""
         self._closed = False
         self._idle: list[asyncio.Future[None]] = []
         self._held_back: deque[Callable[[], None]] = deque()
@@ -110,6 +120,10 @@ class Telemetry(Partitions):
         self.pending_bytes += len(record)
         if self.pending_bytes > self._max_pending:
             self.congested = True
+        if self._awaited:
+            self._awaited -= 1
+            if not self._awaited:
+                self._loop.call_soon(self._gathered)
         return forming
 
     def when_stored(self, callback: Durable) -> None:
@@ -200,14 +214,28 @@ class Telemetry(Partitions):
         if self._closed:
             raise HubError(UNAVAILABLE, "the hub is closing and takes no messages; send again to the next one")
         self._scheduled = True
-        if self._running is None:
+        if self._running is None and self._gathering is None:
             self._loop.call_soon(self._start)
+
+    def _gather(self, batch: Batch) -> None:
+        """Wait for as many messages as ``batch`` had, which has just been stored, but not for long."""
+        self._awaited = batch.messages
+        moment = min(GATHER_PART * (self._loop.time() - self._began), GATHER_SECONDS)
+        self._gathering = self._loop.call_later(moment, self._gathered)
+
+    def _gathered(self) -> None:
+        if self._gathering is None:
+            return  # all came in the moment when the time was over
+        self._gathering.cancel()
+        self._gathering, self._awaited = None, 0
+        if self._scheduled:
+            self._start()
 
     def _start(self) -> None:
         """Commit the forming batch."""
         batch, self._forming = self._forming, Batch(self.partitions)
         self._scheduled = False
-        self._running = batch
+        self._running, self._began = batch, self._loop.time()
         batch.bytes = self.pending_bytes
         shares = [Share(partition, records) for partition, records in enumerate(batch.shares) if records]
         batch.messages = sum([len(share.records) for share in shares])
@@ -221,7 +249,9 @@ class Telemetry(Partitions):
         self.congested = self.pending_bytes > self._max_pending
         if error is None:
             self._settle(batch)
-            if self._scheduled:  # the disk works while the acknowledgements below are written
+            if self._shared is not None and 1 < batch.messages < GATHERED:
+                self._gather(batch)
+            elif self._scheduled:  # the disk works while the acknowledgements below are written
                 self._start()
             self._tell(batch, None)
         else:
