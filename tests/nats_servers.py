@@ -109,7 +109,10 @@ class NatsCluster:
             if len(addresses) > 1:
                 routes = ", ".join(f"nats-route://{way}:6222" for way in (ways[number] if ways else addresses))
                 secret = f'no_advertise: true, advertise: "{_NOWHERE}"' if ways else ""
-                config += f'cluster {{ name: muster, listen: "{address}:6222", routes: [{routes}], {secret} }}\n'
+                config += (
+                    f'cluster {{ name: muster, listen: "{address}:6222", routes: [{routes}], ping_interval: "2s", '
+                    f"ping_max: 2, {secret} }}\n"
+                )
             self.servers.append(NatsServer(home, address, config))
 
     @property

@@ -69,6 +69,28 @@ async def test_another_server_of_the_cluster_takes_over_also_one_that_was_not_na
         await connection.close()
 
 
+async def test_a_server_is_left_for_another_one_each_time(tmp_path: Path) -> None:
+    with running(tmp_path, 3) as cluster:
+        connection = await NatsConnection.open(cluster.urls)
+        told: asyncio.Queue[bool] = asyncio.Queue()
+        connection.when_changed(told.put_nowait)
+        for _ in range(4):
+            before = connection.client.connected_url
+            await connection.leave_server()
+            assert [await asyncio.wait_for(told.get(), PATIENCE) for _ in range(2)] == [False, True]
+            assert connection.client.connected_url != before
+            assert await echo(connection, b"elsewhere") == b"elsewhere"
+        await connection.close()
+
+
+async def test_the_only_server_is_not_left(nats: NatsCluster) -> None:
+    connection = await NatsConnection.open(nats.urls)
+    await connection.leave_server()
+    assert connection.connected
+    assert connection.client.is_connected
+    await connection.close()
+
+
 async def test_an_error_of_the_server_is_no_end(nats: NatsCluster) -> None:
     connection = await NatsConnection.open(nats.urls)
     told: asyncio.Queue[bool] = asyncio.Queue()

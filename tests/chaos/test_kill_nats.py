@@ -20,6 +20,7 @@ from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
 from muster.testing.clock import VirtualAmbient
+from tests.cluster.linked_nats import LinkedNats
 from tests.contract.telemetry_book import PATIENCE, everything, records_of
 from tests.nats_servers import NatsCluster, running
 
@@ -203,6 +204,30 @@ async def test_a_node_ends_soon_while_the_server_is_away(single: NatsCluster, mo
         await node.close()
     with pytest.raises(HubError, match="is lost"):
         await waiting
+
+
+async def test_a_server_that_is_cut_off_from_its_peers_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "LEAVE_SECONDS", 1.0)
+    servers = LinkedNats(tmp_path)
+    try:
+        await servers.open()
+        nodes = [await Node.start(servers) for _ in range(2)]
+        devices = [Device(node, number, 200) for number, node in enumerate(nodes * 2)]
+        await progress(devices, 100)
+        url = nodes[0].connection.client.connected_url
+        assert url is not None
+        lonely = servers.around(servers.addresses.index(str(url.hostname)))
+        for link in lonely:
+            await link.cut()
+        await progress(devices[::2], 100)
+        for link in lonely:
+            await link.heal()
+        for node in nodes:
+            await check(node, devices)
+        for node in nodes:
+            await node.close()
+    finally:
+        await servers.close()
 
 
 async def test_one_of_three_servers_is_killed_or_falls_silent_whichever_it_is(tmp_path: Path) -> None:

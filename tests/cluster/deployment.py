@@ -15,11 +15,10 @@ from typing import Any
 from muster.testing.hub import HubProcess, HubUser
 from tests.addresses import loopback
 from tests.cluster.balancer import Balancer, Link
-from tests.nats_servers import NatsCluster
+from tests.cluster.linked_nats import LinkedNats
 from tests.postgres import PostgresServer
 
 PORTS = {"mqtt": 8883, "amqp": 5671, "https": 443}
-SERVERS = 3
 _LOOK_SECONDS, _READY_SECONDS = 0.5, 2.0
 _READY = b"GET /health/ready HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
 
@@ -31,16 +30,9 @@ class Deployment:
     def __init__(self, directory: Path, *, nodes: int = 3, options: Sequence[str] = (), drop: bool = False) -> None:
         self.address = loopback()
         self.postgres = PostgresServer(durable=True)
-        addresses = [loopback() for _ in range(SERVERS)]
-        self.routes = {
-            (one, other): Link(addresses[other], 6222, drop=drop)
-            for one in range(SERVERS) for other in range(SERVERS) if one != other
-        }  # fmt: skip
-        """From a NATS server to another."""
-        ways = [[link.address for (one, _), link in self.routes.items() if one == number] for number in range(SERVERS)]
-        self.nats = NatsCluster(directory, addresses, "", "1000T", ways)
+        self.nats = LinkedNats(directory, drop=drop)
         self.to_postgres = [Link(self.postgres.address, self.postgres.port, drop=drop) for _ in range(nodes)]
-        self.to_nats = [[Link(address, 4222, drop=drop) for address in addresses] for _ in range(nodes)]
+        self.to_nats = [[Link(address, 4222, drop=drop) for address in self.nats.addresses] for _ in range(nodes)]
         """By node."""
         self.nodes: list[HubProcess] = []
         self._directory = directory
@@ -48,7 +40,7 @@ class Deployment:
         self._leaving: set[str] = set()
         self._options = options
         self._looking: asyncio.Task[None] | None = None
-        self.balancer = Balancer(self.address, list(PORTS.values()), lambda: sorted(self._up - self._leaving))
+        self.balancer = Balancer(self.address, list(PORTS.values()), lambda: sorted(self.ready))
 
     @property
     def hub(self) -> HubUser:
@@ -57,14 +49,14 @@ class Deployment:
 
     @property
     def links(self) -> Iterable[Link]:
-        """All of them."""
-        return [*self.routes.values(), *self.to_postgres, *(link for some in self.to_nats for link in some)]
+        """From the nodes."""
+        return [*self.to_postgres, *(link for some in self.to_nats for link in some)]
 
     async def start(self) -> None:
         """Start everything; when this returns every node is ready."""
         for link in self.links:
             await link.start()
-        await asyncio.to_thread(self.nats.start)
+        await self.nats.open()
         for number, (database, servers) in enumerate(zip(self.to_postgres, self.to_nats, strict=True)):
             directory = self._directory / f"node{number}"
             directory.mkdir(parents=True)
@@ -78,6 +70,11 @@ class Deployment:
             await self.start_node(number)
         await self.balancer.start()
         self._looking = asyncio.create_task(self._look())
+
+    @property
+    def ready(self) -> set[str]:
+        """The addresses of the nodes that get connections from the balancer."""
+        return self._up - self._leaving
 
     def busiest_node(self) -> int:
         """The number of the node that has most connections: it is missed most."""
@@ -158,8 +155,7 @@ class Deployment:
         await self.balancer.close()
         for node in self.nodes:
             await asyncio.to_thread(node.kill)
-        for server in self.nats.servers:
-            await asyncio.to_thread(server.kill)
+        await self.nats.close()
         for link in self.links:
             await link.close()
         await asyncio.to_thread(self.postgres.remove)

@@ -101,8 +101,7 @@ def _all_of_busiest(deployment: Deployment, chance: random.Random) -> Sequence[L
 
 
 def _peers_of_a_server(deployment: Deployment, chance: random.Random) -> Sequence[Link]:
-    server = chance.randrange(len(deployment.nats.servers))
-    return [link for ends, link in deployment.routes.items() if server in ends]
+    return deployment.nats.around(chance.randrange(len(deployment.nats.servers)))
 
 
 async def lose_packets(_: Deployment, chance: random.Random) -> None:

@@ -41,6 +41,10 @@ class Engines(NamedTuple):
     several: Several | None = None
     watch: Callable[[str, IdentityStore, Bus], None] = _leave
 
+    def take_sessions(self) -> bool:
+        """Whether sessions may begin: of several nodes one that has lost its lease takes none."""
+        return self.several is None or self.several.lease.held
+
 
 async def open_engines(
     settings: Settings,

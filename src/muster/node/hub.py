@@ -53,8 +53,9 @@ from muster.sessions.grounds import TokenGrounds
 class Site:
     """What the hubs of a node have in common.
 
-    ``ready`` holds while the node serves and ``healthy`` while the disk takes every hub's messages; ``own`` are the
-    certificates that the node shows. ``audit`` is the log of all, and ``refused`` what puts refusals there.
+    ``ready`` holds while the node serves and ``healthy`` while the disk takes every hub's messages and sessions may
+    begin; ``own`` are the certificates that the node shows. ``audit`` is the log of all, and ``refused`` what puts
+    refusals there.
     ``nodes`` are those of the deployment.
     """
 

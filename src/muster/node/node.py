@@ -146,7 +146,8 @@ class Node:
         roles = await self._load_roles(storage)
         site = Site(
             settings, directory, engines, kept, ambient, ports, lambda: self._ready,
-            lambda: not self.hubs.failing(), certificate.own, issuers=self._issuers(), decide=roles.granting.decide,
+            lambda: engines.take_sessions() and not self.hubs.failing(),
+            certificate.own, issuers=self._issuers(), decide=roles.granting.decide,
             renewals=Renewals(material.id_scope, keeping.store, keeping.issuers, linked, ambient),
             audit=audit, refused=RefusedChanges(audit, ambient), nodes=nodes,
         )  # fmt: skip

@@ -50,6 +50,10 @@ class _Client(Client):
         else:
             await self._process_op_err(error)
 
+    async def leave(self) -> None:
+        """Lose the connection."""
+        await self._process_op_err(errors.StaleConnectionError())
+
 
 class NatsConnection:
     """Ready to use when made by ``open``. ``client`` is nats-py's; it stays the same over every reconnection.
@@ -58,8 +62,9 @@ class NatsConnection:
     not promise that it arrives, nor that it arrives once: that is for who wants an answer.
     """
 
-    def __init__(self, client: Client, servers: str) -> None:
-        self.client = client
+    def __init__(self, client: _Client, servers: str) -> None:
+        self.client: Client = client
+        self._leave = client.leave
         self.servers = servers
         """The servers as they were given, to be shown: without credentials."""
         self.connected = False
@@ -103,6 +108,7 @@ class NatsConnection:
             raise HubError(
                 UNAVAILABLE, f"no NATS server can be used at {connection.servers}: {why}; start one, or correct --bus"
             ) from None
+        connection.client.options["dont_randomize"] = True  # from now on in turn: the one that was lost comes last
         connection.connected = True
         connection._trouble = ""
         return connection
@@ -117,6 +123,16 @@ class NatsConnection:
             self._listeners.pop(token, None)
 
         return forget
+
+    async def leave_server(self) -> None:
+        """Connect to another server, where there are several: this one is there, and what is published gets nowhere."""
+        if self.connected and len(self.client.servers) > 1:
+            _LOG.warning("%s is left, it may be cut off from the other servers", self._server())
+            await self._leave()
+
+    def _server(self) -> str:
+        url = self.client.connected_url
+        return "the NATS server" if url is None else _shown(url)
 
     async def close(self) -> None:
         """Deliver what has arrived, send what was published, as long as that takes a few seconds only. Harmless when

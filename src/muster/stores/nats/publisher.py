@@ -27,6 +27,9 @@ PATIENCE_SECONDS = 15.0
 """A commit fails when it was not acknowledged by then. A new leader is chosen four to nine seconds after a loss."""
 CLOSING_SECONDS = 3.0
 """The same for a log that is being closed: the process has to end."""
+LEAVE_SECONDS = 10.0
+"""A commit that lasts so long goes on by way of another server: this one may be cut off from its peers, and knows of
+no leader. Not when the commit before has failed too: then it is not this server."""
 RETRY_SECONDS = 0.25
 """Between attempts where a server says that it cannot now."""
 ACK_SECONDS = 1.0
@@ -69,7 +72,7 @@ class Publisher:
         self._refusal: HubError | None = None
         self._hopeless = False
         self._patience = PATIENCE_SECONDS
-        self._deadline = 0.0
+        self._deadline = self._leave_at = 0.0
         self._closing = False
         self._forget = connection.when_changed(self._changed)
         self._task = self._loop.create_task(self._run())
@@ -134,6 +137,7 @@ class Publisher:
         if self._hopeless and not self._connection.connected:
             raise HubError(UNAVAILABLE, f"the connection to NATS at {self._connection.servers} is lost")
         self._deadline = self._loop.time() + self._patience
+        self._leave_at = self._deadline if self._hopeless else self._loop.time() + LEAVE_SECONDS
         self._refusal = None
         try:
             for partition, left in messages:
@@ -172,6 +176,9 @@ class Publisher:
         timer = self._loop.call_at(min(max(due, self._loop.time()), self._deadline), self._news.set)
         await self._news.wait()
         timer.cancel()
+        if self._leave_at <= self._loop.time() < self._deadline:
+            self._leave_at = self._deadline
+            await self._connection.leave_server()
         if self._loop.time() >= self._deadline:
             raise HubError(
                 UNAVAILABLE,
