@@ -73,6 +73,21 @@ def test_who_has_written_comes_after_who_waits(tmp_path: Path) -> None:
     assert order == ["other", "one"] * 50
 
 
+def test_a_long_wait_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = Turns(tmp_path / "t.db"), Turns(tmp_path / "t.db")
+    monkeypatch.setattr("muster.stores.sqlite.turns.LONG_SECONDS", 0.1)
+    one.begin_write()
+    thread = threading.Thread(target=other.begin_write)
+    thread.start()
+    time.sleep(0.2)
+    one.end_write()
+    thread.join()
+    other.end_write()
+    assert "t.db: others have written for 0." in caplog.text
+
+
 def test_a_turn_that_has_a_name_is_the_first_ones_until_it_closes(tmp_path: Path) -> None:
     one, other = Turns(tmp_path / "t.db"), Turns(tmp_path / "t.db")
     assert one.is_mine("a")

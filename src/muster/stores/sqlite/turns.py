@@ -12,18 +12,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import AsyncIterator
 from hashlib import blake2b
 from os import PathLike, fspath
 from struct import Struct
 
+from muster.core.ambient import SystemAmbient
 from muster.core.errors import SERVER_ERROR, HubError
 
 _LOCK = Struct("hhqqi4x")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, process."""
 _NAMED = 1 << 32
 """Bytes of the file from here on stand for names."""
+
+LONG_SECONDS = 2.0
+"""Who has waited for so long for a turn says so."""
+
+log = logging.getLogger(__name__)
 
 
 class _Place:
@@ -52,7 +59,8 @@ class Turns:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        place = f"{fspath(path)}-turns"
+        self._path = fspath(path)
+        place = f"{self._path}-turns"
         try:
             self._file = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -65,11 +73,14 @@ class Turns:
         Who waits for the writer holds the place of the next, so that one who has just written and wants to write again
         comes after it.
         """
+        began = SystemAmbient.monotonic()
         _NEXT.take(self._file)
         try:
             _WRITING.take(self._file)
         finally:
             _NEXT.give(self._file)
+        if (seconds := SystemAmbient.monotonic() - began) > LONG_SECONDS:
+            log.warning("%s: others have written for %.1f seconds; is a process stopped?", self._path, seconds)
 
     def end_write(self) -> None:
         """Let others write. Harmless when nothing was begun."""
