@@ -214,7 +214,8 @@ async def test_nodes_are_restarted_one_after_the_other_and_nothing_is_lost(topol
 
 
 async def test_haproxy_takes_a_node_out_that_is_not_ready(topology: Topology) -> None:
-    """Not ready is not dead: with NATS stopped all are taken out, and come back with it."""
+    """Not ready is not dead: with NATS stopped all are taken out, and come back with it. Before, the doctor has nothing
+    against the servers as they are configured there."""
     hub = topology.hub
     async with asyncio.timeout(PATIENCE):
         while not await through(hub, "/health/live"):
@@ -223,6 +224,7 @@ async def test_haproxy_takes_a_node_out_that_is_not_ready(topology: Topology) ->
     assert nodes[0] == 200
     assert len(nodes[1]["nodes"]) == len(topology.nodes)
     assert all(one["alive"] and one["renewedSecondsAgo"] < LEASE_SECONDS for one in nodes[1]["nodes"])
+    assert await asyncio.to_thread(doctor, topology.nodes["muster1"]) == []
     for server in topology.nats:
         server.signal(signal.SIGSTOP)
     node = next(iter(topology.nodes.values()))
@@ -238,6 +240,15 @@ async def test_haproxy_takes_a_node_out_that_is_not_ready(topology: Topology) ->
     async with asyncio.timeout(PATIENCE):
         while not await through(hub, "/health/ready"):
             await asyncio.sleep(0.1)
+
+
+def doctor(node: HubProcess) -> list[str]:
+    """What `muster doctor` has against the deployment's servers and nodes."""
+    command = [sys.executable, "-m", "muster", "doctor", "--json", "--data", str(node.directory / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert not done.stderr, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [one["what"] for one in found if one["name"].partition("-")[0] in ("database", "bus", "stream", "node")]
 
 
 def probed(node: HubProcess, path: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -39,6 +39,10 @@ class Finding(NamedTuple):
     name: str
     what: str
     remedy: str
+
+
+Examine = Callable[[], Awaitable[Sequence[Finding]]]
+"""Looks at something and tells what is to be seen to."""
 
 
 def ending(name: str, what: str, end: float, now: float, remedy: str) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from muster.core.ambient import Ambient
@@ -15,7 +15,7 @@ from muster.identity.authorities import Authorities
 from muster.identity.authority_contract import AuthorityStore
 from muster.identity.bearer_gate import BearerGate
 from muster.identity.contract import IdentityStore
-from muster.identity.doctor import Shown
+from muster.identity.doctor import Examine, Shown
 from muster.identity.hub import Hub
 from muster.identity.refusals import Refusals
 from muster.identity.revocation_news import RevocationNews
@@ -48,8 +48,10 @@ class Certificates:
         identities: IdentityStore,
         sessions: SessionTable,
         own: Callable[[], Shown],
+        deployment: Sequence[Examine],
     ) -> list[Operation]:
-        """What REST offers of them; ``own`` are the certificates that the hub shows."""
+        """What REST offers of them; ``own`` are the certificates that the hub shows, ``deployment`` look at what all
+        hubs share."""
         doctor = DoctorOperations(
             authenticator=authenticator,
             identities=identities,
@@ -58,6 +60,7 @@ class Certificates:
             ambient=self.ambient,
             certificates=own,
             troubles=self.news.troubles,
+            deployment=deployment,
         )
         return [*AuthorityOperations(self.authorities, self.trust).table(), *doctor.table()]
 

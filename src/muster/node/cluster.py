@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,21 @@ from muster.core.bus import IDENTITY_CHANGED, MISSED, Bus
 from muster.core.settings_store import SettingsRows
 from muster.core.shared_settings import SharedSettings
 from muster.identity.contract import IdentityStore
+from muster.identity.doctor import Finding
 from muster.messages.contract import TelemetryLog
 from muster.node.engines import Engines
+from muster.node.fetch import fetch
 from muster.node.foundation import Undo
 from muster.node.settings import Settings
 from muster.sessions.lease import Lease
 from muster.sessions.several import Several
 from muster.stores.nats.bus import NatsNode
 from muster.stores.nats.connection import NatsConnection
+from muster.stores.nats.doctor import NatsDoctor
 from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
 from muster.stores.postgres.database import Database
+from muster.stores.postgres.doctor import examine
 from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.postgres.schema import migrate
 from muster.stores.postgres.sessions import PostgresLeaseStore, PostgresSessionDirectory
@@ -58,6 +62,11 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo, about: 
     await lease.start()
     undo.append(lease.stop)
 
+    bus_doctor = NatsDoctor(connection, deployment, fetch)
+
+    async def examine_servers() -> Sequence[Finding]:
+        return [*await examine(database, ambient.now), *await bus_doctor.examine()]
+
     async def open_log(hub: str, _: Path, partitions: int, created_at: float) -> TelemetryLog:
         place = Place(deployment, hub)
         return await JetStreamLog.open(connection, place, partitions, created_at=created_at)
@@ -73,6 +82,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo, about: 
         database.alone,
         Several(node, lease, PostgresSessionDirectory(database)),
         _forget_changed,
+        examine_servers,
     )
 
 

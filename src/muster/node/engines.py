@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from muster.core.bus import Bus, LocalBus
 from muster.core.company import Company
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.identity.contract import IdentityStore
+from muster.identity.doctor import Examine, Finding
 from muster.messages.contract import TelemetryLog
 from muster.node.directory import DataDirectory
 from muster.node.foundation import OpenLog, Undo
@@ -24,6 +25,11 @@ from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.stores.storage import Storage
 
 
+async def _nothing_to_see_to() -> Sequence[Finding]:
+    """Files of this machine's own."""
+    return ()
+
+
 def _leave(_hub: str, _store: IdentityStore, _bus: Bus) -> None:
     """Nobody else changes identities."""
 
@@ -31,7 +37,7 @@ def _leave(_hub: str, _store: IdentityStore, _bus: Bus) -> None:
 class Engines(NamedTuple):
     """``bus`` makes that of a hub; ``starting`` is held while a node makes what is made once for all nodes, and one
     node at a time does. ``several`` is there where there may be other nodes; ``watch``
-    has a hub's identities hear of what those have changed."""
+    has a hub's identities hear of what those have changed. ``examine`` tells what of the servers is to be seen to."""
 
     storage: Storage
     open_log: OpenLog
@@ -40,6 +46,7 @@ class Engines(NamedTuple):
     starting: Callable[[], AbstractAsyncContextManager[object]]
     several: Several | None = None
     watch: Callable[[str, IdentityStore, Bus], None] = _leave
+    examine: Examine = _nothing_to_see_to
 
     def take_sessions(self) -> bool:
         """Whether sessions may begin: of several nodes one that has lost its lease takes none."""

@@ -32,7 +32,7 @@ from muster.heads.http.queries import QueryOperations
 from muster.heads.http.service_policies import PolicyOperations
 from muster.heads.http.transfer import TransferOperations
 from muster.heads.http.twins import TwinOperations
-from muster.identity.doctor import Shown
+from muster.identity.doctor import Examine, Shown
 from muster.identity.hub import Hub
 from muster.identity.kept_policies import KeptPolicies
 from muster.identity.kept_switches import KeptSwitches, open_switches
@@ -118,8 +118,9 @@ class OpenHub:
         """Whether it serves."""
         return not self._ended and self._site.ready()
 
-    async def app(self, more: Sequence[Operation], metrics: Lines = tuple) -> App:
-        """Its REST data plane, with ``more`` operations and ``metrics``. Once, for file uploads begin with it."""
+    async def app(self, more: Sequence[Operation], metrics: Lines = tuple, deployment: Sequence[Examine] = ()) -> App:
+        """Its REST data plane, with ``more`` operations and ``metrics``; ``deployment`` are looks at what all hubs
+        share. Once, for file uploads begin with it."""
         base, parts, site = self.base, self.parts, self._site
         methods = MethodOperations(parts.methods, base.ambient)
         admin = AdminOperations(
@@ -155,7 +156,9 @@ class OpenHub:
                 *PolicyOperations(self.policies).table(),
                 *messages.table(),
                 *files,
-                *parts.certificates.operations(parts.authenticator, parts.identities, parts.sessions, site.own),
+                *parts.certificates.operations(
+                    parts.authenticator, parts.identities, parts.sessions, site.own, deployment
+                ),
                 *more,
             ],
         )

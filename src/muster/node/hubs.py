@@ -107,7 +107,8 @@ class Hubs:
         """Let clients find the hubs, and those that will be opened. All have the operations ``shared`` in their REST
         API, and the first one ``first`` and the lines of ``metrics`` too."""
         self._shared = shared
-        app = await self.first.app([*shared, *first], metrics)
+        deployment = (self._site.engines.examine, self._site.nodes.examine)
+        app = await self.first.app([*shared, *first], metrics, deployment)
         self.apps = HubDirectory(app, self.first.name, self.first.facts.hosts)
         for hub in self.all():
             if hub is not self.first:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import muster
 from muster.core.ambient import iso
 from muster.core.errors import HubError
+from muster.identity.doctor import Finding, Level
 from muster.node.settings import Settings
 from muster.sessions.contract import Leased, node_of
 from muster.sessions.lease import LEASE_SECONDS, Lease
@@ -58,6 +59,15 @@ class Nodes:
             )
         return found
 
+    async def examine(self) -> Sequence[Finding]:
+        """What `muster doctor` tells of nodes."""
+        if self._lease is None:
+            return ()
+        try:
+            return list(findings_of(await self._lease.nodes()))
+        except HubError:
+            return ()  # the database is away, which others tell
+
     async def connected(self, hub: str, here: int) -> Mapping[str, int]:
         """How many devices of ``hub`` are connected to each node that lives, by the node's name; ``here`` are connected
         to this one, of which alone this tells when the leases cannot be read."""
@@ -70,6 +80,20 @@ class Nodes:
             leased = ()
         others = {node_of(one.lease): one.devices.get(hub, 0) for one in leased if one.left > 0 and one.lease != own}
         return {**others, node_of(own): here}
+
+
+def findings_of(leased: Sequence[Leased]) -> Iterator[Finding]:
+    """What there is to see to among nodes."""
+    gone = [node_of(one.lease) for one in leased if one.left < 0]
+    if gone:
+        text = f"Nodes that are gone without a word: {', '.join(gone)}."
+        yield Finding(
+            Level.WARNING, "node-gone", text, "See their machines; a node that is stopped by SIGTERM says so."
+        )
+    versions = {str(one.about.get("version", "unknown")) for one in leased if one.left > 0}
+    if len(versions) > 1:
+        text = f"Nodes run different versions: {', '.join(sorted(versions))}."
+        yield Finding(Level.NOTICE, "node-versions", text, "Finish the upgrade: restart those of the older one.")
 
 
 def _report(one: Leased, devices: Mapping[str, int], *, this: bool) -> Mapping[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from muster.access.roles import ManagementAction
 from muster.core.ambient import Ambient
+from muster.core.errors import HubError
 from muster.heads.http.answers import json_answer
 from muster.heads.http.messages import Response
 from muster.heads.http.operations import Call, Operation
@@ -23,7 +24,7 @@ _AT_ONCE = 200
 
 class DoctorOperations:
     """Looks at one hub. ``certificates`` are those that it shows; ``troubles`` says from where no news of revocations
-    come, and why."""
+    come, and why; ``deployment`` look at what all hubs share, for the owner of the first one."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class DoctorOperations:
         ambient: Ambient,
         certificates: Callable[[], doctor.Shown],
         troubles: Callable[[], Mapping[str, str]],
+        deployment: Sequence[doctor.Examine],
     ) -> None:
         self._authenticator = authenticator
         self._identities = identities
@@ -43,6 +45,7 @@ class DoctorOperations:
         self._ambient = ambient
         self._certificates = certificates
         self._troubles = troubles
+        self._deployment = deployment
 
     def table(self) -> list[Operation]:
         """The rows for the operation table."""
@@ -61,22 +64,33 @@ class DoctorOperations:
             *doctor.session_findings(ends, now),
             *doctor.policy_findings(self._authenticator.policies_used, local_auth=not hub.switches.disable_local_auth),
         ]
-        seen = doctor.Identities()
-        devices = await self._identities.devices(hub.name, _MOST_DEVICES)
-        for number, device in enumerate(devices, 1):
-            seen.add(device)
-            for module in await self._identities.modules(hub.name, device.device_id):
-                seen.add(module)
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+        for examine in self._deployment:
+            findings += await examine()
+        seen, looked_at = doctor.Identities(), 0
+        try:
+            looked_at = await self._look_at_devices(hub.name, seen)
+        except HubError as error:
+            text, remedy = f"Devices cannot be read: {error.message}.", "Mend the database: nobody is let in meanwhile."
+            findings.append(doctor.Finding(doctor.Level.BAD, "devices-unreadable", text, remedy))
         findings += seen.findings(authorities=any(one.verified for one in registered))
         order = list(doctor.Level)
         findings.sort(key=lambda finding: order.index(finding.level))
         return json_answer(
             {
                 "now": now,
-                "devices": len(devices),
-                "complete": len(devices) < _MOST_DEVICES,
+                "devices": looked_at,
+                "complete": looked_at < _MOST_DEVICES,
                 "findings": [finding._asdict() for finding in findings],
             }
         )
+
+    async def _look_at_devices(self, hub: str, seen: doctor.Identities) -> int:
+        """How many there were, 20,000 at most."""
+        devices = await self._identities.devices(hub, _MOST_DEVICES)
+        for number, device in enumerate(devices, 1):
+            seen.add(device)
+            for module in await self._identities.modules(hub, device.device_id):
+                seen.add(module)
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return len(devices)

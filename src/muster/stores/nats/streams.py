@@ -205,6 +205,19 @@ class Streams:
         return base_of(state["first_seq"] if state["messages"] else state["last_seq"] + 1)
 
 
+async def streams_of(replies: Replies, deployment: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The streams of all hubs of a deployment, as JetStream lists them, and the names of those of which nobody could
+    tell. Raises ``HubError`` (503001)."""
+    found: list[dict[str, Any]] = []
+    while True:
+        wanted = {"subject": f"muster.{_safe(deployment)}.>", "offset": len(found)}
+        page = await replies.ask("STREAM.LIST", wanted) or {}
+        streams = page.get("streams") or []
+        found += streams
+        if not streams or len(found) >= page["total"]:
+            return found, page.get("missing") or []
+
+
 async def delete_streams(replies: Replies, place: Place) -> None:
     """Delete all that is kept of a hub's telemetry. Harmless when repeated. Raises ``HubError`` (503001)."""
     while names := ((await replies.ask("STREAM.NAMES", {"subject": place.subject("*")})) or {}).get("streams"):

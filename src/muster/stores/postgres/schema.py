@@ -39,6 +39,13 @@ async def migrate(url: str) -> None:
             await engine.dispose()
 
 
+def newest_layout() -> str:
+    """The number of the newest of ``migrations``."""
+    newest = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    assert newest is not None, "there are migrations"
+    return newest
+
+
 def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
@@ -48,11 +55,10 @@ def _upgrade(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        newest = ScriptDirectory.from_config(config).get_current_head()
         raise HubError(
             INVALID_OPERATION,
-            f"the database has a layout that this version of muster does not know ({error}); it knows up to {newest}; "
-            "run the newer version that wrote it",
+            f"the database has a layout that this version of muster does not know ({error}); it knows up to "
+            f"{newest_layout()}; run the newer version that wrote it",
         ) from error
     finally:
         connection.rollback()
