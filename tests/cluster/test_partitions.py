@@ -40,7 +40,8 @@ async def test_a_node_that_is_cut_off_gives_its_sessions_up_and_is_not_ready_unt
     async with Deployment(tmp_path, nodes=2) as deployment:
         key = await asyncio.to_thread(deployment.hub.add_device, "d")
         address = deployment.nodes[0].address
-        for links in ([deployment.to_postgres[0]], [deployment.to_postgres[0], *deployment.to_nats[0]]):
+        postgres, nats = [deployment.to_postgres[0]], deployment.to_nats[0]
+        for links in (postgres, nats, [*postgres, *nats]):
             old = await connected(deployment, 0, "d", key)
             async with deployment.without(links):
                 new = await connected(deployment, 1, "d", key)

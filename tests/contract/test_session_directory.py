@@ -183,6 +183,27 @@ async def test_a_lease_is_taken_away_only_when_its_time_is_over(both: Both) -> N
     assert await leases.renew(a, LONG, {}) == []
 
 
+async def test_a_node_on_no_bus_hears_from_the_database_whether_others_are() -> None:
+    url = await asyncio.to_thread(new_database)
+    databases = Database(url), Database(url)
+    for database in databases:
+        await database.open()
+    one, other = map(PostgresLeaseStore, databases)
+    a, b = await one.register("a", LONG, {}), await other.register("b", LONG, {})
+    assert not await one.cut_off(a, on_bus=True)
+    assert await one.cut_off(a, on_bus=False)
+    assert not await other.cut_off(b, on_bus=False), "nobody is"
+    assert not await one.cut_off(a, on_bus=False)
+    assert not await other.cut_off(b, on_bus=True)
+    assert await one.cut_off(a, on_bus=False)
+    await other.renew(b, 0.01, {})
+    await asyncio.sleep(0.05)
+    assert not await one.cut_off(a, on_bus=False), "the other one is gone"
+    for leases, database in zip((one, other), databases, strict=True):
+        await leases.close()
+        await database.close()
+
+
 async def test_nodes_tell_how_many_devices_they_have(both: Both) -> None:
     leases = both.leases
     a, b = await leases.register("a", LONG, {}), await leases.register("b", LONG, {})

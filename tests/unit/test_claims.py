@@ -43,11 +43,15 @@ class Node:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name
         self.bus = cluster.nodes.bus(name)
-        self.lease = Lease(cluster.directory, self.bus)
+        self.lease = Lease(cluster.directory, self.bus, cut_off=self._cut_off)
         self.claims = Claims("hub", cluster.directory, self.lease, self.bus, VirtualAmbient())
         room = cluster.room
         self.table = SessionTable("hub", room.shelf, self.bus, room.ambient, self.claims)
         self.lease.when_lost(lambda: self.table.end_present(UNAVAILABLE))
+
+    async def _cut_off(self, _: str) -> bool:
+        nodes = self.cluster.nodes
+        return not nodes.has(self.bus) and any(nodes.has(other.bus) for other in self.cluster.all)
 
     def open(self, key: IdentityKey = DEVICE) -> tuple[Session, Sink]:
         room = self.cluster.room
@@ -242,6 +246,37 @@ async def test_a_node_that_alone_does_not_reach_the_store_ends_its_sessions(clus
     cluster.directory.down.add("a")
     await asyncio.sleep(LEASE)
     assert (sink.errors, a.lease.held, b.lease.held) == ([UNAVAILABLE], False, True)
+
+
+async def test_a_node_that_alone_is_on_no_bus_gives_its_sessions_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "CUT_OFF_SECONDS", 1.0)
+    a, b = await cluster.join("a"), await cluster.join("b")
+    session, sink = a.open()
+    await granted(session)
+    cluster.nodes.cut("a")
+    await granted(b.open()[0])
+    assert (sink.errors, a.lease.held, b.lease.held) == ([UNAVAILABLE], False, True)
+    await asyncio.sleep(0.5)
+    assert not a.lease.held, "it takes none before it is back"
+    cluster.nodes.join(a.bus)
+    async with asyncio.timeout(PATIENCE):
+        while not a.lease.held:
+            await asyncio.sleep(0.05)
+
+
+async def test_sessions_go_on_while_no_node_is_on_the_bus(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "CUT_OFF_SECONDS", 0.5)
+    nodes = [await cluster.join("a"), await cluster.join("b")]
+    session, sink = nodes[0].open()
+    await granted(session)
+    for node in nodes:
+        cluster.nodes.cut(node.name)
+    await asyncio.sleep(1.5)
+    for node in nodes:
+        cluster.nodes.join(node.bus)
+    assert (sink.errors, [node.lease.held for node in nodes]) == ([], [True, True])
 
 
 async def test_a_lease_that_stays_over_is_taken_away(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo, about: 
     storage.grants = SharedGrants(storage.grants, lambda: shared.announce(GRANTS))
     leases = PostgresLeaseStore(database)
     undo.append(leases.close)
-    lease = Lease(leases, node.bus(), about)
+    lease = Lease(leases, node.bus(), about, lambda name: leases.cut_off(name, on_bus=connection.connected))
     await lease.start()
     undo.append(lease.stop)
 

@@ -4,15 +4,16 @@ A lease lasts ``LEASE_SECONDS`` by the store's clock and is renewed every ``RENE
 ends its sessions ``MARGIN_SECONDS`` before it is over for the others, counted from before the last renewal was asked
 for, so that clocks need not agree. One thing is excepted: when the store is down for all others that can be asked on
 the bus, nobody can take anything over, and sessions go on. A late renewal counts as long as nobody has taken the lease
-away. Who finds a lease that stays over, while its own is renewed all the time, does: else devices of a node that never
-came back would count as connected for ever.
+away. A node that is not on the bus, while others are, gives its lease up after ``CUT_OFF_SECONDS``: it hears of nothing
+that they change, and cannot be asked to end a session. Who finds a lease that stays over, while its own is renewed all
+the time, takes it away: else devices of a node that never came back would count as connected for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +24,9 @@ from muster.sessions.contract import Leased, LeaseStore, node_of
 LEASE_SECONDS, RENEW_SECONDS, MARGIN_SECONDS = 5.0, 1.0, 1.0
 _LOOK_SECONDS, GONE_SECONDS = 10.0, 30.0
 """How often a node looks for leases that are over, and how long it must have seen that until it takes them away."""
+CUT_OFF_SECONDS = 8.0
+"""For so long a node is on no bus while others are, until that counts: when the bus fails for all they notice it, and
+are back, within some seconds of each other."""
 _STORE_SECONDS = 1.5
 """Within which the store must answer: two such silences leave time to ask the others."""
 _ASK_SECONDS = 0.5
@@ -36,14 +40,20 @@ log = logging.getLogger("muster.nodes")
 class Lease:
     """The lease of a node, from ``start`` to ``stop``. ``name`` is another one after each loss."""
 
-    def __init__(self, store: LeaseStore, bus: NodeBus, about: Mapping[str, Any] | None = None) -> None:
-        """``bus`` is that of the deployment; ``about`` is what the node says of itself."""
+    def __init__(
+        self, store: LeaseStore, bus: NodeBus, about: Mapping[str, Any] | None = None,
+        cut_off: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:  # fmt: skip
+        """``bus`` is that of the deployment; ``about`` is what the node says of itself. ``cut_off`` tells, by the name
+        of this node's lease, whether others are on the bus and this node is not."""
         self.name = ""
         self.held = False
         """Whether sessions may begin and go on."""
         self.counts: dict[str, Callable[[], int]] = {}
         """Tell how many devices of each hub are connected to this node."""
         self._store, self._bus, self._about = store, bus, about or {}
+        self._cut_off = cut_off or _never
+        self._cut_since: float | None = None
         self._renewed = 0.0
         self._failing = False
         self._others: Sequence[str] = ()
@@ -106,7 +116,8 @@ class Lease:
                     if self.held:
                         await self._renew()
                         await self._take_away()
-                    else:
+                        await self._look_around()
+                    elif not await self._cut_off(self.name):
                         await self._register()
                         log.warning("this node takes sessions again, its lease is %s", self.name)
             except (HubError, TimeoutError) as error:
@@ -132,6 +143,18 @@ class Lease:
         for lease, since in self._over.items():
             if now >= since + GONE_SECONDS and not await self._store.expire(lease):
                 log.warning("%s is gone without a word, its lease is taken away", node_of(lease))
+
+    async def _look_around(self) -> None:
+        if not await self._cut_off(self.name):
+            self._cut_since = None
+            return
+        now = asyncio.get_running_loop().time()
+        if self._cut_since is None:
+            self._cut_since = now
+        elif now >= self._cut_since + CUT_OFF_SECONDS and self.held:
+            self._cut_since = None
+            self._lose("other nodes are on the bus, and it is not")
+            await self._store.give_up(self.name)
 
     async def _failed(self, error: Exception) -> None:
         """The store was not reached. Is it for this node alone?"""
@@ -160,3 +183,7 @@ class Lease:
         self.held = False
         for listener in tuple(self._when_lost.values()):
             listener()
+
+
+async def _never(_: str) -> bool:
+    return False

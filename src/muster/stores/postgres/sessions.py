@@ -177,6 +177,8 @@ _NODES = """
 SELECT lease, about::text, extract(epoch FROM since)::float8 AS since,
     extract(epoch FROM until - clock_timestamp())::float8 AS "left", devices::text
 FROM nodes ORDER BY since, lease"""
+_SAY_WHETHER_ON_BUS = "UPDATE nodes SET on_bus = $2 WHERE lease = $1"
+_OTHERS_ON_BUS = "SELECT EXISTS (SELECT FROM nodes WHERE lease <> $1 AND on_bus AND until > clock_timestamp())"
 _SOON = 0.05
 
 
@@ -188,10 +190,12 @@ class PostgresLeaseStore:
         self._database = database
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
+        self._on_bus = True
 
     async def register(self, node: str, seconds: float, about: Mapping[str, Any]) -> str:
         """See ``LeaseStore``."""
         lease: str = (await self._fetch(_REGISTER, node, seconds, json.dumps(dict(about))))[0]["lease"]
+        self._on_bus = True
         return lease
 
     async def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> Sequence[str] | None:
@@ -199,6 +203,13 @@ class PostgresLeaseStore:
         if not await self._fetch(_RENEW, lease, seconds, json.dumps(dict(devices))):
             return None
         return [row["lease"] for row in await self._fetch(_OTHERS, lease)]
+
+    async def cut_off(self, lease: str, *, on_bus: bool) -> bool:
+        """Whether others are on the bus, and the node of ``lease`` is not. It says so itself; raises ``HubError``."""
+        if on_bus != self._on_bus:
+            await self._fetch(_SAY_WHETHER_ON_BUS, lease, on_bus)
+            self._on_bus = on_bus
+        return not on_bus and bool((await self._fetch(_OTHERS_ON_BUS, lease))[0][0])
 
     async def expire(self, lease: str) -> float:
         """See ``LeaseStore``."""
