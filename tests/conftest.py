@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
-from tests.engines import Engines, clustered, hub_process, use
+from tests.engines import EngineKind, clustered, hub_process, start_servers, use
 from tests.nats_servers import nats as nats  # noqa: PLC0414  a fixture for all
 from tests.servers import end_all
 
@@ -23,13 +23,13 @@ settings.load_profile("shared machine")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--engines", type=Engines, choices=list(Engines), default=Engines.EMBEDDED,
+        "--engines", type=EngineKind, choices=list(EngineKind), default=EngineKind.EMBEDDED,
         help="what hubs of tests are started on: engines within, or PostgreSQL and NATS",
     )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    use(Engines(config.getoption("--engines")))
+    use(EngineKind(config.getoption("--engines")))
 
 
 def pytest_unconfigure() -> None:
@@ -41,6 +41,7 @@ def pytest_unconfigure() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if clustered() and (marker := item.get_closest_marker("embedded")):
         pytest.skip(*marker.args)
+    start_servers()
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -1,24 +1,33 @@
 """Hubs of tests, on the engines that the run asks for: those within the hub (SQLite), or PostgreSQL and NATS.
 
 ``pytest --engines clustered``: every hub is the only node of a deployment of its own, on the two servers of the test
-process. Tests start hubs by ``hub_process`` or the fixture ``make_hub``, and need not know.
+process. Tests start hubs by ``hub_process`` or the fixture ``make_hub``, hubs that tests put together of parts stand
+on ``open_engines``; they need not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 import pytest
 
+from muster.core.ambient import SystemAmbient
+from muster.core.company import Company
+from muster.node import engines
+from muster.node.directory import DataDirectory
+from muster.node.foundation import Undo
+from muster.node.settings import Settings
 from muster.testing.hub import HubProcess
 from tests.nats_servers import shared_nats
-from tests.postgres import new_database
+from tests.postgres import new_database, shared_server
 from tests.servers import bound_to_us
 
 
-class Engines(StrEnum):
+class EngineKind(StrEnum):
     """What is under the hubs."""
 
     EMBEDDED = "embedded"
@@ -26,17 +35,24 @@ class Engines(StrEnum):
 
 
 class _Run:
-    engines = Engines.EMBEDDED
+    kind = EngineKind.EMBEDDED
 
 
-def use(engines: Engines) -> None:
+def use(kind: EngineKind) -> None:
     """What hubs of this process are started on from now on."""
-    _Run.engines = engines
+    _Run.kind = kind
 
 
 def clustered() -> bool:
     """Whether hubs are started on PostgreSQL and NATS."""
-    return _Run.engines is Engines.CLUSTERED
+    return _Run.kind is EngineKind.CLUSTERED
+
+
+def start_servers() -> None:
+    """Start what hubs need, once: in the thread that lives as long as the tests do. Skips a test without PostgreSQL."""
+    if clustered():
+        shared_server()
+        shared_nats()
 
 
 def hub_process(
@@ -51,6 +67,25 @@ def hub_process(
             pytest.skip("engines that are shared keep what they are given")
         options = (*options, "--database", _database(directory), "--bus", ",".join(shared_nats().urls))
     return HubProcess(directory, address, *options, ephemeral=ephemeral, prefix=[*bound_to_us(), *prefix])
+
+
+@contextlib.asynccontextmanager
+async def open_engines(directory: Path, company: Company | None = None) -> AsyncIterator[engines.Engines]:
+    """What is under a hub, as ``muster serve`` opens it; in the same ``directory`` with what was kept there."""
+    database = await asyncio.to_thread(_database, directory) if clustered() else ""
+    bus = tuple(shared_nats().urls) if clustered() else ()
+    settings = Settings(data=directory, sync=False, database=database, bus=bus)
+    ambient = SystemAmbient(asyncio.get_running_loop())
+    undo: Undo = []
+    held = DataDirectory(directory)
+    try:
+        yield await engines.open_engines(settings, held, ambient, company or Company(lambda: 0.0), undo)
+    finally:
+        while undo:
+            pending = undo.pop()()
+            if pending is not None:
+                await pending
+        held.release()
 
 
 def _database(directory: Path) -> str:

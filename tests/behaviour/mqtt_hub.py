@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from muster.core.ambient import SystemAmbient
-from muster.core.bus import LocalBus
+from muster.core.bus import Bus
 from muster.core.company import Company
 from muster.core.daily_use import DailyUse
 from muster.core.limits import Profile
 from muster.core.meters import Meters
+from muster.core.outbox import Outbox
 from muster.core.throttles import Plan, Quota
 from muster.dialect.event_bodies import event_record
 from muster.dialect.record import describe
@@ -48,31 +49,25 @@ from muster.identity.revocation_news import RevocationNews
 from muster.identity.sas import make
 from muster.identity.trust import Trust
 from muster.issuing.authority import issue_server_certificate, make_authority
-from muster.messages.contract import PartitionState, Share, Slice, Stored
+from muster.messages.contract import Share, Slice, TelemetryLog
 from muster.messages.methods import Methods
 from muster.messages.queues import Queues
 from muster.messages.telemetry import Telemetry
+from muster.node.engines import Engines
 from muster.node.fetch import fetch
 from muster.node.messaging import Messaging, make_messaging, make_queues
 from muster.node.settings import Settings
 from muster.sessions.faults import Faults
 from muster.sessions.grounds import CertificateGrounds
+from muster.sessions.several import drain
 from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
-from muster.stores.sqlite.authorities import SqliteAuthorityStore
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
-from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.inline import WhileQuick
-from muster.stores.sqlite.outbox import SqliteOutbox
-from muster.stores.sqlite.queues import SqliteQueueStore
-from muster.stores.sqlite.settings import SqliteHubSettingsStore
-from muster.stores.sqlite.subscriptions import SqliteSubscriptionStore
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
-from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.testing.clock import VirtualAmbient
 from muster.testing.mqtt import PINGREQ, MqttClient, connect
 from muster.twins.service import Twins
+from tests.engines import clustered, open_engines
 
 PARTITIONS = 2
 SETTINGS = Settings(data=None)
@@ -86,31 +81,28 @@ Done = Callable[[BaseException | None], None]
 
 
 class HeldLog:
-    """A real log whose commits wait while ``held``, and fail with ``failure`` instead when that is set."""
+    """Stands before the commits of a real log: they wait while ``held``, and fail with ``failure`` instead when that
+    is set."""
 
-    def __init__(self, log: SqliteTelemetryLog) -> None:
-        self._log = log
-        self.partitions, self.created_at = log.partitions, log.created_at
-        self.states: Callable[[], Sequence[PartitionState]] = log.states
-        self.read, self.sequence_at, self.trim, self.close = log.read, log.sequence_at, log.trim, log.close
+    def __init__(self, log: TelemetryLog) -> None:
         self.held = False
         self.failure: Exception | None = None
-        self.listen: Callable[[Stored], None] = log.listen
         self.waiting: list[tuple[Sequence[Share], int, Done]] = []
+        self._real, log.commit = log.commit, self._commit  # type: ignore[method-assign]
 
-    def commit(self, shares: Sequence[Share], now_ms: int, done: Done) -> None:
+    def _commit(self, shares: Sequence[Share], now_ms: int, done: Done) -> None:
         if self.failure is not None:
             asyncio.get_running_loop().call_soon(done, self.failure)
         elif self.held:
             self.waiting.append((shares, now_ms, done))
         else:
-            self._log.commit(shares, now_ms, done)
+            self._real(shares, now_ms, done)
 
     def release(self) -> None:
         self.held = False
         waiting, self.waiting = self.waiting, []
         for commit in waiting:
-            self._log.commit(*commit)
+            self._real(*commit)
 
 
 class MqttHub:
@@ -133,12 +125,13 @@ class MqttHub:
         self.messaging: Messaging
         self.amqp: AmqpHead
         self.relay: EventRelay
-        self.writer: Writer
         self.trusted: Trust
         self.grounds: CertificateGrounds
         self.authorities: Authorities
         self.news: RevocationNews
         self.log: HeldLog
+        self.untold: Outbox
+        """To look at what waits for the relay."""
         self.faults = faults
         self.silence = 0.0
         """The clock of ``company``, in seconds: it stands still but for tests."""
@@ -185,7 +178,7 @@ class MqttHub:
         assert code == 0
         return client
 
-    def trust_authorities(self, name: str, store: AuthorityStore, bus: LocalBus) -> None:
+    def trust_authorities(self, name: str, store: AuthorityStore, bus: Bus) -> None:
         """Judge client certificates by the authorities in ``store``."""
         ambient = self.ambient
         self.trusted = Trust(name, store, bus, ambient)
@@ -209,7 +202,7 @@ class MqttHub:
     async def events(self, device_id: str) -> list[dict[str, Any]]:
         """As ``messages``, once all that was recorded so far is told; without telemetry."""
         async with asyncio.timeout(10):
-            while await self.writer.submit(lambda connection: connection.execute("SELECT count(*) FROM outbox").get):
+            while await self.untold.take(0, 1, 1):
                 await asyncio.sleep(0.005)
         found = await self.messages(device_id)
         return [message for message in found if message["annotations"]["iothub-message-source"] != "Telemetry"]
@@ -237,17 +230,12 @@ class MqttHub:
             client.abort()
 
 
-def _telemetry(
-    directory: Path, ambient: VirtualAmbient, company: Company, vfs: str | None
-) -> tuple[HeldLog, Telemetry]:
-    loop, path = asyncio.get_running_loop(), directory / "telemetry.db"
-    inline, durable = WhileQuick(company.alone, QUICK_SECONDS), vfs is not None
-    log = HeldLog(
-        SqliteTelemetryLog(path, PARTITIONS, loop, created_at=ambient.now(), vfs=vfs, durable=durable, inline=inline)
-    )
-    return log, Telemetry(
-        log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
-    )
+async def _open_log(engines: Engines, directory: Path, hub: MqttHub, vfs: str | None) -> TelemetryLog:
+    path, created_at = directory / "telemetry.db", hub.ambient.now()
+    if clustered():
+        return await engines.open_log("localhost", path, PARTITIONS, created_at)
+    loop, inline, durable = asyncio.get_running_loop(), WhileQuick(hub.company.alone, QUICK_SECONDS), vfs is not None
+    return SqliteTelemetryLog(path, PARTITIONS, loop, created_at=created_at, vfs=vfs, durable=durable, inline=inline)
 
 
 @contextlib.asynccontextmanager
@@ -257,59 +245,81 @@ async def mqtt_hub(
 ) -> AsyncIterator[MqttHub]:  # fmt: skip
     """``plan``: what is enforced, with ``quota`` in the place of its own; ``faults``: clients may ask for such;
     ``vfs``: the disk of telemetry, which is durable then."""
-    loop = asyncio.get_running_loop()
-    system, ambient = SystemAmbient(loop), VirtualAmbient()
+    system, ambient = SystemAmbient(asyncio.get_running_loop()), VirtualAmbient()
     authority = make_authority(system)
     issued = issue_server_certificate(authority, ["localhost"], system)
     for name, content in (("ca", authority.certificate), ("chain", issued.certificate), ("key", issued.key)):
         (directory / name).write_bytes(content)
     hub = MqttHub(ambient, directory / "ca", meters_of(ambient, plan, quota), Faults(ambient) if faults else None)
+    async with open_engines(directory, hub.company) as engines, contextlib.AsyncExitStack() as undo:
+        log = await _open_log(engines, directory, hub, vfs)
+        hub.log = HeldLog(log)
+        hub.telemetry = Telemetry(
+            log, ambient, retention_seconds=86_400, retention_bytes=1 << 30, max_pending_bytes=MAX_PENDING_BYTES
+        )
+        undo.push_async_callback(hub.telemetry.close)
+        await _put_together(hub, engines, events, undo)
+        _listen(hub, directory, undo)
+        undo.callback(hub.close_clients)
+        undo.callback(hub.log.release)
+        yield hub
 
-    writer = hub.writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
-    reader = open_connection(directory / "hub.db", readonly=True)
+
+async def _put_together(
+    hub: MqttHub, engines: Engines, events: Collection[Source], undo: contextlib.AsyncExitStack
+) -> None:
+    """All between the engines and the heads."""
+    ambient, several = hub.ambient, engines.several
     facts = make_hub(["localhost"], development_policies())
-    outbox = SqliteOutbox(writer, facts.name)
     recorder = EventRecorder(events, partial(event_record, facts.name), ambient) if events else None
-    store, bus = SqliteIdentityStore(writer, reader, outbox, recorder), LocalBus()
-    hub.sessions = SessionTable(facts.name, store, bus, ambient)
-    hub.subscriptions = Subscriptions(facts.name, SqliteSubscriptionStore(writer, reader))
-    hub.queues = make_queues(facts.name, SqliteQueueStore(writer, reader), bus, ambient, SETTINGS)
-    hub.registry = Registry(facts.name, store, hub.sessions, bus, ambient, queues=hub.queues)
+    stores, bus = engines.storage.of(facts.name, recorder), engines.bus(facts.name)
+    hub.untold = engines.storage.of(facts.name, None).outbox
+    engines.watch(facts.name, stores.identities, bus)
+    claims = None if several is None else several.claims(facts.name, ambient)
+    hub.sessions = SessionTable(facts.name, stores.identities, bus, ambient, claims)
+    hub.subscriptions = Subscriptions(facts.name, stores.subscriptions)
+    hub.queues = make_queues(facts.name, stores.queues, bus, ambient, SETTINGS)
+    hub.registry = Registry(facts.name, stores.identities, hub.sessions, bus, ambient, queues=hub.queues)
     hub.refusals = Refusals(ambient)
-    hub.log, hub.telemetry = _telemetry(directory, ambient, hub.company, vfs)
-    hub.relay = EventRelay(outbox, hub.telemetry, ambient)
+    hub.relay = EventRelay(stores.outbox, hub.telemetry, ambient)
     hub.relay.start()
+    undo.push_async_callback(hub.relay.close)
     if recorder is not None:
-        recorder.watch(hub.sessions, outbox, await next_epoch(SqliteHubSettingsStore(writer, reader), ambient))
-    hub.twins = Twins(facts.name, SqliteTwinStore(writer, reader, outbox), hub.sessions, ambient, recorder)
-    hub.trust_authorities(facts.name, SqliteAuthorityStore(writer, reader), bus)
-    hub.authenticator = Authenticator(facts, store, ambient, hub.refusals, trust=hub.trusted, ask=hub.news.ask)
+        recorder.watch(hub.sessions, stores.outbox, await next_epoch(engines.storage.settings, ambient))
+    hub.trust_authorities(facts.name, stores.authorities, bus)
+    undo.push_async_callback(hub.news.stop)
+    hub.authenticator = Authenticator(
+        facts, stores.identities, ambient, hub.refusals, trust=hub.trusted, ask=hub.news.ask
+    )
     hub.methods = Methods(hub.registry, hub.sessions, ambient, hub.meters)
+    listener = hub.sessions if several is None else several.desired(facts.name, hub.sessions, stores.twins)
+    epoch_of = None if several is None else hub.sessions.epoch_of
+    hub.twins = Twins(facts.name, stores.twins, listener, ambient, recorder, epoch_of=epoch_of)
+    if several is not None:
+        undo.push_async_callback(several.connect(facts.name, hub.sessions, hub.methods))
+        drain(hub.sessions, hub.telemetry, hub.subscriptions, hub.twins)
     hub.messaging, stop_queues = await make_messaging(
         facts.name, hub.queues, hub.registry, ambient, SETTINGS, meters=hub.meters
     )
-    hub.amqp = AmqpHead(HubDirectory(_amqp_hub(hub)), ambient, loop)
-    context = server_context(str(directory / "chain"), str(directory / "key"))
+    undo.callback(stop_queues)
+    hub.amqp = AmqpHead(HubDirectory(_amqp_hub(hub)), ambient, asyncio.get_running_loop())
+
+
+def _listen(hub: MqttHub, directory: Path, undo: contextlib.AsyncExitStack) -> None:
+    loop, context = asyncio.get_running_loop(), server_context(str(directory / "chain"), str(directory / "key"))
     make_mqtt = _connections(hub, loop)
     make_front = partial(FrontProtocol, loop, make_mqtt, hub.amqp, make_mqtt)
-    explain = HandshakeRefusals(HubDirectory(hub.refusals), ambient)
+    explain = HandshakeRefusals(HubDirectory(hub.refusals), hub.ambient)
     listeners = [listening(context, make_protocol, explain, hub.company) for make_protocol in (make_mqtt, make_front)]
     hub.port, hub.websocket_port = listeners[0][1], listeners[1][1]
-    try:
-        yield hub
-    finally:
-        hub.log.release()
-        await hub.news.stop()
-        hub.close_clients()
+
+    async def stop() -> None:
         for listener, _ in listeners:
             listener.stop_accepting()
             listener.abort_connections()
         await asyncio.sleep(0)
-        stop_queues()
-        await hub.relay.close()
-        await hub.telemetry.close()
-        reader.close()
-        await writer.close()
+
+    undo.push_async_callback(stop)
 
 
 def meters_of(ambient: VirtualAmbient, plan: Plan | None, quota: Quota | None = None) -> Meters:

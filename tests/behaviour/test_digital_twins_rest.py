@@ -23,6 +23,7 @@ from muster.core.limits import MODEL_ID_CHARACTERS
 from muster.dialect.twin_bodies import twin_body
 from muster.identity.changes import ANY, Draft
 from muster.identity.model import IdentityKey, Status
+from muster.stores.sqlite.database import Writer
 from muster.testing.mqtt import MqttClient, subscribe
 
 MODEL, OTHER = "dtmi:com:example:Thermostat;1", "dtmi:com:example:Thermostat;2"
@@ -90,7 +91,7 @@ async def test_an_unchanged_model_costs_no_write(hub: MethodHub, monkeypatch: py
     def written(*_: object) -> None:
         raise AssertionError("something was written")
 
-    monkeypatch.setattr(type(hub.mqtt.writer), "call", written)
+    monkeypatch.setattr(Writer, "call", written)
     client = await hub.mqtt.open()
     name, user, password = await hub.mqtt.login("d")
     assert await client.connect(name, f"{user}&model-id={MODEL}", password) == (False, 0)

@@ -16,7 +16,7 @@ from tests import engines
 from tests.addresses import loopback
 from tests.nats_servers import shared_nats
 from tests.postgres import shared_server
-engines.use(engines.Engines.CLUSTERED)
+engines.use(engines.EngineKind.CLUSTERED)
 hub = engines.hub_process(Path(sys.argv[1]), loopback(), "--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 hub.start()
 print(hub.pid, shared_server().pid, shared_nats().servers[0].pid, flush=True)
