@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -26,15 +27,12 @@ from muster.identity.refusals import Refusals
 from muster.messages.contract import TelemetryLog
 from muster.messages.groups import ConsumerGroups
 from muster.messages.telemetry import Telemetry
+from muster.node.engines import Engines
 from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
-from muster.stores.sqlite.identities import SqliteIdentityStore
-from muster.stores.sqlite.settings import SqliteHubSettingsStore
-from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.clock import VirtualAmbient
+from tests.engines import open_engines
 from tests.issuer_parts import TestIssuer
 from tests.nats_servers import NatsCluster
 
@@ -64,6 +62,7 @@ class EventHubServer:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="event hub", daemon=True)
         self._numbers: dict[str, int] = {}
+        self._undo = AsyncExitStack()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -91,44 +90,41 @@ class EventHubServer:
     async def _start(self) -> None:
         ambient = self.clock or SystemAmbient(self.loop)
         hub = make_hub(["localhost"], POLICIES.values())
-        self._writer = Writer(self.directory / "hub.db", MIGRATIONS, self.loop, durable=False)
-        self._reader = open_connection(self.directory / "hub.db", readonly=True)
+        engines = await self._undo.enter_async_context(open_engines(self.directory))
         self.telemetry = Telemetry(
-            await self._open_log(ambient),
+            await self._open_log(engines, ambient),
             ambient,
             retention_seconds=10**9,
             retention_bytes=10**10,
             tail_bytes=self.tail_bytes,
         )
         self.refusals = Refusals(ambient)
-        identities, gate = SqliteIdentityStore(self._writer, self._reader), None
+        self._undo.push_async_callback(self.telemetry.close)
+        identities, gate = engines.storage.of("localhost", None).identities, None
         if self.issuer is not None:
             issuers = Issuers([Issuer(self.issuer.url, self.issuer.fetch, ambient)])
             gate = BearerGate(issuers, by_claim, ambient, self.refusals, ENTITY)
         authenticator = Authenticator(hub, identities, ambient, self.refusals, bearer=gate)
-        groups = ConsumerGroups(("other", "third"), SqliteHubSettingsStore(self._writer, self._reader), ambient)
+        groups = ConsumerGroups(("other", "third"), engines.storage.settings, ambient)
         self.event_hub = EventHub(self.telemetry, ENTITY, groups=groups)
         self.head = AmqpHead(HubDirectory(AmqpHub(authenticator, self.refusals, [self.event_hub])), ambient, self.loop)
         self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
         self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]
 
-    async def _open_log(self, ambient: Ambient) -> TelemetryLog:
+    async def _open_log(self, engines: Engines, ambient: Ambient) -> TelemetryLog:
         if self.servers is None:
             path = self.directory / "telemetry.db"
-            return SqliteTelemetryLog(path, self.partitions, self.loop, created_at=ambient.now(), durable=False)
-        self._connection = await NatsConnection.open(self.servers.urls)
+            return await engines.open_log("localhost", path, self.partitions, ambient.now())
+        connection = await NatsConnection.open(self.servers.urls)
+        self._undo.push_async_callback(connection.close)
         place = Place("eventhubs", self.directory.name)
-        return await JetStreamLog.open(self._connection, place, self.partitions, created_at=ambient.now())
+        return await JetStreamLog.open(connection, place, self.partitions, created_at=ambient.now())
 
     async def _stop(self) -> None:
         self._server.close()
         for connection in tuple(self.head.connections):
             connection.transport.abort()
-        await self.telemetry.close()
-        if self.servers is not None:
-            await self._connection.close()
-        await self._writer.close()
-        self._reader.close()
+        await self._undo.aclose()
 
     def connection_string(self, *, policy: str = "service", key: str | None = None, entity: str = ENTITY) -> str:
         """What an Event Hubs client is given; it speaks plain AMQP then."""

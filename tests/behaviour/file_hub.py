@@ -21,7 +21,6 @@ from hub_rest import Answer, token
 from yarl import URL
 
 from muster.core.ambient import SystemAmbient
-from muster.core.bus import LocalBus
 from muster.core.limits import Profile
 from muster.dialect.blob_sas import CONTAINER, Account
 from muster.heads.front import FrontProtocol
@@ -47,12 +46,8 @@ from muster.messages.uploads import Uploads
 from muster.sessions.table import SessionTable
 from muster.stores.blobs.embedded import EmbeddedStorage
 from muster.stores.blobs.folder import FolderFiles
-from muster.stores.sqlite.blobs import SqliteBlobIndex
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
-from muster.stores.sqlite.identities import SqliteIdentityStore
-from muster.stores.sqlite.uploads import SqliteUploadStore
 from muster.testing.clock import VirtualAmbient
+from tests.engines import open_engines
 
 API = "api-version=2021-04-12"
 KEY = bytes(range(64))
@@ -232,40 +227,34 @@ async def file_hub(
     sock.bind(("127.0.0.1", 0))
     hub.port = sock.getsockname()[1]
 
-    writer = Writer(directory / "hub.db", MIGRATIONS, loop, durable=False)
-    reader = open_connection(directory / "hub.db", readonly=True)
-    store, bus = SqliteIdentityStore(writer, reader), LocalBus()
     facts = make_hub(["localhost"], development_policies(), profile)
-    sessions = SessionTable(facts.name, store, bus, ambient)
-    hub.registry = Registry(facts.name, store, sessions, bus, ambient)
-    hub.refusals = Refusals(ambient)
-    gate = Authenticator(facts, store, ambient, hub.refusals)
-    files = FolderFiles(directory / "blobs", ambient, durable=False)
-    hub.blobs = Blobs(SqliteBlobIndex(writer, reader, facts.name), files, ambient, quota)
-    await hub.blobs.start()
-    place = EmbeddedStorage(hub.blobs, ACCOUNT, f"localhost:{hub.port}") if storage is None else storage(hub)
-    uploads = Uploads(
-        facts.name, SqliteUploadStore(writer, reader), place, hub.notices if told else None, ambient, profile=profile
-    )
-    await uploads.start()
-    operations = [*BlobOperations(hub.blobs, ACCOUNT, gate, ambient).table(), *UploadOperations(uploads).table(), *more]
-    app = build_app(registry=hub.registry, gate=gate, ambient=ambient, ready=lambda: True, more=operations)
-    http = HttpServer(app, ambient.now)
-    context = server_context(str(directory / "chain"), str(directory / "key"))
-    make_front = partial(FrontProtocol, loop, http, http, http)
-    listener = hub.listener = TlsListener(loop, lambda: context, make_front)
-    listener.listen([sock])
-    try:
+    async with open_engines(directory) as engines, contextlib.AsyncExitStack() as undo:
+        stores, bus = engines.storage.of(facts.name, None), engines.bus(facts.name)
+        sessions = SessionTable(facts.name, stores.identities, bus, ambient)
+        hub.registry = Registry(facts.name, stores.identities, sessions, bus, ambient)
+        hub.refusals = Refusals(ambient)
+        gate = Authenticator(facts, stores.identities, ambient, hub.refusals)
+        hub.blobs = Blobs(stores.blobs, FolderFiles(directory / "blobs", ambient, durable=False), ambient, quota)
+        await hub.blobs.start()
+        undo.push_async_callback(hub.blobs.close)
+        place = EmbeddedStorage(hub.blobs, ACCOUNT, f"localhost:{hub.port}") if storage is None else storage(hub)
+        notices = hub.notices if told else None
+        uploads = Uploads(facts.name, stores.uploads, place, notices, ambient, profile=profile)
+        await uploads.start()
+        undo.push_async_callback(uploads.close)
+        blobs = BlobOperations(hub.blobs, ACCOUNT, gate, ambient).table()
+        operations = [*blobs, *UploadOperations(uploads).table(), *more]
+        app = build_app(registry=hub.registry, gate=gate, ambient=ambient, ready=lambda: True, more=operations)
+        http = HttpServer(app, ambient.now)
+        undo.push_async_callback(http.close)
+        context = server_context(str(directory / "chain"), str(directory / "key"))
+        make_front = partial(FrontProtocol, loop, http, http, http)
+        listener = hub.listener = TlsListener(loop, lambda: context, make_front)
+        listener.listen([sock])
+        undo.callback(listener.abort_connections)
+        undo.callback(listener.stop_accepting)
         async with aiohttp.ClientSession() as hub.session:
             yield hub
-    finally:
-        listener.stop_accepting()
-        listener.abort_connections()
-        await http.close()
-        await uploads.close()
-        await hub.blobs.close()
-        reader.close()
-        await writer.close()
 
 
 def md5(data: bytes) -> str:

@@ -17,7 +17,6 @@ import aiohttp
 from yarl import URL
 
 from muster.core.ambient import Ambient, SystemAmbient
-from muster.core.bus import LocalBus
 from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.operations import Operation
@@ -29,13 +28,9 @@ from muster.identity.policies import SharedAccessPolicy, development_policies
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
 from muster.sessions.table import SessionTable
-from muster.stores.sqlite.database import Writer, open_connection
-from muster.stores.sqlite.hub_schema import MIGRATIONS
-from muster.stores.sqlite.identities import SqliteIdentityStore
-from muster.stores.sqlite.queries import SqliteQueryStore
-from muster.stores.sqlite.twins import SqliteTwinStore
 from muster.twins.query.service import Queries
 from muster.twins.service import Twins
+from tests.engines import open_engines
 
 API = "api-version=2021-04-12"
 POLICIES = {policy.name: policy for policy in development_policies()}
@@ -128,25 +123,24 @@ async def serving(app: App, ambient: Ambient, idle_seconds: float = 60) -> Async
 
 @contextlib.asynccontextmanager
 async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds: float = 60) -> AsyncIterator[RestHub]:
-    loop = asyncio.get_running_loop()
-    ambient, bus = SystemAmbient(loop), LocalBus()
-    path = directory / "hub.db"
-    writer = Writer(path, MIGRATIONS, loop, durable=False)
-    reader = open_connection(path, readonly=True)
-    store = SqliteIdentityStore(writer, reader)
-    sessions = SessionTable("localhost", store, bus, ambient)
-    registry = Registry("localhost", store, sessions, bus, ambient)
-    twins = Twins("localhost", SqliteTwinStore(writer, reader), sessions, ambient)
-    searched = SqliteQueryStore(writer, sessions)
-    queries = Queries("localhost", searched)
-    refusals = Refusals(ambient)
-    gate = Authenticator(make_hub(["localhost"], development_policies()), store, ambient, refusals)
-    running: list[RestHub] = []
-    operations = [*TwinOperations(registry, twins).table(), *QueryOperations(queries).table(), *more]
-    app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
-    async with serving(app, ambient, idle_seconds) as port, aiohttp.ClientSession() as session:
-        running.append(RestHub(port, session, registry, refusals))
-        yield running[0]
-    await searched.close()
-    reader.close()
-    await writer.close()
+    ambient, name = SystemAmbient(asyncio.get_running_loop()), "localhost"
+    async with open_engines(directory) as engines:
+        stores, bus = engines.storage.of(name, None), engines.bus(name)
+        sessions = SessionTable(name, stores.identities, bus, ambient)
+        registry = Registry(name, stores.identities, sessions, bus, ambient)
+        twins = Twins(name, stores.twins, sessions, ambient)
+        searched = engines.storage.queries(sessions, ())
+        await searched.prepare()
+        refusals = Refusals(ambient)
+        gate = Authenticator(make_hub([name], development_policies()), stores.identities, ambient, refusals)
+        running: list[RestHub] = []
+        operations = [
+            *TwinOperations(registry, twins).table(),
+            *QueryOperations(Queries(name, searched)).table(),
+            *more,
+        ]
+        app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
+        async with serving(app, ambient, idle_seconds) as port, aiohttp.ClientSession() as session:
+            running.append(RestHub(port, session, registry, refusals))
+            yield running[0]
+        await searched.close()

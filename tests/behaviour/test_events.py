@@ -29,6 +29,7 @@ from muster.events.model import Source
 from muster.events.relay import RETRY_SECONDS
 from muster.identity.changes import ANY
 from muster.identity.model import IdentityKey
+from muster.stores.sqlite.database import open_connection
 from muster.testing.mqtt import DISCONNECT, publish
 
 KEY, MODULE = IdentityKey("d"), IdentityKey("d", "m")
@@ -383,12 +384,14 @@ async def test_502_each_kind_is_switched_on_by_itself(hub_with: Maker, source: S
         assert await everything(hub) == {ALL_OF_IT[source]}
 
 
-async def test_503_without_any_nothing_is_written(hub_with: Maker) -> None:
+@pytest.mark.embedded("hub.db tells by its numbers whether there ever was a row")
+async def test_503_without_any_nothing_is_written(hub_with: Maker, tmp_path: Path) -> None:
     async with hub_with() as hub:
         assert await everything(hub) == set()
         assert hub.mqtt.telemetry.commits == 0
         numbers = "SELECT count(*) FROM sqlite_sequence WHERE name != 'audit'"
-        assert await hub.mqtt.writer.submit(lambda connection: connection.execute(numbers).get) == 0, "no row ever"
+        with contextlib.closing(open_connection(tmp_path / "hub.db", readonly=True)) as connection:
+            assert connection.execute(numbers).get == 0, "no row ever"
 
 
 # --- 6: order, and trouble
