@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -291,6 +293,31 @@ async def test_2_8_a_model_is_announced_by_a_link_property(hub: DeviceHub) -> No
     assert (await hub.mqtt.twins.get(IdentityKey("d"))).model_id == "dtmi:x;1"
     [message] = await hub.mqtt.messages("d")
     assert message["annotations"]["dt-dataschema"] == "dtmi:x;1"
+
+
+@pytest.mark.embedded("the claim is the test's own")
+async def test_2_9_no_link_opens_before_an_older_session_on_another_node_has_ended(
+    hub: DeviceHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also none that is attached meanwhile: what it brought would be stored without its sender."""
+    ended, begin = asyncio.Event(), hub.mqtt.sessions.open
+
+    def waiting(*arguments: Any) -> Any:
+        session = begin(*arguments)
+        session.claim = SimpleNamespace(granted=ended.wait, epoch=0)
+        return session
+
+    device = await hub.device("d")
+    monkeypatch.setattr(hub.mqtt.sessions, "open", waiting)
+    await aside(device.ask, "d", EVENTS)
+    await hub.mqtt.settled(lambda: hub.mqtt.sessions.is_connected(IdentityKey("d")))
+    second = await aside(device.ask, "d", EVENTS)
+    assert await aside(device.silent, kind=object)
+    monkeypatch.undo()
+    ended.set()
+    assert [await aside(device.attached) for _ in range(2)] == [None, None]
+    assert isinstance(await aside(device.telemetry, second, b"x"), Accepted)
+    assert await hub.bodies("d", 1) == ["x"]
 
 
 # --- 3. telemetry

@@ -185,7 +185,7 @@ class DeviceSession:
         self._links[handler] = part
         if (model or part is Part.TELEMETRY) and (model != self._model or self.session is None):
             self._model, self._announced = model, False
-        if self.session is not None and self._announced:
+        if self._task is None and self.session is not None and self._announced:
             handler.open()
         else:
             self._waiting.append(handler)
