@@ -8,9 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -102,29 +105,35 @@ def shared_server() -> PostgresServer:
     """The server of this process, started when it is first asked for."""
     server = PostgresServer()
     at_the_end(server.remove)
-    asyncio.new_event_loop().run_until_complete(_make_template(server))
+    _finish(_make_template(server))
     return server
 
 
 def new_database(server: PostgresServer | None = None) -> str:
-    """The URL of a database of the test's own, with all tables, empty. Not to be called on a running loop."""
+    """The URL of a database of the test's own, with all tables, empty."""
     server = server or shared_server()
     name = f"muster_{next(_numbers)}"
-    asyncio.new_event_loop().run_until_complete(_execute(server, f"CREATE DATABASE {name} TEMPLATE muster_template"))
+    _finish(_execute(server, f"CREATE DATABASE {name} TEMPLATE muster_template"))
     return server.url(name)
 
 
 def emptied_database() -> str:
     """The URL of a database that the tests of this process use one after the other, emptied now: much cheaper than one
-    of the test's own. Not to be called on a running loop."""
+    of the test's own."""
     url = _reused_database()
-    asyncio.new_event_loop().run_until_complete(_empty(url))
+    _finish(_empty(url))
     return url
 
 
 @cache
 def _reused_database() -> str:
     return new_database()
+
+
+def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``work``, on a loop of its own: there may be one that runs here."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, work).result()
 
 
 async def _empty(url: str) -> None:

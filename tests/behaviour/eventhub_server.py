@@ -153,6 +153,15 @@ class EventHubServer:
         self.loop.call_soon_threadsafe(append)
         assert done.result(WAIT) is None
 
+    def places(self, partition: int = 0) -> list[tuple[int, int]]:
+        """Sequence number and time (ms) of each event that is kept: numbers of a shared log have gaps."""
+        slices = self.run(self.telemetry.read(partition, 0, 1 << 40))
+        return [(base + n, enqueued) for base, enqueued, records in slices for n in range(len(records))]
+
+    def numbers(self) -> list[int]:
+        """The sequence numbers of what is kept in partition 0."""
+        return [number for number, _ in self.places()]
+
     def connected(self) -> int:
         """How many connections there are."""
         return len(self.head.connections)

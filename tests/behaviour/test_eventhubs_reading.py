@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,12 +37,14 @@ def server(tmp_path: Path) -> Iterator[EventHubServer]:
 
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventHubServer]:
-    """Events 0 to 9 in partition 0, two in every of five seconds; the time stands still then."""
+    """Events 0 to 9 in partition 0, in pairs that have a time of their own (a second of the clock, or what a shared
+    log has of it); the clock stands still then."""
     clock = VirtualAmbient(float(int(time.time())))
     with EventHubServer(tmp_path_factory.mktemp("stocked"), clock=clock) as server:
         for second in range(5):
             server.send("d", [b"%d" % (2 * second), b"%d" % (2 * second + 1)])
             server.call(lambda: clock.advance(1))
+            time.sleep(0.01)
         yield server
 
 
@@ -53,39 +56,38 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventHubServer
     [
         (None, 0),
         ("amqp.annotation.x-opt-offset > '-1'", 0),
-        ("amqp.annotation.x-opt-offset > '4'", 5),
-        ("amqp.annotation.x-opt-offset >= '4'", 4),
-        ("amqp.annotation.x-opt-sequence-number > '4'", 5),
-        ("amqp.annotation.x-opt-sequence-number >= '4'", 4),
-        ("amqp.annotation.x-opt-sequence-number > 4", 5),
+        ("amqp.annotation.x-opt-offset > '{at[4]}'", 5),
+        ("amqp.annotation.x-opt-offset >= '{at[4]}'", 4),
+        ("amqp.annotation.x-opt-sequence-number > '{at[4]}'", 5),
+        ("amqp.annotation.x-opt-sequence-number >= '{at[4]}'", 4),
+        ("amqp.annotation.x-opt-sequence-number > {at[4]}", 5),
         ("amqp.annotation.x-opt-enqueued-time > '{two}'", 6),
         ("amqp.annotation.x-opt-enqueued-time >= '{two}'", 4),
         ("amqp.annotation.x-opt-enqueuedtimeutc > {two}", 6),
         ("amqp.annotation.x-opt-enqueued-time > '0'", 0),
         ("amqp.annotation.x-opt-offset > '@latest'", None),
-        ("amqp.annotation.x-opt-offset > '9'", None),
+        ("amqp.annotation.x-opt-offset > '{at[9]}'", None),
         ("amqp.annotation.x-opt-enqueued-time > '{five}'", None),
     ],
 )
 @pytest.mark.parametrize("described", [Symbol("apache.org:selector-filter:string"), SELECTOR_CODE, None])
 def test_positions(stocked: EventHubServer, selector: str | None, first: int | None, described: Any) -> None:
-    assert stocked.clock is not None
-    start = int(stocked.clock.now() - 5) * 1000
-    text = None if selector is None else selector.format(two=start + 2000, five=start + 5000)
+    at, times = zip(*stocked.places(), strict=True)
+    text = None if selector is None else selector.format(at=at, two=times[4], five=times[9] + 1000)
     with connect(stocked) as client:
         client.credit(client.attach(source=events_from(text, described=described)), 100)
         if first is None:
             client.wait_for(Attach)
             assert client.silent()
         else:
-            assert client.numbers(10 - first) == list(range(first, 10))
+            assert client.numbers(10 - first) == list(at[first:])
             assert client.silent(0.05)
 
 
 @pytest.mark.parametrize(
     ("selector", "condition"),
     [
-        ("amqp.annotation.x-opt-offset > '500'", "com.microsoft:argument-error"),
+        ("amqp.annotation.x-opt-offset > '500000000'", "com.microsoft:argument-error"),
         ("nonsense", "com.microsoft:argument-error"),
         (5, "amqp:not-allowed"),
     ],
@@ -102,7 +104,7 @@ def test_a_receiver_at_the_end_gets_what_comes(server: EventHubServer) -> None:
         client.credit(client.attach(source=events_from("amqp.annotation.x-opt-offset > '@latest'")), 100)
         client.wait_for(Attach)
         server.send("d", [b"new", b"newer"])
-        assert client.numbers(2) == [1, 2]
+        assert client.numbers(2) == server.numbers()[1:]
 
 
 # --- credit, settlement, drain
@@ -248,7 +250,7 @@ def test_a_reader_that_does_not_read_costs_little_and_loses_nothing(server: Even
         assert server.call(lambda: not connection.writable)
         assert server.call(connection.transport.get_write_buffer_size) < 2_000_000
         server.send("d", [b"last"])
-        assert client.numbers(count + 1) == list(range(count + 1))
+        assert client.numbers(count + 1) == server.numbers()
 
 
 def test_a_receiver_whose_events_are_gone_goes_on_with_what_is_kept(tmp_path: Path) -> None:
@@ -259,19 +261,21 @@ def test_a_receiver_whose_events_are_gone_goes_on_with_what_is_kept(tmp_path: Pa
         assert client.numbers(5) == [0, 1, 2, 3, 4]
         for _ in range(3):
             server.send("d", [b"x" * 1000 for _ in range(50)])
+        last = server.numbers()[-1]
 
         async def forget() -> list[int]:
-            log = server.telemetry._log
-            kept = list(await log.trim(2**60, 0, 10**9))
+            log, kept = server.telemetry._log, [0]
+            while kept[0] <= last:  # servers of a shared log drop what is too old in their own time
+                kept = list(await log.trim(2**60, 200, 10**9))
+                await asyncio.sleep(0.05)
             server.telemetry._trimmed(kept)
             return kept
 
-        kept = server.run(forget())
-        assert kept[0] == 200
+        assert server.run(forget())[0] > last
         server.send("d", [b"after"])
         client.credit(receiver, 100, delivery_count=5, next_incoming_id=5)
         numbers = client.numbers(1)
-        while numbers[-1] != 200:
+        while numbers[-1] <= last:
             numbers += client.numbers(1)
         assert numbers[0] == 5
         assert sorted(set(numbers)) == numbers

@@ -1,6 +1,6 @@
 // A device on HTTPS: sends a message and a batch, asks for a place for a file, receives what a service sends, and completes, rejects or abandons it.
-// usage: node http_device.js RUN, with {connectionString, cert, key} as JSON on standard input (the last two for a
-// device with a certificate) and HUB_CONNECTION_STRING in the environment. Prints what it saw as JSON.
+// usage: node http_device.js RUN, with {connectionString, cert, key, files} as JSON on standard input (cert and key for a
+// device with a certificate, files where the hub has a place for them) and HUB_CONNECTION_STRING in the environment. Prints what it saw as JSON.
 'use strict';
 const { Client, Message } = require('azure-iot-device');
 const { Http } = require('azure-iot-device-http');
@@ -51,7 +51,7 @@ async function main() {
   const run = process.argv[2];
   let input = '';
   for await (const chunk of process.stdin) input += chunk;
-  const { connectionString, cert, key } = JSON.parse(input);
+  const { connectionString, cert, key, files } = JSON.parse(input);
   const device = Client.fromConnectionString(connectionString, Http);
   await device.setOptions({ interval: 1, ...(cert ? { cert, key } : {}) });
   await device.open();
@@ -59,8 +59,10 @@ async function main() {
   Object.assign(first, { messageId: 'm-0', correlationId: 'c/0', contentType: 'application/json', contentEncoding: 'utf-8' });
   await device.sendEvent(first);
   await device.sendEventBatch([telemetry(run, 1), telemetry(run, 2)]);
-  const place = await device.getBlobSharedAccessSignature('file');
-  await device.notifyBlobUploadStatus(place.correlationId, false, 500, 'gave up');
+  if (files) {
+    const place = await device.getBlobSharedAccessSignature('file');
+    await device.notifyBlobUploadStatus(place.correlationId, false, 500, 'gave up');
+  }
   const large = await refusal(device.sendEvent(new Message('x'.repeat(262145))));
 
   const deviceId = connectionString.split('DeviceId=')[1].split(';')[0];

@@ -15,6 +15,7 @@ from azure.iot.device.exceptions import ClientError
 
 from muster.testing.hub import HubProcess
 from tests.certificate_maker import Maker
+from tests.engines import clustered
 
 pytestmark = pytest.mark.sdk
 
@@ -48,7 +49,7 @@ def device_with(hub: HubProcess, credential: str, device: str) -> dict[str, str]
 @pytest.mark.parametrize("credential", ["sas", "x509"])
 def test_a_node_device_on_https(https_443: HubProcess, credential: str) -> None:
     hub, device = https_443, f"http-{credential}"
-    given = json.dumps(device_with(hub, credential, device))
+    given = json.dumps({**device_with(hub, credential, device), "files": not clustered()})
     told = json.loads(node(hub, "http_device.js", device, given=given))
     seen = told.pop("seen")
     assert told == {

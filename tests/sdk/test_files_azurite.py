@@ -17,7 +17,7 @@ from muster.dialect import blob_sas
 from muster.dialect.storage_account import parse_storage_account
 from muster.testing.hub import HubProcess
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.embedded("several nodes have no endpoint for files of their own")]
 
 BLOCK_BLOB = {"x-ms-blob-type": "BlockBlob"}
 OURS_ALONE = {"content-security-policy", "x-content-type-options"}

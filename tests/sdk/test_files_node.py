@@ -15,7 +15,7 @@ import pytest
 
 from muster.testing.hub import HubProcess
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.embedded("several nodes have no endpoint for files of their own")]
 
 NODE_HOME = Path(__file__).resolve().parents[1] / "node"
 SIZE = 5_000_000

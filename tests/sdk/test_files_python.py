@@ -24,6 +24,7 @@ from muster.dialect import blob_sas
 from muster.testing.hub import HubProcess
 
 pytestmark = pytest.mark.sdk
+in_the_hub = pytest.mark.embedded("several nodes have no endpoint for files of their own")
 
 KIB = 1024
 SMALL, LARGE = b"hello \x00\xff", random.Random(0).randbytes(3_000_000)
@@ -57,6 +58,7 @@ def refusal(call: Callable[..., object], *arguments: object) -> int:
     return int(found[0])
 
 
+@in_the_hub
 @pytest.mark.parametrize(("data", "options"), [(SMALL, {}), (LARGE, IN_BLOCKS)], ids=["whole", "in blocks"])
 def test_a_file_goes_to_the_hub_and_back(
     https_443: HubProcess, device: Callable[..., Any], data: bytes, options: dict[str, int]
@@ -83,6 +85,7 @@ def test_a_file_goes_to_the_hub_and_back(
     assert refusal(client.notify_blob_upload_status, info["correlationId"], True, 200, "twice") == 400
 
 
+@in_the_hub
 async def test_a_file_goes_to_the_hub_from_the_async_clients(https_443: HubProcess, device: Callable[..., Any]) -> None:
     client = device("f-async", kind=AsyncIoTHubDeviceClient)
     info = await client.get_storage_info_for_blob("f")
@@ -95,6 +98,7 @@ async def test_a_file_goes_to_the_hub_from_the_async_clients(https_443: HubProce
     await client.shutdown()
 
 
+@in_the_hub
 def test_refusals_come_as_the_client_knows_them(https_443: HubProcess, device: Callable[..., Any]) -> None:
     client = device("f-refused")
     mine, other = (client.get_storage_info_for_blob(name) for name in ("mine", "other"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from azure.iot.device import IoTHubDeviceClient, Message
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
-from tests.engines import hub_process
+from tests.engines import clustered, hub_process
 
 pytestmark = pytest.mark.sdk
 
@@ -52,14 +53,14 @@ def surroundings(own_hub: HubProcess) -> dict[str, str]:
     return {**os.environ, **names, **commands, "DEVICE": device}
 
 
-def stored(hub: HubProcess) -> int:
-    """How many messages the hub has taken. Each question costs the client a third of a second: ask them together."""
+def ends(hub: HubProcess) -> list[int]:
+    """The last sequence numbers of all partitions. A question costs the client a third of a second: ask together."""
     client = EventHubConsumerClient.from_connection_string(
         hub.facts["EVENTHUB_CONNECTION_STRING"], "$Default", connection_verify=hub.facts["HUB_CA_FILE"]
     )
     with client, ThreadPoolExecutor() as together:
-        ends = together.map(client.get_partition_properties, client.get_partition_ids())
-        return sum(end["last_enqueued_sequence_number"] + 1 for end in ends)
+        properties = together.map(client.get_partition_properties, client.get_partition_ids())
+        return [one["last_enqueued_sequence_number"] for one in properties]
 
 
 def send_something(surroundings: dict[str, str]) -> None:
@@ -78,7 +79,9 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
     sends = "-d " in code or not (reads or uploads or commands or "curl" in code or "get_devices" in code)
     if uploads and own_hub.port("https") != 443:
         pytest.skip("port 443 may not be bound here, and the device client knows no other for files")
-    before = stored(own_hub) if sends else 0
+    if uploads and clustered():
+        pytest.skip("several nodes have no endpoint for files of their own")
+    before = ends(own_hub) if sends else []
     endless = "reader.receive(" in code and "reader.close()" not in code
     if language == "sh":
         program = code.partition(" ")[0]
@@ -100,7 +103,8 @@ def test_recipe(surroundings: dict[str, str], own_hub: HubProcess, language: str
     if reads:
         assert "temperature" in done.stdout
     elif sends:
-        assert stored(own_hub) == before + 1, "the recipe's message must have arrived"
+        now = ends(own_hub)
+        assert sum(map(operator.gt, now, before)) == 1, "the recipe's message must have arrived"
     elif uploads:
         assert "sent recipe-device/log.txt" in done.stdout
     elif commands:
