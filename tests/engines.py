@@ -79,7 +79,7 @@ async def open_engines(directory: Path, company: Company | None = None) -> Async
     undo: Undo = []
     held = DataDirectory(directory)
     try:
-        yield await engines.open_engines(settings, held, ambient, company or Company(lambda: 0.0), undo)
+        yield await engines.open_engines(settings, held, ambient, company or Company(lambda: 0.0), undo, about={})
     finally:
         while undo:
             pending = undo.pop()()
