@@ -19,6 +19,9 @@ from tests.session_directory import DirectoryHere
 
 HUB, DEVICE, MODULE = "hub", IdentityKey("Ünit"), IdentityKey("Ünit", "m")
 LONG = 300.0
+_ROWS_READ = """
+SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+WHERE relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'sessions'::regclass)"""
 
 
 class Both(NamedTuple):
@@ -263,3 +266,32 @@ def _step(asked: Any, over: asyncio.Future[object], _: object = None) -> None:
     else:
         future._asyncio_future_blocking = False
         future.add_done_callback(lambda _: _step(asked, over))
+
+
+async def test_what_sessions_cost_does_not_grow_with_their_number() -> None:
+    url = await asyncio.to_thread(new_database)
+    database = Database(url)
+    await database.open()
+    directory = PostgresSessionDirectory(database)
+    keys = [IdentityKey(f"device-{number}") for number in range(3000)]
+
+    async def rows_read() -> int:
+        await asyncio.sleep(1.1)  # a connection of PostgreSQL's tells what it has done once a second
+        return int(await database.value(_ROWS_READ))
+
+    try:
+        for key in keys:
+            directory.claim(HUB, key, "1", "node/1", 1.0)
+        await directory.claim(HUB, keys[0], "1", "node/1", 1.0)
+        before = await rows_read()
+        for at in range(0, 600, 60):
+            some = keys[at : at + 60]
+            claimed = await asyncio.gather(*(directory.claim(HUB, key, "1", "node/2", 2.0) for key in some))
+            places = list(zip(some, claimed, strict=True))
+            await asyncio.gather(*(directory.alone(HUB, key, one.epoch, "node/2") for key, one in places))
+            await asyncio.gather(*(directory.release(HUB, key, one.epoch, "node/2", 3.0) for key, one in places))
+        await asyncio.sleep(1.1)
+        await directory.release(HUB, keys[0], 1, "nobody/1", 3.0)  # so that it has told of what came before
+        assert await rows_read() - before < 600 * 3 * 5
+    finally:
+        await database.close()

@@ -25,15 +25,16 @@ INSERT INTO sessions AS s (hub, device_id, module_id, generation_id, epoch, leas
 SELECT hub, device_id, module_id, generation_id, 1, lease, ARRAY[lease], true, at
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::float8[])
     AS w (hub, device_id, module_id, generation_id, lease, at)
-ORDER BY hub COLLATE "C", device_id COLLATE "C", module_id COLLATE "C"
 ON CONFLICT (hub, device_id, module_id) DO UPDATE SET
     generation_id = excluded.generation_id, epoch = s.epoch + 1, lease = excluded.lease,
     holders = array_remove(s.holders, excluded.lease) || excluded.lease, connected = true, changed = excluded.changed
 RETURNING hub, device_id, module_id, epoch, holders"""
+# A subquery that locks is run for each row of the outer one, in their order. A join would be the planner's to turn
+# around, and then reads the sessions of all devices for each statement.
 _LOCK = """
-SELECT FROM sessions s
-JOIN unnest($1::text[], $2::text[], $3::text[]) AS w (hub, device_id, module_id) USING (hub, device_id, module_id)
-ORDER BY s.hub, s.device_id, s.module_id FOR UPDATE OF s"""
+SELECT FROM unnest($1::text[], $2::text[], $3::text[]) AS w (hub, device_id, module_id) CROSS JOIN LATERAL (
+    SELECT FROM sessions s WHERE s.hub = w.hub AND s.device_id = w.device_id AND s.module_id = w.module_id FOR UPDATE
+) AS found"""
 _ALONE = """
 UPDATE sessions s SET holders = ARRAY[w.lease]
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) AS w (hub, device_id, module_id, epoch, lease)
@@ -137,6 +138,7 @@ class PostgresSessionDirectory:
 
     async def _together(self, calls: list[_Call]) -> None:
         query = calls[0].query
+        calls = sorted(calls, key=lambda call: call.values[:3])  # rows are locked in one order on all nodes
         columns = [list(column) for column in zip(*(call.values for call in calls), strict=True)]
 
         async def work(step: Step) -> dict[tuple[str, str, str], Claimed]:
@@ -145,7 +147,7 @@ class PostgresSessionDirectory:
                     (hub, device_id, module_id): Claimed(epoch, holders)
                     for hub, device_id, module_id, epoch, holders in await step.returning(query, *columns)
                 }
-            await step.fetch(_LOCK, *columns[:3])  # in one order on all nodes
+            await step.fetch(_LOCK, *columns[:3])
             await step.write(query, *columns)
             return {}
 
