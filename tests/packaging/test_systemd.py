@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -91,3 +92,18 @@ def test_the_hub_tells_systemd_when_it_serves_and_outlives_a_reload(
             assert hub.request("GET", "/health/ready")[0] == 200
             assert hub.stop() == 0
             assert manager.recv(100) == b"STOPPING=1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="capabilities are root's to take away")
+def test_the_hub_needs_no_other_capability_than_the_unit_leaves_it(tmp_path: Path) -> None:
+    """On its own ports, 443 among them, with what ``CapabilityBoundingSet`` names; and it can do nothing else."""
+    assert said("CapabilityBoundingSet") == said("AmbientCapabilities") == ["CAP_NET_BIND_SERVICE"]
+    names = [name.removeprefix("CAP_").lower() for name in said("CapabilityBoundingSet")]
+    left = "-all" + "".join(f",+{name}" for name in names)
+    prefix = ["setpriv", f"--inh-caps={left}", f"--ambient-caps={left}", f"--bounding-set={left}", "--no-new-privs"]
+    with HubProcess(tmp_path, loopback(), prefix=prefix) as hub:
+        assert hub.port("https") == 443
+        assert hub.request("GET", "/health/ready")[0] == 200
+        status = Path(f"/proc/{hub.pid}/status").read_text()
+        assert re.search(r"^CapEff:\s+0*400$", status, re.MULTILINE), status
+        assert hub.stop() == 0
