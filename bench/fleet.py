@@ -9,7 +9,7 @@ the other node send telemetry. Then the node is started again, its devices go ho
 
 A run ends with an error unless all came back, nobody was told that he is not who he says, no device of the other node
 lost its connection, all telemetry was acknowledged, and then each of the 18,000 sends a message that is. CPU is user
-and system time of the nodes, of PostgreSQL and of NATS. A full run takes ten minutes and writes
+and system time of the nodes, of PostgreSQL and of NATS. A full run takes six minutes and writes
 docs/results/DATE-fleet.{json,md}; --quick takes one, has 1,000 devices and writes below bench/build.
 """
 
@@ -62,7 +62,7 @@ class Size(NamedTuple):
     patience: float
 
 
-FULL = Size(9_000, 2, 200, 64, KEEP_ALIVE, 240)
+FULL = Size(9_000, 1, 200, 64, KEEP_ALIVE, 400)
 QUICK = Size(500, 1, 50, 64, 10, 120)
 
 

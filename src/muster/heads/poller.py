@@ -14,6 +14,10 @@ from typing import Protocol
 from muster.core.company import Company
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+EVENTS_A_ROUND = 256
+"""Of so many sockets is told before the loop does something else. Thousands become ready at the same moment, when a
+node or a balancer dies, and the lease of this node must be renewed in time all the same. The kernel gives each its
+turn."""
 
 
 class Watcher(Protocol):
@@ -46,7 +50,7 @@ class Poller:
 
     def _tell(self) -> None:
         watchers = self._watchers
-        ready = self._epoll.poll(0)
+        ready = self._epoll.poll(0, EVENTS_A_ROUND)
         if ready and (len(ready) > 1 or ready[0][0] != self._company.last):
             self._company.joined(ready[0][0])
         for fd, events in ready:

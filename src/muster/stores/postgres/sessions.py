@@ -168,9 +168,11 @@ INSERT INTO nodes (lease, node, until, about)
 SELECT $1 || '/' || nextval('leases'), $1, clock_timestamp() + make_interval(secs => $2), $3::text::jsonb
 RETURNING lease"""
 _RENEW = """
-UPDATE nodes SET until = clock_timestamp() + make_interval(secs => $2), devices = $3::text::jsonb WHERE lease = $1
-RETURNING lease"""
-_OTHERS = "SELECT lease FROM nodes WHERE lease <> $1 AND until > clock_timestamp()"
+WITH renewed AS (
+    UPDATE nodes SET until = clock_timestamp() + make_interval(secs => $2), devices = $3::text::jsonb WHERE lease = $1
+    RETURNING lease
+)
+SELECT lease FROM renewed UNION ALL SELECT lease FROM nodes WHERE lease <> $1 AND until > clock_timestamp()"""
 _EXPIRE = "DELETE FROM nodes WHERE lease = $1 AND until <= clock_timestamp()"
 _LEFT = "SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM nodes WHERE lease = $1"
 _GIVE_UP = "DELETE FROM nodes WHERE lease = $1"
@@ -202,9 +204,9 @@ class PostgresLeaseStore:
 
     async def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> Sequence[str] | None:
         """See ``LeaseStore``."""
-        if not await self._fetch(_RENEW, lease, seconds, json.dumps(dict(devices))):
-            return None
-        return [row["lease"] for row in await self._fetch(_OTHERS, lease)]
+        rows = await self._fetch(_RENEW, lease, seconds, json.dumps(dict(devices)))
+        alive = {row["lease"] for row in rows}
+        return sorted(alive - {lease}) if lease in alive else None
 
     async def cut_off(self, lease: str, *, on_bus: bool) -> bool:
         """Whether others are on the bus, and the node of ``lease`` is not. It says so itself; raises ``HubError``."""
