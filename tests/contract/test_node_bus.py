@@ -1,4 +1,5 @@
-"""The bus between nodes over NATS core: notices heard once by everybody, questions, and what both become in trouble."""
+"""The bus between nodes, over NATS core and by way of a keeper: notices heard once by everybody, questions, and what
+both become in trouble."""
 
 from __future__ import annotations
 
@@ -11,19 +12,24 @@ import pytest
 
 from muster.core.bus import IDENTITY_CHANGED, MISSED, MOST_BYTES, NoAnswerError
 from muster.core.errors import LOCK_LOST, MESSAGE_TOO_LARGE, NOT_FOUND, SERVER_ERROR, HubError
-from muster.stores.nats.bus import NatsBus, NatsNode, token
+from muster.core.node_bus import CarriedBus
+from muster.stores.keeper.bus import WorkerNode
+from muster.stores.keeper.link import Link
+from muster.stores.nats.bus import NatsNode, token
 from muster.stores.nats.connection import NatsConnection
+from tests.keepers import KeeperHere
 from tests.nats_servers import NatsCluster, nats, running  # noqa: F401  (a fixture)
 
 PATIENCE = 30.0
 HUB = "Hub.one/ü"
-Join = Callable[[str], "asyncio.Future[NatsNode]"]
+Node = NatsNode | WorkerNode
+Join = Callable[[str], "asyncio.Future[Node]"]
 
 
 class Heard:
     """What a bus has told of a subject."""
 
-    def __init__(self, bus: NatsBus, subject: str) -> None:
+    def __init__(self, bus: CarriedBus, subject: str) -> None:
         self.payloads: list[str] = []
         self._news = asyncio.Event()
         bus.subscribe(subject, self._take)
@@ -41,14 +47,29 @@ class Heard:
         return self.payloads
 
 
-@pytest.fixture
-async def join(nats: NatsCluster, request: pytest.FixtureRequest) -> AsyncIterator[Join]:  # noqa: F811
+@pytest.fixture(params=["nats", "keeper"])
+async def join(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Join]:
+    servers = request.getfixturevalue("nats") if request.param == "nats" else None
     async with AsyncExitStack() as stack:
+        keeper = KeeperHere(tmp_path)
+        if servers is None:
+            await stack.enter_async_context(keeper)
 
-        async def make(name: str) -> NatsNode:
-            return await joined(stack, nats, request.node.name, name)
+        async def make(name: str) -> Node:
+            if servers is None:
+                return await worker_at(stack, keeper, name)
+            return await joined(stack, servers, request.node.name, name)
 
         yield make  # type: ignore[misc]
+
+
+async def worker_at(stack: AsyncExitStack, keeper: KeeperHere, name: str) -> WorkerNode:
+    link = Link(keeper.directory, name)
+    node = WorkerNode(link)
+    await link.open()
+    stack.push_async_callback(link.close)
+    stack.callback(node.close)
+    return node
 
 
 async def joined(stack: AsyncExitStack, servers: NatsCluster, deployment: str, name: str) -> NatsNode:
@@ -83,19 +104,28 @@ async def test_notices_of_a_node_come_in_their_order(join: Join) -> None:
     assert await heard.count(500) == [str(number) for number in range(500)]
 
 
-async def test_hubs_and_deployments_hear_nothing_of_each_other(join: Join, nats: NatsCluster) -> None:  # noqa: F811
+async def test_hubs_hear_nothing_of_each_other(join: Join) -> None:
     first, second = await join("a"), await join("b")
+    others = [Heard(second.bus("other"), IDENTITY_CHANGED), Heard(second.bus(), IDENTITY_CHANGED)]
+    heard = Heard(second.bus(HUB), IDENTITY_CHANGED)
+    first.bus(HUB).publish(IDENTITY_CHANGED, "d")
+    await heard.count(1)
+    assert [one.payloads for one in others] == [[], []]
+    first.bus("other").publish(IDENTITY_CHANGED, "y")
+    assert await others[0].count(1) == ["y"]
+
+
+async def test_deployments_on_the_same_servers_hear_nothing_of_each_other(nats: NatsCluster) -> None:  # noqa: F811
     async with AsyncExitStack() as stack:
+        first, second = [await joined(stack, nats, "d", name) for name in ("a", "b")]
         strange = await joined(stack, nats, "another", "c")
-        others = [Heard(second.bus("other"), IDENTITY_CHANGED), Heard(second.bus(), IDENTITY_CHANGED)]
-        others.append(Heard(strange.bus(HUB), IDENTITY_CHANGED))
+        other = Heard(strange.bus(HUB), IDENTITY_CHANGED)
         heard = Heard(second.bus(HUB), IDENTITY_CHANGED)
+        strange.bus(HUB).publish(IDENTITY_CHANGED, "x")
+        assert await other.count(1) == ["x"]
         first.bus(HUB).publish(IDENTITY_CHANGED, "d")
-        await heard.count(1)
-        assert [one.payloads for one in others] == [[], [], []]
-        strange.bus("other").publish(IDENTITY_CHANGED, "x")
-        first.bus("other").publish(IDENTITY_CHANGED, "y")
-        assert await others[0].count(1) == ["y"]
+        assert await heard.count(1) == ["d"]
+        assert other.payloads == ["x"]
 
 
 async def test_a_listener_that_fails_does_not_keep_others_from_hearing(join: Join) -> None:
@@ -174,14 +204,25 @@ async def test_a_node_that_is_not_there_is_known_at_once(join: Join) -> None:
         await first.bus(HUB).ask("nobody", "x", b"", 300)
     assert refused.value.gone
     assert asyncio.get_running_loop().time() - began < PATIENCE
-    assert await first.is_there("nobody") is False
-    assert await first.is_there("a") is True
+    if isinstance(first, NatsNode):
+        assert await first.is_there("nobody") is False
+        assert await first.is_there("a") is True
 
 
-async def test_a_node_that_goes_while_it_works_is_noticed_before_the_deadline(nats: NatsCluster) -> None:  # noqa: F811
+@pytest.mark.parametrize("carrier", ["nats", "keeper"])
+async def test_a_node_that_goes_while_it_works_is_noticed_before_the_deadline(
+    carrier: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     async with AsyncExitStack() as outer, AsyncExitStack() as stack:
-        first = await joined(outer, nats, "going", "a")
-        second = await joined(stack, nats, "going", "b")
+        first: Node
+        second: Node
+        if carrier == "nats":
+            servers = request.getfixturevalue("nats")
+            first = await joined(outer, servers, "going", "a")
+            second = await joined(stack, servers, "going", "b")
+        else:
+            keeper = await outer.enter_async_context(KeeperHere(tmp_path))
+            first, second = await worker_at(outer, keeper, "a"), await worker_at(stack, keeper, "b")
         begun = asyncio.Event()
 
         async def never(_: bytes) -> bytes:
@@ -197,7 +238,8 @@ async def test_a_node_that_goes_while_it_works_is_noticed_before_the_deadline(na
             with pytest.raises(NoAnswerError) as refused:
                 await asking
         assert not refused.value.gone  # it may have done something
-        assert not first._watches
+        if isinstance(first, NatsNode):
+            assert not first._watches
 
 
 async def test_an_answer_that_takes_too_long_is_not_waited_for(join: Join) -> None:
@@ -258,6 +300,78 @@ async def test_what_a_node_could_not_say_makes_those_look_that_lost_nothing(tmp_
             first.bus(HUB).publish(IDENTITY_CHANGED, "said into the void")
             await back.wait()
         assert await missed.count(1) == [""]
+
+
+async def test_after_another_keeper_has_come_all_look_at_everything_anew(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        keeper = await stack.enter_async_context(KeeperHere(tmp_path))
+        first, second = [await worker_at(stack, keeper, name) for name in ("a", "b")]
+        missed = [Heard(node.bus(HUB), MISSED) for node in (first, second)]
+        heard = Heard(second.bus(HUB), IDENTITY_CHANGED)
+        begun = asyncio.Event()
+
+        async def never(_: bytes) -> bytes:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        second.bus(HUB).answer("never", never)
+        asking = asyncio.ensure_future(first.bus(HUB).ask("b", "never", b"", 300))
+        await begun.wait()
+        await keeper.die()
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(NoAnswerError) as refused:
+                await asking
+        assert not refused.value.gone
+        first.bus(HUB).publish(IDENTITY_CHANGED, "said into the void")
+        with pytest.raises(NoAnswerError) as refused:
+            await first.bus(HUB).ask("b", "x", b"", 300)
+        assert not refused.value.gone
+        await keeper.start()
+        for one in missed:
+            await one.count(1)
+        first.bus(HUB).publish(IDENTITY_CHANGED, "2")
+        assert await heard.count(1) == ["2"]
+
+
+async def test_a_worker_that_does_not_take_what_it_is_sent_is_cut_off_and_comes_back(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        keeper = await stack.enter_async_context(KeeperHere(tmp_path))
+        first, second, third = [await worker_at(stack, keeper, name) for name in ("a", "b", "c")]
+        missed, heard = Heard(second.bus(HUB), MISSED), Heard(third.bus(HUB), IDENTITY_CHANGED)
+        deaf = second._link._transport
+        assert deaf is not None
+        deaf.pause_reading()
+        payload = "x" * 1_000_000
+        sent = 0
+        while keeper.keeper.workers.get("b") is not None and sent < 1000:
+            first.bus(HUB).publish(IDENTITY_CHANGED, payload)
+            sent += 1
+            await heard.count(sent)  # it goes on for the others
+        assert 50 < sent < 100
+        deaf.resume_reading()
+        await missed.count(1)
+
+
+async def test_a_keeper_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muster.stores.keeper.link.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("muster.stores.keeper.link._LOOK_SECONDS", 0.1)
+    async with AsyncExitStack() as stack:
+        keeper = await stack.enter_async_context(KeeperHere(tmp_path))
+        first, second = [await worker_at(stack, keeper, name) for name in ("a", "b")]
+        begun = asyncio.Event()
+
+        async def slow(_: bytes) -> bytes:
+            begun.set()
+            await asyncio.sleep(1.5)
+            return b"late"
+
+        second.bus(HUB).answer("slow", slow)
+        assert await first.bus(HUB).ask("b", "slow", b"", PATIENCE) == b"late"  # the keeper itself does not hang
+        keeper.keeper.answers["ping"] = lambda *_: None
+        with pytest.raises(NoAnswerError) as refused:
+            await first.bus(HUB).ask("b", "slow", b"", PATIENCE)
+        assert not refused.value.gone
 
 
 def test_names_become_tokens_that_are_never_the_same() -> None:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from struct import Struct
+from typing import overload
 
 _pack_length = Struct("<I").pack
 _LENGTH = array("I").itemsize  # 4 wherever CPython runs
@@ -21,8 +22,11 @@ def packed_runs(
 ) -> Iterator[tuple[Sequence[bytes], bytes]]:
     """``records``, one at least, in runs of at most so many bytes and so many of them, each with its blob.
 
-    A record that is longer than ``most_bytes`` is a run of its own.
+    A record that is longer than ``most_bytes`` is a run of its own, and a ``PackedRun`` stays as it is.
     """
+    if isinstance(records, PackedRun):
+        yield records, records.blob
+        return
     lengths = array("I", map(len, records))
     if len(lengths) <= most_records and sum(lengths) <= most_bytes:
         yield records, _joined(lengths, records)
@@ -48,6 +52,29 @@ def unpacked(blob: bytes, count: int, offset: int = 0) -> list[bytes]:
     lengths.frombytes(blob[offset:records_start])
     ends = list(accumulate(_little_endian(lengths), initial=records_start))
     return list(map(blob.__getitem__, map(slice, ends, ends[1:])))
+
+
+class PackedRun(Sequence[bytes]):
+    """A run that came as a blob: it is unpacked when somebody looks into it, and is handed on as it came."""
+
+    __slots__ = ("_count", "_records", "blob")
+
+    def __init__(self, blob: bytes, count: int) -> None:
+        self.blob = blob
+        self._count = count
+        self._records: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if self._records is None:
+            self._records = unpacked(self.blob, self._count)
+        return self._records[index]
 
 
 def _joined(lengths: array[int], records: Sequence[bytes]) -> bytes:

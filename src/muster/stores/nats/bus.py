@@ -19,8 +19,9 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from muster.core.bus import MISSED, MOST_BYTES, Answer, LocalBus, NoAnswerError
-from muster.core.errors import BY_CODE, MESSAGE_TOO_LARGE, NOT_FOUND, SERVER_ERROR, THROTTLED, HubError
+from muster.core.bus import MISSED, Answer, NoAnswerError
+from muster.core.errors import THROTTLED, HubError
+from muster.core.node_bus import ANSWERED, CarriedBus, answered, check_question, read_answer, refusal
 
 _DOUBT_SECONDS = 10.0
 """What was said so long before a loss was noticed may be lost: a server that is gone without a word is noticed after
@@ -32,7 +33,6 @@ _MOST_QUESTIONS = 10_000
 _ALL = "_"
 """In the place of a hub: what concerns the deployment. No hub is written so."""
 _PROBE = "probe"
-_ANSWERED, _REFUSED = b"+", b"-"
 _LOST = (errors.Error, OSError)
 """Passed over where somebody waits who hears of it by his own deadline."""
 
@@ -61,7 +61,7 @@ class NatsNode:
         self._connection = connection
         self._client = connection.client
         self._prefix = f"muster.{token(deployment)}."
-        self._buses: dict[str, NatsBus] = {}
+        self._buses: dict[str, CarriedBus] = {}
         self._outbox: list[tuple[str, bytes]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._saying = False
@@ -98,12 +98,12 @@ class NatsNode:
         for task in tuple(self._tasks):
             task.cancel()
 
-    def bus(self, hub: str = "") -> NatsBus:
+    def bus(self, hub: str = "") -> CarriedBus:
         """The bus of ``hub``; of what concerns all hubs without a name."""
         name = token(hub) if hub else _ALL
         found = self._buses.get(name)
         if found is None:
-            found = self._buses[name] = NatsBus(self, name)
+            found = self._buses[name] = CarriedBus(self, name)
         return found
 
     def forget(self, hub: str) -> None:
@@ -113,7 +113,7 @@ class NatsNode:
     # --- notices
 
     def publish(self, hub: str, subject: str, payload: str) -> None:
-        """Tell the other nodes; see ``NatsBus.publish``."""
+        """Tell the other nodes; see ``CarriedBus.publish``."""
         self._said = asyncio.get_running_loop().time()
         if not self._connection.connected:
             self._untold = True
@@ -163,8 +163,7 @@ class NatsNode:
 
     async def ask(self, node: str, hub: str, subject: str, question: bytes, seconds: float) -> bytes:
         """See ``core.bus.NodeBus.ask``."""
-        if len(question) > MOST_BYTES:
-            raise HubError(MESSAGE_TOO_LARGE, f"A question of {len(question)} bytes, {MOST_BYTES} go between nodes.")
+        check_question(question)
         answer = asyncio.ensure_future(self._request(node, f"{hub}.{subject}", question, seconds))
         if seconds <= 2 * _PROBE_SECONDS:
             return await answer
@@ -202,20 +201,17 @@ class NatsNode:
         except (errors.Error, TimeoutError) as error:
             why = f"{type(error).__name__} after {seconds:g} s"
             raise NoAnswerError(f"the node {node} does not answer ({why})", gone=False) from None
-        if reply.data.startswith(_ANSWERED):
-            return reply.data[1:]
-        code, _, message = reply.data[1:].decode(errors="replace").partition(" ")
-        raise HubError(BY_CODE.get(int(code) if code.isdigit() else 0, SERVER_ERROR), message)
+        return read_answer(reply.data)
 
     async def _asked(self, message: Msg) -> None:
         hub, _, subject = message.subject.removeprefix(f"{self._prefix}ask.{token(self.name)}.").partition(".")
         if subject == _PROBE:
             with suppress(*_LOST):
-                await message.respond(_ANSWERED)
+                await message.respond(ANSWERED)
         elif self._questions >= _MOST_QUESTIONS:
             refused = HubError(THROTTLED, f"The node works on {self._questions} questions of others, retry later.")
             with suppress(*_LOST):
-                await message.respond(_refusal(refused))
+                await message.respond(refusal(refused))
         else:
             self._questions += 1
             bus = self._buses.get(hub)
@@ -223,7 +219,7 @@ class NatsNode:
 
     async def _answer(self, message: Msg, answer: Answer | None) -> None:
         try:
-            reply = await _answered(message, answer)
+            reply = await answered(answer, message.data, message.subject)
             with suppress(*_LOST):
                 await message.respond(reply)
         finally:
@@ -233,37 +229,6 @@ class NatsNode:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-class NatsBus(LocalBus):
-    """The bus of one hub on a node: implements ``core.bus.NodeBus``. Its own listeners hear at once, by a call."""
-
-    def __init__(self, owner: NatsNode, name: str) -> None:
-        super().__init__()
-        self.node = owner.name
-        self.answers: dict[str, Answer] = {}
-        self._owner, self._name = owner, name
-
-    def publish(self, subject: str, payload: str) -> None:
-        """See ``core.bus.Bus``."""
-        super().publish(subject, payload)
-        self._owner.publish(self._name, subject, payload)
-
-    def tell(self, subject: str, payload: str) -> None:
-        """Another node has published. A listener that fails is not the end of those behind it."""
-        for listener in tuple(self._listeners.get(subject, ())):
-            try:
-                listener(payload)
-            except Exception:
-                log.exception("a listener of %s failed", subject)
-
-    async def ask(self, node: str, subject: str, question: bytes, seconds: float) -> bytes:
-        """See ``core.bus.NodeBus``."""
-        return await self._owner.ask(node, self._name, subject, question, seconds)
-
-    def answer(self, subject: str, answer: Answer) -> None:
-        """See ``core.bus.NodeBus``."""
-        self.answers[subject] = answer
 
 
 class _Watch:
@@ -285,26 +250,6 @@ class _Watch:
             there = await owner.is_there(node)
             silences = 0 if there else silences + (2 if there is False else 1)
         self.gone.set_result(None)
-
-
-async def _answered(message: Msg, answer: Answer | None) -> bytes:
-    """What to say to a question, refusals too."""
-    try:
-        if answer is None:
-            raise HubError(NOT_FOUND, "the node has no such hub, or does not answer this")
-        said = await answer(message.data)
-        if len(said) > MOST_BYTES:
-            raise HubError(MESSAGE_TOO_LARGE, f"An answer of {len(said)} bytes, {MOST_BYTES} go between nodes.")
-        return _ANSWERED + said
-    except HubError as error:
-        return _refusal(error)
-    except Exception:
-        log.exception("a question of another node could not be answered: %s", message.subject)
-        return _refusal(HubError(SERVER_ERROR))
-
-
-def _refusal(error: HubError) -> bytes:
-    return _REFUSED + f"{error.row.code} {error.message}".encode()
 
 
 def token(name: str) -> str:
