@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from muster.stores.keeper.link import SOCKET, socket_place
+from muster.stores.keeper.logs import KeptLogs
 from muster.stores.keeper.server import Keeper
+from muster.stores.keeper.sessions import serve_sessions
 
 
 class KeeperHere:
@@ -21,13 +23,11 @@ class KeeperHere:
     async def start(self) -> None:
         """Listen."""
         self.keeper = Keeper()
-        self._equip(self.keeper)
+        self._logs = KeptLogs(self.keeper, self.directory, durable=False)
+        serve_sessions(self.keeper)
         (self.directory / SOCKET).unlink(missing_ok=True)
         with socket_place(self.directory) as place:
             self._server = await asyncio.get_running_loop().create_unix_server(self.keeper.connection, place)
-
-    def _equip(self, keeper: Keeper) -> None:
-        """What it answers besides the bus."""
 
     async def die(self) -> None:
         """End all connections without a word."""
@@ -37,6 +37,7 @@ class KeeperHere:
             self.keeper.cut()
             await self.keeper.empty.wait()
             await self.keeper.settled()
+            await self._logs.close()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -1,4 +1,4 @@
-"""The directory of sessions and the leases of nodes: one suite for PostgreSQL and for that of the tests."""
+"""The directory of sessions and the leases of nodes: one suite for PostgreSQL, the keeper, and that of the tests."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from muster.identity.model import IdentityKey
 from muster.sessions.contract import LeaseStore, Present, SessionDirectory, node_of
+from muster.stores.keeper.link import Link
+from muster.stores.keeper.sessions import KeeperLeases, KeeperSessions
 from muster.stores.postgres.database import Database
 from muster.stores.postgres.sessions import PostgresLeaseStore, PostgresSessionDirectory
+from tests.keepers import KeeperHere
 from tests.postgres import new_database
 from tests.session_directory import DirectoryHere
 
@@ -50,9 +54,20 @@ async def _postgres(url: str) -> AsyncIterator[Both]:
         await database.close()
 
 
-@pytest.fixture(params=[_in_memory, _postgres])
-def opener(request: pytest.FixtureRequest) -> tuple[Any, str]:
-    return request.param, new_database() if request.param is _postgres else ""
+@asynccontextmanager
+async def _keeper(directory: str) -> AsyncIterator[Both]:
+    async with KeeperHere(Path(directory)):
+        links = [Link(Path(directory), name) for name in ("here", "there")]
+        for link in links:
+            await link.open()
+        yield Both(*map(KeeperSessions, links), KeeperLeases(links[0]))
+        for link in links:
+            await link.close()
+
+
+@pytest.fixture(params=[_in_memory, _postgres, _keeper])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, str]:
+    return request.param, new_database() if request.param is _postgres else str(tmp_path)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.messages.contract import PartitionState, Share, Slice, TelemetryLog
+from muster.stores.keeper.link import Link
+from muster.stores.keeper.telemetry import KeeperLog
 from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
@@ -33,6 +35,7 @@ from tests.contract.telemetry_book import (
     records_of,
     trim_all,
 )
+from tests.keepers import KeeperHere
 from tests.nats_servers import NatsCluster
 
 Opener = Callable[..., Awaitable[TelemetryLog]]
@@ -63,6 +66,34 @@ async def jetstream(directory: Path, partitions: int = 4, *, servers: NatsCluste
     return Closing(log, connection)
 
 
+async def keeper(directory: Path, partitions: int = 4) -> TelemetryLog:
+    """By a keeper that begins with the log, and ends with it."""
+    here = KeeperHere(directory)
+    await here.start()
+    link = Link(directory, "a")
+    await link.open()
+    try:
+        log = await KeeperLog.open(link, "telemetry.db", partitions, created_at=CREATED_AT)
+    except HubError:
+        await link.close()
+        await here.die()
+        raise
+    return ClosingKeeper(log, link, here)
+
+
+class ClosingKeeper(KeeperLog):
+    """Takes its connection and its keeper along when it is closed."""
+
+    def __init__(self, log: KeeperLog, link: Link, keeper: KeeperHere) -> None:
+        self.__dict__ = log.__dict__
+        self._own = link, keeper
+
+    async def close(self) -> None:
+        await super().close()
+        for one in (self._own[0].close, self._own[1].die):
+            await one()
+
+
 class Closing(JetStreamLog):
     """Takes its connection along when it is closed."""
 
@@ -83,8 +114,16 @@ STORES: dict[str, Callable[..., Awaitable[TelemetryLog]]] = {
     "sqlite-inline": partial(sqlite, inline=Always),
     "sqlite-small-inline": partial(sqlite, tuning=SMALL, inline=Always),
     "jetstream": jetstream,
+    "keeper": keeper,
 }
-EXAMPLES = {"sqlite": 40, "sqlite-small": 40, "sqlite-inline": 40, "sqlite-small-inline": 40, "jetstream": 4}
+EXAMPLES = {
+    "sqlite": 40,
+    "sqlite-small": 40,
+    "sqlite-inline": 40,
+    "sqlite-small-inline": 40,
+    "jetstream": 4,
+    "keeper": 20,
+}
 
 
 @pytest.fixture(params=STORES)

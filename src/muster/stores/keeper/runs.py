@@ -57,6 +57,6 @@ def decode_slices(body: bytes) -> list[Slice]:
     while at < len(body):
         base, enqueued_ms, count, size = _SLICE.unpack_from(body, at)
         at += _SLICE.size
-        slices.append(Slice(base, enqueued_ms, unpacked(body[at : at + size], count)))
+        slices.append(Slice(base, enqueued_ms, unpacked(body, count, at)))
         at += size
     return slices

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from muster.messages.contract import Slice
-from muster.stores.packing import packed_one, packed_runs, unpacked
+from muster.stores.packing import PackedRun, packed_one, packed_runs, unpacked
 
 ROW_BYTES = 1024 * 1024
 """A row holds at most this many bytes of records, unless a single record is longer."""
@@ -57,7 +57,14 @@ def pack(write: Write) -> list[Row]:
 
 def unpack(row: Row) -> Slice | None:
     """What ``row`` holds, or ``None`` when it is damaged."""
+    return Slice(row.base, row.enqueued_ms, unpacked(row.data, row.messages)) if _sound(row) else None
+
+
+def unpack_not(row: Row) -> Slice | None:
+    """As ``unpack``, with the records as they lie there."""
+    return Slice(row.base, row.enqueued_ms, PackedRun(row.data, row.messages)) if _sound(row) else None
+
+
+def _sound(row: Row) -> bool:
     *identity, checksum, data = row
-    if crc32(data, crc32(_CHECKED.pack(*identity))) != checksum:
-        return None
-    return Slice(row.base, row.enqueued_ms, unpacked(data, row.messages))
+    return crc32(data, crc32(_CHECKED.pack(*identity))) == checksum

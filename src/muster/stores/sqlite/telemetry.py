@@ -33,7 +33,7 @@ from muster.stores.sqlite.database import (
 )
 from muster.stores.sqlite.inline import Inline
 from muster.stores.sqlite.ledger import LAST_SEQUENCE, MIGRATIONS, Ledger, create, place_key, rows_of
-from muster.stores.sqlite.rows import Row, Write, unpack
+from muster.stores.sqlite.rows import Row, Write, unpack, unpack_not
 
 T = TypeVar("T")
 
@@ -94,18 +94,20 @@ class SqliteTelemetryLog:
         durable: bool = True,
         tuning: Tuning = DEFAULT_TUNING,
         inline: Inline | None = None,
+        packed: bool = False,
     ) -> None:
         """Open the log at ``path``; a new one gets ``partitions`` and ``created_at`` (seconds since 1970).
-        ``inline`` says when a message that comes alone may be committed on the loop's thread.
+        ``inline`` says when a message that comes alone may be committed on the loop's thread. ``packed``: what is read
+        comes in ``PackedRun``s, for somebody who hands it on.
 
         Raises ``HubError``: 400003 for a number of partitions that is out of range or not that of the file,
         else as ``open_connection`` and ``migrate`` do. Blocks while the file is opened.
         """
-        if not 1 <= partitions <= PARTITIONS.open:
-            raise HubError(INVALID_OPERATION, f"partitions is {partitions}; give a number from 1 to {PARTITIONS.open}")
+        check_partitions(path, partitions, partitions)
         self.partitions = partitions
         self.damaged: set[tuple[int, int]] = set()
         self._path = fspath(path)
+        self._unpack = unpack_not if packed else unpack
         self._loop = loop
         self._stored: Stored = _ignore_stored
         self._connect = partial(open_connection, path, vfs=vfs, durable=durable, page_size=tuning.page_size)
@@ -137,12 +139,7 @@ class SqliteTelemetryLog:
                 states = self._ledger.states(connection)
         finally:
             connection.close()
-        if len(states) != self.partitions:
-            raise HubError(
-                INVALID_OPERATION,
-                f"{self._path} has {len(states)} partitions, {self.partitions} were asked for; their number is fixed "
-                f"when a data directory is made: use --partitions {len(states)}, or another --data directory",
-            )
+        check_partitions(self._path, len(states), self.partitions)
         return made, states
 
     def states(self) -> Sequence[PartitionState]:
@@ -234,7 +231,7 @@ class SqliteTelemetryLog:
             for row in map(Row._make, chain(indexed, recent)):
                 if row.base + row.messages <= sequence:
                     continue
-                run = unpack(row)
+                run = self._unpack(row)
                 if run is None:
                     self._report(row)
                     continue
@@ -255,6 +252,18 @@ class SqliteTelemetryLog:
             row.partition,
             row.messages,
             row.base,
+        )
+
+
+def check_partitions(path: str | PathLike[str], present: int, asked: int) -> None:
+    """Raise ``HubError`` 400003 unless ``asked`` partitions can be, and are as many as the log at ``path`` has."""
+    if not 1 <= asked <= PARTITIONS.open:
+        raise HubError(INVALID_OPERATION, f"partitions is {asked}; give a number from 1 to {PARTITIONS.open}")
+    if present != asked:
+        raise HubError(
+            INVALID_OPERATION,
+            f"{fspath(path)} has {present} partitions, {asked} were asked for; their number is fixed "
+            f"when a data directory is made: use --partitions {present}, or another --data directory",
         )
 
 

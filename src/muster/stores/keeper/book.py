@@ -1,0 +1,131 @@
+"""Whose sessions are where, and which workers are alive, in the memory of the keeper.
+
+Nothing of it has to survive: when the keeper goes all sessions of the machine end (``sessions.lease``), and begin anew.
+A row stays when a session ends, for it tells since when; it goes with its identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from sys import intern
+
+from muster.sessions.contract import Claimed, Present, node_of
+
+Place = str
+"""Hub, device id and module id (empty for the device itself), which hold no line break, a line each."""
+
+
+class _Row:
+    __slots__ = ("changed", "connected", "epoch", "generation_id", "holders", "lease")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.generation_id = ""
+        self.lease = ""
+        self.holders: tuple[str, ...] = ()
+        self.connected = False
+        self.changed = 0.0
+
+
+class SessionBook:
+    """What ``sessions.contract`` asks of a ``SessionDirectory`` and a ``LeaseStore``, by calls that are done when they
+    return. ``clock`` is monotonic, in seconds; ``run`` is a name that no other run of a keeper has."""
+
+    def __init__(self, clock: Callable[[], float], run: str) -> None:
+        self._clock, self._run = clock, run
+        self._rows: dict[Place, _Row] = {}
+        self._begun = 0
+        """The highest epoch of a row that has gone: later ones go on from there."""
+        self._until: dict[str, float] = {}
+        self._devices: dict[str, Mapping[str, int]] = {}
+        self._numbers = count(1)
+
+    # --- sessions
+
+    def claim(self, place: Place, generation_id: str, lease: str, at: float) -> Claimed:
+        """See ``SessionDirectory``."""
+        row = self._rows.get(place)
+        if row is None:
+            row = self._rows[place] = _Row(self._begun)
+        lease = intern(lease)
+        row.generation_id, row.lease, row.connected, row.changed = generation_id, lease, True, at
+        row.epoch += 1
+        row.holders = (*(holder for holder in row.holders if holder != lease), lease)
+        return Claimed(row.epoch, row.holders)
+
+    def alone(self, place: Place, epoch: int, lease: str) -> None:
+        """See ``SessionDirectory``."""
+        row = self._rows.get(place)
+        if row is not None and row.connected and (row.epoch, row.lease) == (epoch, lease):
+            row.holders = (row.lease,)
+
+    def release(self, place: Place, epoch: int, lease: str, at: float) -> None:
+        """See ``SessionDirectory``."""
+        row = self._rows.get(place)
+        if row is not None and (row.epoch, row.lease) == (epoch, lease):
+            row.holders = tuple(holder for holder in row.holders if holder != lease)
+            row.connected, row.changed = False, at
+
+    def find(self, place: Place) -> str | None:
+        """See ``SessionDirectory``."""
+        row = self._rows.get(place)
+        return row.lease if row is not None and row.connected and row.lease in self._until else None
+
+    def present(self, places: Sequence[Place]) -> list[Present | None]:
+        """See ``SessionDirectory``."""
+        rows = map(self._rows.get, places)
+        return [
+            Present(row.connected and row.lease in self._until, row.changed) if row and row.generation_id else None
+            for row in rows
+        ]
+
+    def forget(self, place: Place, generation_id: str) -> None:
+        """See ``SessionDirectory``."""
+        row = self._rows.get(place)
+        if row is None or row.connected or row.generation_id != generation_id:
+            return
+        if any(holder in self._until for holder in row.holders):
+            row.generation_id = ""
+        else:
+            self._begun = max(self._begun, row.epoch)
+            del self._rows[place]
+
+    # --- leases
+
+    def register(self, node: str, seconds: float) -> str:
+        """See ``LeaseStore``."""
+        lease = intern(f"{node}/{self._run}.{next(self._numbers)}")
+        self._until[lease] = self._clock() + seconds
+        return lease
+
+    def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> list[str] | None:
+        """See ``LeaseStore``."""
+        if lease not in self._until:
+            return None
+        now = self._clock()
+        self._until[lease], self._devices[lease] = now + seconds, devices
+        return [other for other, until in self._until.items() if other != lease and until > now]
+
+    def expire(self, lease: str) -> float:
+        """See ``LeaseStore``."""
+        left = self._until.get(lease, 0.0) - self._clock()
+        if left > 0:
+            return left
+        self.give_up(lease)
+        return 0.0
+
+    def give_up(self, lease: str) -> None:
+        """See ``LeaseStore``."""
+        self._until.pop(lease, None)
+        self._devices.pop(lease, None)
+
+    def gone(self, node: str) -> None:
+        """The worker has ended: its sessions are free at once."""
+        for lease in [lease for lease in self._until if node_of(lease) == node]:
+            self.give_up(lease)
+
+    def devices(self, hub: str) -> int:
+        """See ``LeaseStore``."""
+        now = self._clock()
+        return sum(told.get(hub, 0) for lease, told in self._devices.items() if self._until[lease] > now)
