@@ -6,11 +6,13 @@ A row stays when a session ends, for it tells since when; it goes with its ident
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from sys import intern
+from typing import Any
 
-from muster.sessions.contract import Claimed, Present, node_of
+from muster.core.ambient import SystemAmbient
+from muster.sessions.contract import Claimed, Leased, Present, node_of
 
 Place = str
 """Hub, device id and module id (empty for the device itself), which hold no line break, a line each."""
@@ -28,17 +30,25 @@ class _Row:
         self.changed = 0.0
 
 
+class _Lease:
+    __slots__ = ("about", "devices", "since", "until")
+
+    def __init__(self, about: Mapping[str, Any], since: float, until: float) -> None:
+        self.about, self.since, self.until = about, since, until
+        self.devices: Mapping[str, int] = {}
+
+
 class SessionBook:
     """What ``sessions.contract`` asks of a ``SessionDirectory`` and a ``LeaseStore``, by calls that are done when they
-    return. ``clock`` is monotonic, in seconds; ``run`` is a name that no other run of a keeper has."""
+    return."""
 
-    def __init__(self, clock: Callable[[], float], run: str) -> None:
-        self._clock, self._run = clock, run
+    def __init__(self) -> None:
+        self._run = SystemAmbient.random_bytes(4).hex()
+        """In the names of leases, that none is given again by the next keeper."""
         self._rows: dict[Place, _Row] = {}
         self._begun = 0
         """The highest epoch of a row that has gone: later ones go on from there."""
-        self._until: dict[str, float] = {}
-        self._devices: dict[str, Mapping[str, int]] = {}
+        self._leases: dict[str, _Lease] = {}
         self._numbers = count(1)
 
     # --- sessions
@@ -70,13 +80,13 @@ class SessionBook:
     def find(self, place: Place) -> str | None:
         """See ``SessionDirectory``."""
         row = self._rows.get(place)
-        return row.lease if row is not None and row.connected and row.lease in self._until else None
+        return row.lease if row is not None and row.connected and row.lease in self._leases else None
 
     def present(self, places: Sequence[Place]) -> list[Present | None]:
         """See ``SessionDirectory``."""
         rows = map(self._rows.get, places)
         return [
-            Present(row.connected and row.lease in self._until, row.changed) if row and row.generation_id else None
+            Present(row.connected and row.lease in self._leases, row.changed) if row and row.generation_id else None
             for row in rows
         ]
 
@@ -85,7 +95,7 @@ class SessionBook:
         row = self._rows.get(place)
         if row is None or row.connected or row.generation_id != generation_id:
             return
-        if any(holder in self._until for holder in row.holders):
+        if any(holder in self._leases for holder in row.holders):
             row.generation_id = ""
         else:
             self._begun = max(self._begun, row.epoch)
@@ -93,23 +103,25 @@ class SessionBook:
 
     # --- leases
 
-    def register(self, node: str, seconds: float) -> str:
+    def register(self, node: str, seconds: float, about: Mapping[str, Any]) -> str:
         """See ``LeaseStore``."""
         lease = intern(f"{node}/{self._run}.{next(self._numbers)}")
-        self._until[lease] = self._clock() + seconds
+        self._leases[lease] = _Lease(about, SystemAmbient.now(), SystemAmbient.monotonic() + seconds)
         return lease
 
     def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> list[str] | None:
         """See ``LeaseStore``."""
-        if lease not in self._until:
+        present = self._leases.get(lease)
+        if present is None:
             return None
-        now = self._clock()
-        self._until[lease], self._devices[lease] = now + seconds, devices
-        return [other for other, until in self._until.items() if other != lease and until > now]
+        now = SystemAmbient.monotonic()
+        present.until, present.devices = now + seconds, devices
+        return [other for other, its in self._leases.items() if its is not present and its.until > now]
 
     def expire(self, lease: str) -> float:
         """See ``LeaseStore``."""
-        left = self._until.get(lease, 0.0) - self._clock()
+        present = self._leases.get(lease)
+        left = 0.0 if present is None else present.until - SystemAmbient.monotonic()
         if left > 0:
             return left
         self.give_up(lease)
@@ -117,15 +129,19 @@ class SessionBook:
 
     def give_up(self, lease: str) -> None:
         """See ``LeaseStore``."""
-        self._until.pop(lease, None)
-        self._devices.pop(lease, None)
+        self._leases.pop(lease, None)
 
     def gone(self, node: str) -> None:
         """The worker has ended: its sessions are free at once."""
-        for lease in [lease for lease in self._until if node_of(lease) == node]:
+        for lease in [lease for lease in self._leases if node_of(lease) == node]:
             self.give_up(lease)
 
     def devices(self, hub: str) -> int:
         """See ``LeaseStore``."""
-        now = self._clock()
-        return sum(told.get(hub, 0) for lease, told in self._devices.items() if self._until[lease] > now)
+        now = SystemAmbient.monotonic()
+        return sum(lease.devices.get(hub, 0) for lease in self._leases.values() if lease.until > now)
+
+    def nodes(self) -> list[Leased]:
+        """See ``LeaseStore``."""
+        now = SystemAmbient.monotonic()
+        return [Leased(name, its.about, its.since, its.until - now, its.devices) for name, its in self._leases.items()]

@@ -9,22 +9,34 @@ from typing import Any
 
 import orjson
 
-from muster.core.ambient import SystemAmbient
 from muster.core.errors import HubError
 from muster.identity.model import IdentityKey
-from muster.sessions.contract import Claimed, Present
+from muster.sessions.contract import Claimed, Leased, Present
 from muster.stores.keeper.book import Place, SessionBook
 from muster.stores.keeper.frames import words
 from muster.stores.keeper.link import Link
 from muster.stores.keeper.server import Keeper, Worker
 
-_CALLS = ("claim", "alone", "release", "find", "present", "forget", "register", "renew", "expire", "give_up", "devices")
+_CALLS = (
+    "claim",
+    "alone",
+    "release",
+    "find",
+    "present",
+    "forget",
+    "register",
+    "renew",
+    "expire",
+    "give_up",
+    "devices",
+    "nodes",
+)
 _HEADS = {call: words("", "", f"sessions.{call}") for call in _CALLS}
 
 
 def serve_sessions(keeper: Keeper) -> None:
     """Have ``keeper`` keep a new ``SessionBook``. The leases of a worker that has gone are over at once."""
-    book = SessionBook(SystemAmbient.monotonic, SystemAmbient.random_bytes(4).hex())
+    book = SessionBook()
     for call in _CALLS:
         keeper.answers[f"sessions.{call}"] = partial(_answer, getattr(book, call))
     keeper.when_left.append(lambda worker: book.gone(worker.name))
@@ -94,9 +106,9 @@ class KeeperSessions(_Asks):
 class KeeperLeases(_Asks):
     """``sessions.contract.LeaseStore`` at the keeper."""
 
-    async def register(self, node: str, seconds: float) -> str:
+    async def register(self, node: str, seconds: float, about: Mapping[str, Any]) -> str:
         """See ``LeaseStore``."""
-        lease: str = await self._ask("register", node, seconds)
+        lease: str = await self._ask("register", node, seconds, about)
         return lease
 
     async def renew(self, lease: str, seconds: float, devices: Mapping[str, int]) -> Sequence[str] | None:
@@ -117,6 +129,10 @@ class KeeperLeases(_Asks):
         """See ``LeaseStore``."""
         found: int = await self._ask("devices", hub)
         return found
+
+    async def nodes(self) -> Sequence[Leased]:
+        """See ``LeaseStore``."""
+        return [Leased(*one) for one in await self._ask("nodes")]
 
 
 def _place(hub: str, key: IdentityKey) -> Place:
