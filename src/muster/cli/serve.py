@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from muster.node.settings import HubSettings, Settings
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-GC_THRESHOLDS = (50_000, 20, 100)
-"""A message makes a few tuples that die by themselves; with the interpreter's own thresholds (700, 10, 10) looking
-for cycles among them and among the connections took a tenth of the hub's time under load."""
-
 KEYS_ARE_PUBLIC = (
     "Whoever reaches this hub owns it: the keys of --ephemeral are known to everyone. Use --data DIR, or bind loopback."
 )
@@ -110,7 +105,7 @@ def _issuers(_context: click.Context, _option: click.Parameter, values: tuple[st
               help="Keep telemetry in this NATS JetStream (nats://...), with sync_interval: always in its servers, "
                    "and talk to other nodes by it.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True,
-              help="So many processes on the same ports, each a node of its own; with --database.")  # fmt: skip
+              help="So many processes on the same ports, one for each core; all serve the same hubs.")  # fmt: skip
 @click.option("--sync", type=click.Choice(["full", "off"]), default="full", show_default=True,
               help="full: acknowledged messages survive a power cut; off: only a crash of the hub.")  # fmt: skip
 @click.option("--index", multiple=True, metavar="PROPERTY",
@@ -168,8 +163,6 @@ def _serve_many(settings: Settings, count: int, *, demo: bool) -> NoReturn:
     from muster.node.sockets import BindError  # noqa: PLC0415
     from muster.node.workers import Workers  # noqa: PLC0415
 
-    if not settings.clustered:
-        raise click.UsageError("--workers needs --database and --bus: the workers are nodes that share them.")
     if demo:
         raise click.UsageError("--demo runs in one process; leave it out, or --workers.")
 
@@ -302,7 +295,7 @@ async def _serve(settings: Settings, *, demo: bool, greet: bool = True) -> None:
     from muster.node.certificate_files import CertificateFileError  # noqa: PLC0415
     from muster.node.directory import DirectoryInUseError, write_private  # noqa: PLC0415
     from muster.node.node import Node  # noqa: PLC0415
-    from muster.node.process import notify, supervised  # noqa: PLC0415
+    from muster.node.process import notify, settle_memory, supervised  # noqa: PLC0415
     from muster.node.sockets import BindError  # noqa: PLC0415
 
     stop = asyncio.Event()
@@ -333,9 +326,7 @@ async def _serve(settings: Settings, *, demo: bool, greet: bool = True) -> None:
             notify("READY=1")
         if settings.ready_file is not None:
             write_private(settings.ready_file, json.dumps(node.facts, indent=1).encode())
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        settle_memory()
         await stop.wait()
         notify("STOPPING=1")
     finally:

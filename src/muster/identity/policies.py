@@ -70,9 +70,12 @@ def make_policies(ambient: Ambient) -> tuple[SharedAccessPolicy, ...]:
     return tuple(_random(name, rights, ambient) for name, rights in BUILT_IN.items())
 
 
-def make_local_policy(ambient: Ambient) -> SharedAccessPolicy:
-    """``LOCAL``, which may do all, with fresh random keys."""
-    return _random(LOCAL, BUILT_IN[OWNER], ambient)
+def make_local_policy(ambient: Ambient, secret: bytes = b"") -> SharedAccessPolicy:
+    """``LOCAL``, which may do all, with fresh random keys, or with those of all who have the same ``secret``."""
+    if not secret:
+        return _random(LOCAL, BUILT_IN[OWNER], ambient)
+    keys = (_text(hashlib.blake2b(which, key=secret, digest_size=32).digest()) for which in (b"primary", b"secondary"))
+    return SharedAccessPolicy(LOCAL, BUILT_IN[OWNER], *keys)
 
 
 def make_provisioning_policy(ambient: Ambient) -> SharedAccessPolicy:

@@ -33,6 +33,7 @@ from muster.messages.blob_contract import Blob, BlobChange, BlobFiles, BlobIndex
 READ_BYTES = 262_144
 _ETAG_BYTES = 7
 _RETRY_SECONDS = 60.0
+LOOK_SECONDS = 10.0
 
 NOTHING_FREED: Freed = {}
 
@@ -92,9 +93,19 @@ def anything(_: Blob | None) -> None:
 
 
 class Blobs:
-    """The files of one hub. ``quota`` bounds all of them together, in bytes."""
+    """The files of one hub. ``quota`` bounds all of them together, in bytes.
 
-    def __init__(self, index: BlobIndex, files: BlobFiles, ambient: Ambient, quota: int) -> None:
+    ``shared``: other processes write files of the hub too, which count here after ``LOOK_SECONDS`` at most. What one
+    replaces or deletes while another reads it ends that reading.
+    """
+
+    def __init__(
+        self, index: BlobIndex, files: BlobFiles, ambient: Ambient, quota: int, *, shared: bool = False
+    ) -> None:
+        self._shared = shared
+        self._looked = 0.0
+        self._receiving = 0
+        """Bytes of requests in progress."""
         self._index = index
         self._files = files
         self._ambient = ambient
@@ -208,6 +219,8 @@ class Blobs:
 
     async def _receive(self, name: str, body: Body, block_id: str) -> tuple[Block, str]:
         """The body as a file on the disk, and its MD5 in base64."""
+        if self._shared:
+            await self._look()
         with self._reserved(name.partition("/")[0], body.size):
             draft = await self._files.create()
             try:
@@ -220,6 +233,13 @@ class Blobs:
                 await asyncio.shield(draft.discard())
         return Block(block_id, file, body.size), base64.b64encode(draft.md5).decode()
 
+    async def _look(self) -> None:
+        """Count what others have written and removed."""
+        now = self._ambient.monotonic()
+        if now > self._looked + LOOK_SECONDS:
+            self._looked = now
+            self._used = sum((await self._index.files()).values()) + self._receiving
+
     @contextmanager
     def _reserved(self, device_id: str, size: int) -> Iterator[None]:
         """Room for ``size`` bytes, which are taken unless something is raised."""
@@ -231,6 +251,7 @@ class Blobs:
                 f"The hub keeps {self._quota // 1024**2} MiB of files at most, delete some or raise --upload-mib.",
             )
         self._used += size
+        self._receiving += size
         self._bodies[device_id] += 1
         try:
             yield
@@ -238,6 +259,7 @@ class Blobs:
             self._used -= size
             raise
         finally:
+            self._receiving -= size
             self._bodies[device_id] -= 1
             self._bodies += Counter()  # drops those that have none
 

@@ -9,13 +9,11 @@ from typing import Any
 
 from muster.access.shared_grants import GRANTS, SharedGrants
 from muster.core.ambient import Ambient
-from muster.core.bus import IDENTITY_CHANGED, MISSED, Bus
 from muster.core.settings_store import SettingsRows
 from muster.core.shared_settings import SharedSettings
-from muster.identity.contract import IdentityStore
 from muster.identity.doctor import Finding
 from muster.messages.contract import TelemetryLog
-from muster.node.engines import Engines
+from muster.node.engines import Engines, forget_changed
 from muster.node.fetch import fetch
 from muster.node.foundation import Undo
 from muster.node.settings import Settings
@@ -28,7 +26,6 @@ from muster.stores.nats.streams import Place
 from muster.stores.nats.telemetry import JetStreamLog
 from muster.stores.postgres.database import Database
 from muster.stores.postgres.doctor import examine
-from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.postgres.schema import migrate
 from muster.stores.postgres.sessions import PostgresLeaseStore, PostgresSessionDirectory
 from muster.stores.postgres.storage import PostgresStorage
@@ -81,16 +78,9 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo, about: 
         forget_log,
         database.alone,
         Several(node, lease, PostgresSessionDirectory(database)),
-        _forget_changed,
+        forget_changed,
         examine_servers,
     )
-
-
-def _forget_changed(hub: str, store: IdentityStore, bus: Bus) -> None:
-    """Have ``store`` forget identities that other nodes have changed."""
-    assert isinstance(store, PostgresIdentityStore)
-    bus.subscribe(IDENTITY_CHANGED, lambda payload: store.forget(hub, payload.partition("/")[0]))
-    bus.subscribe(MISSED, lambda _: store.forget_all())
 
 
 async def _deployment(kept: SettingsRows, ambient: Ambient) -> str:

@@ -102,6 +102,33 @@ class DataDirectory:
         os.close(self._lock)
 
 
+class WorkerDirectory(DataDirectory):
+    """A data directory of several processes as the worker ``number`` has it: all is in it but the server certificate,
+    which each has in a place of its own. Whoever looks after the workers, and started this one, owns the directory."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self._own = path / f"worker-{number}"
+        _make(self._own, mode=0o700)
+
+    @property
+    def chain_file(self) -> Path:
+        """See ``DataDirectory``."""
+        return self._own / "server.pem"
+
+    @property
+    def key_file(self) -> Path:
+        """See ``DataDirectory``."""
+        return self._own / "server.key"
+
+    def announce(self, facts: Mapping[str, Any]) -> None:
+        """Write ``run.json`` as all workers would; the process to signal is the one that looks after them."""
+        super().announce({**facts, "pid": os.getppid()})
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
 def _make(path: Path, *, mode: int = 0o777) -> None:
     """Make ``path`` and the directories above it, each of them on disk before anything is put into it."""
     if path.is_dir():

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 from muster.core.ambient import Ambient
-from muster.core.bus import Bus, LocalBus
+from muster.core.bus import IDENTITY_CHANGED, MISSED, Bus, LocalBus
 from muster.core.company import Company
 from muster.core.errors import INVALID_OPERATION, HubError
 from muster.identity.contract import IdentityStore
@@ -32,6 +32,25 @@ async def _nothing_to_see_to() -> Sequence[Finding]:
 
 def _leave(_hub: str, _store: IdentityStore, _bus: Bus) -> None:
     """Nobody else changes identities."""
+
+
+class Forgetful(Protocol):
+    """A store that remembers identities."""
+
+    def forget(self, hub: str, device_id: str) -> None:
+        """Read a device and its modules anew."""
+        ...
+
+    def forget_all(self) -> None:
+        """Read all anew."""
+        ...
+
+
+def forget_changed(hub: str, store: IdentityStore, bus: Bus) -> None:
+    """Have ``store``, which is ``Forgetful``, forget identities that other nodes have changed."""
+    forgetful = cast(Forgetful, store)
+    bus.subscribe(IDENTITY_CHANGED, lambda payload: forgetful.forget(hub, payload.partition("/")[0]))
+    bus.subscribe(MISSED, lambda _: forgetful.forget_all())
 
 
 class Engines(NamedTuple):
@@ -74,6 +93,10 @@ async def open_engines(
                 INVALID_OPERATION, f"--database and --bus need {error.name}; run: pip install 'muster[cluster]'"
             ) from error
         return await open_cluster(settings, ambient, undo, about)
+    if settings.worker is not None:
+        from muster.node.machine import open_machine  # noqa: PLC0415 - one process has no use for it
+
+        return await open_machine(settings, directory, ambient, undo, about)
     storage = SqliteStorage(directory.hub_database, durable=settings.durable)
     undo.append(storage.close)
 

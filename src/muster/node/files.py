@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf
+
+from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.dialect.blob_sas import Account
 from muster.dialect.storage_account import parse_storage_account
 from muster.dialect.upload_bodies import notification_body
@@ -48,7 +51,7 @@ async def file_operations(
         account = parse_storage_account(settings.storage_connection_string)
         storage = AzureStorage(account, settings.storage_container, base.ambient)
         base.undo.append(storage.close)
-    elif settings.storage and not settings.clustered:  # the folder is one node's
+    elif settings.storage and not settings.clustered:  # the folder is one machine's
         storage, operations = await _embedded(base, stores, gate, https_port)
     uploads = Uploads(
         base.hub.name,
@@ -68,8 +71,10 @@ async def _embedded(
     base: Foundation, stores: HubStores, gate: ServiceGate, https_port: int
 ) -> tuple[UploadStorage, list[Operation]]:
     account = Account(ACCOUNT_NAME, await _account_key(base))
-    files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable)
-    blobs = Blobs(stores.blobs, files, base.ambient, base.settings.upload_bytes)
+    worker = base.settings.worker
+    since = inf if worker is None else worker.began
+    files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable, shared_since=since)
+    blobs = Blobs(stores.blobs, files, base.ambient, base.settings.upload_bytes, shared=worker is not None)
     await blobs.start()
     base.undo.append(blobs.close)
     host = f"[{base.hub.host}]" if ":" in base.hub.host else base.hub.host
@@ -78,9 +83,24 @@ async def _embedded(
 
 
 async def _account_key(base: Foundation) -> bytes:
-    """The key that signs grants: made at the first start, so that grants outlive a restart."""
-    key = await base.kept.get_setting(_KEY)
-    if key is None:
-        key = base.ambient.random_bytes(KEY_BYTES)
-        await base.kept.put_settings({_KEY: key})
-    return key
+    """The key that signs grants: made at the first start, so that grants outlive a restart, and the same for all
+    workers, whichever opens the hub first."""
+    leave = base.kept.follow(_KEY, _stays)
+    try:
+        key = await base.kept.get_setting(_KEY)
+        if key is None:
+            key = base.ambient.random_bytes(KEY_BYTES)
+            try:
+                await base.kept.put_settings({_KEY: key})
+            except HubError as error:
+                if error.row is not PRECONDITION_FAILED:
+                    raise
+                key = await base.kept.get_setting(_KEY)
+                assert key is not None, "another worker has made it"
+        return key
+    finally:
+        leave()
+
+
+async def _stays() -> None:
+    """The key is made once."""

@@ -40,7 +40,7 @@ from muster.identity.registry import Registry
 from muster.node.certificate import ServerCertificate
 from muster.node.credential_policies import PolicyBook
 from muster.node.deployment import Deployment, Eraser, finish_removals
-from muster.node.directory import DataDirectory
+from muster.node.directory import DataDirectory, WorkerDirectory
 from muster.node.engines import Engines, open_engines
 from muster.node.facts import Reach, Service, facts_of, keep_reach
 from muster.node.fetch import fetch_trusting
@@ -114,7 +114,7 @@ class Node:
     async def _start(self) -> None:
         settings = self.settings
         self.ambient = SystemAmbient(asyncio.get_running_loop())
-        directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
+        directory = _directory(settings)
         self._undo.append(directory.release)
         sockets = self._bind()
         ports = {name: int(bound[0].getsockname()[1]) for name, bound in sockets.items()}
@@ -286,6 +286,12 @@ class Node:
         for sock in sockets:
             server = await asyncio.get_running_loop().create_server(make_protocol, sock=sock, backlog=BACKLOG)
             self._undo.append(server.close)
+
+
+def _directory(settings: Settings) -> DataDirectory:
+    if settings.worker is not None:
+        return WorkerDirectory(settings.worker.place, settings.worker.number)
+    return DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
 
 
 def _flag(listener: str) -> str:

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from muster.core.ambient import Ambient
 from muster.core.limits import Profile
@@ -19,6 +20,15 @@ from muster.node.credential_policies import PolicyFiles
 
 DEFAULT_BIND = ("127.0.0.1", "::1")
 DAY_SECONDS = 86_400
+
+
+class Worker(NamedTuple):
+    """One of the processes that share a directory: ``place`` is that of all, ``number`` counts them, and ``began`` is
+    when the one that looks after them did (seconds since 1970)."""
+
+    place: Path
+    number: int
+    began: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +72,8 @@ class Settings:
     certificates to devices, besides that of ``muster ca init``. ``roles_file`` holds roles and grants of the operator.
     ``database`` (a PostgreSQL URL) and ``bus`` (NATS URLs) make it one of several equal nodes, which have all settings
     in common but directory, addresses and ports; ``shared_ports`` says that others of this machine have the same ones.
+    ``worker`` makes it one of several processes on one directory, ``data`` (``None`` for an ephemeral one) being that;
+    ``local_secret`` is what they make the keys of this machine's commands from.
     ``switches`` say which kinds of SAS token the hub takes no more.
     ``throttle``, ``None`` for the profile's own way,
     says whether the rates and the daily quota of ``units`` of ``tier`` are enforced; ``principal_rate`` is how many
@@ -111,6 +123,8 @@ class Settings:
     database: str = field(default="", repr=False)
     bus: tuple[str, ...] = field(default=(), repr=False)
     shared_ports: bool = False
+    worker: Worker | None = None
+    local_secret: bytes = field(default=b"", repr=False)
 
     def of(self, hub: HubSettings) -> Settings:
         """The settings as they are for ``hub``, which is the first of them then."""
@@ -176,7 +190,7 @@ class Settings:
         taken: Callable[[], Switches],
     ) -> Hub:
         """The hub of these settings, with a policy of its own for the commands of this machine."""
-        local = make_local_policy(ambient)
+        local = make_local_policy(ambient, self.local_secret)
         return make_hub(self.all_hostnames, policies, self.profile, name=name, taken=taken, local=local)
 
 

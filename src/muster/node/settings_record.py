@@ -14,8 +14,8 @@ from muster.node.settings import Settings
 
 _SETTING = "settings-told"
 _SECRET = frozenset({"storage_connection_string", "database", "bus"})
-_PLACES = frozenset({"data", "ready_file"})
-"""Where something is, not how the node is."""
+_PLACES = frozenset({"data", "ready_file", "worker", "local_secret"})
+"""Where something is, not how the node is; or made for one run."""
 _OWN = frozenset({"bind", "mqtt_port", "amqp_port", "https_port", "amqp_plain_port", "shared_ports"})
 """What each of several nodes may have another way."""
 
@@ -40,7 +40,7 @@ async def record_settings(settings: Settings, kept: HubSettingsStore, ambient: A
 
 def _told(settings: Settings) -> dict[str, Any]:
     """As JSON has it, secrets as fingerprints."""
-    left_out = _PLACES | _OWN if settings.clustered else _PLACES
+    left_out = _PLACES | _OWN if settings.clustered or settings.worker else _PLACES
     members = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in left_out}
     for name in _SECRET:
         members[name] = fingerprint(str(members[name])) if members[name] else ""

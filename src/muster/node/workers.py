@@ -1,7 +1,9 @@
 """Several workers of one machine: equal nodes on the same ports, kept alive by the process that started them.
 
-The kernel gives each connection to one of the workers (``SO_REUSEPORT``). They are nodes like those of other machines:
-what they share is in the database and on the bus, and each has a directory of its own below the common one.
+The kernel gives each connection to one of the workers (``SO_REUSEPORT``). They are nodes like those of other machines,
+each with a directory of its own below the common one. What they share is in the database and on the bus; without those
+it is in the common directory, and one more process, the keeper, has what only one can have (``node.keeper``). It goes
+last; when it ends by itself it is started again, and the workers lose their sessions and go on.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from muster.core.ambient import SystemAmbient
 from muster.node.directory import DataDirectory, write_private
-from muster.node.settings import Settings
+from muster.node.keeper import keep, open_socket
+from muster.node.settings import Settings, Worker
 from muster.node.sockets import bind
+from muster.stores.keeper.link import SOCKET
 
 AGAIN_SECONDS, MOST_SECONDS = 1.0, 30.0
 """How long it takes until a worker that ended by itself is started again; twice as long each time that it ends soon."""
 _SOON_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
+_KEEPER = -1
+_SECRET_BYTES = 32
 
 log = logging.getLogger("muster.workers")
 
@@ -35,24 +42,28 @@ class Workers:
     """``count`` workers with ``settings``; ``serve`` is what a worker does with its own, until it ends."""
 
     def __init__(self, settings: Settings, count: int, serve: Callable[[Settings], None]) -> None:
-        assert settings.data is not None, "workers share a database, so they have a directory"
-        self._directory = DataDirectory(settings.data)
+        self._directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
         self._held: list[socket.socket] = []
-        mqtt, amqp, https = (
-            self._chosen(settings, port, flag)
-            for port, flag in (
-                (settings.mqtt_port, "--mqtt-port"),
-                (settings.amqp_port, "--amqp-port"),
-                (settings.https_port, "--https-port"),
-            )
+        self._settings = replace(
+            settings,
+            shared_ports=True,
+            mqtt_port=self._chosen(settings, settings.mqtt_port, "--mqtt-port"),
+            amqp_port=self._chosen(settings, settings.amqp_port, "--amqp-port"),
+            https_port=self._chosen(settings, settings.https_port, "--https-port"),
+            amqp_plain_port=None
+            if settings.amqp_plain_port is None
+            else self._chosen(settings, settings.amqp_plain_port, "--amqp-plain-port"),
+            local_secret=SystemAmbient.random_bytes(_SECRET_BYTES),
         )
-        self._settings = replace(settings, shared_ports=True, mqtt_port=mqtt, amqp_port=amqp, https_port=https)
+        self._began_at = SystemAmbient.now()
+        self._door = None if settings.clustered else open_socket(self._directory.path)
+        """Where workers find the keeper, whichever it is."""
         self._ready_file = settings.ready_file
         self._count, self._serve = count, serve
-        self._workers: dict[int, int] = {}
-        """Process ids, each with its worker's number."""
+        self._children: dict[int, int] = {}
+        """Process ids, each with its worker's number, or ``_KEEPER``."""
         self._began: dict[int, float] = {}
-        self._pauses = [AGAIN_SECONDS] * count
+        self._pauses: dict[int, float] = {}
         self._due: dict[int, float] = {}
         self._stopping = False
         self._worst = 0
@@ -64,11 +75,15 @@ class Workers:
             signal.signal(one, lambda *_: self._stop())
         signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
         try:
+            if self._door is not None:
+                self._start(_KEEPER)
             for number in range(self._count):
                 self._start(number)
             greeted = False
-            while self._workers or (self._due and not self._stopping):
+            while self._children or (self._due and not self._stopping):
                 self._reap()
+                if self._stopping and list(self._children.values()) == [_KEEPER]:
+                    self._tell(signal.SIGTERM)
                 if not greeted and not self._stopping and (facts := self._facts()) is not None:
                     greeted = True
                     self._announce(facts)
@@ -78,6 +93,9 @@ class Workers:
         finally:
             if self._ready_file is not None:
                 self._ready_file.unlink(missing_ok=True)
+            if self._door is not None:
+                self._door.close()
+                (self._directory.path / SOCKET).unlink(missing_ok=True)
             self._directory.release()
 
     def _chosen(self, settings: Settings, port: int, flag: str) -> int:
@@ -91,48 +109,58 @@ class Workers:
     def _place(self, number: int) -> Path:
         return self._directory.path / f"worker-{number}"
 
+    def _ready(self, number: int) -> Path:
+        return self._place(number) / "ready.json"
+
     def _start(self, number: int) -> None:
-        place = self._place(number)
-        place.mkdir(mode=0o700, exist_ok=True)
-        (place / "ready.json").unlink(missing_ok=True)
+        if number != _KEEPER:
+            place = self._place(number)
+            place.mkdir(mode=0o700, exist_ok=True)
+            (place / "ready.json").unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
-            self._be(replace(self._settings, data=place, ready_file=place / "ready.json"))
-        self._workers[child] = number
+            self._be(number)
+        self._children[child] = number
         self._began[number] = time.monotonic()
 
-    def _be(self, settings: Settings) -> NoReturn:
-        """This process is a worker now."""
+    def _be(self, number: int) -> NoReturn:
+        """This process is a worker now, or the keeper."""
         for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(one, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no worker outlives the one who looks after it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no child outlives the one who looks after it
         code = 1
         try:
-            self._serve(settings)
+            if self._door is None:
+                self._serve(replace(self._settings, data=self._place(number), ready_file=self._ready(number)))
+            elif number == _KEEPER:
+                keep(self._directory.path, self._door, durable=self._settings.durable)
+            else:
+                self._door.close()
+                worker = Worker(self._directory.path, number, self._began_at)
+                self._serve(replace(self._settings, worker=worker, ready_file=self._ready(number)))
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
-            log.exception("a worker failed")
+            log.exception("%s failed", _name(number))
         finally:
             os._exit(code)
 
     def _reap(self) -> None:
-        while self._workers:
+        while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if child == 0:
                 break
-            number = self._workers.pop(child)
+            number = self._children.pop(child)
             code = os.waitstatus_to_exitcode(status)
             if self._stopping:
                 self._worst = max(self._worst, abs(code))
                 continue
-            if time.monotonic() - self._began[number] > _SOON_SECONDS:
-                self._pauses[number] = AGAIN_SECONDS
-            pause = self._pauses[number]
+            soon = time.monotonic() - self._began[number] <= _SOON_SECONDS
+            pause = self._pauses.get(number, AGAIN_SECONDS) if soon else AGAIN_SECONDS
             self._pauses[number] = min(2 * pause, MOST_SECONDS)
             self._due[number] = time.monotonic() + pause
-            log.error("worker %s ended with %s; it is started again in %.0f seconds", number, code, pause)
+            log.error("%s ended with %s; it is started again in %.0f seconds", _name(number), code, pause)
         now = time.monotonic()
         for number in [number for number, at in self._due.items() if at <= now and not self._stopping]:
             del self._due[number]
@@ -140,7 +168,7 @@ class Workers:
 
     def _facts(self) -> Mapping[str, Any] | None:
         """What the first worker says, once all are ready."""
-        files = [self._place(number) / "ready.json" for number in range(self._count)]
+        files = [self._ready(number) for number in range(self._count)]
         if not all(file.exists() for file in files):
             return None
         facts: dict[str, Any] = json.loads(files[0].read_bytes())
@@ -156,5 +184,11 @@ class Workers:
         self._tell(signal.SIGTERM)
 
     def _tell(self, number: signal.Signals) -> None:
-        for child in self._workers:
+        """Send a signal to the workers, or to the keeper when there is no worker any more."""
+        workers = [child for child, which in self._children.items() if which != _KEEPER]
+        for child in workers or self._children:
             os.kill(child, number)
+
+
+def _name(number: int) -> str:
+    return "the keeper" if number == _KEEPER else f"worker {number}"

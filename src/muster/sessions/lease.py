@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from muster.core.ambient import SystemAmbient
 from muster.core.bus import NodeBus
 from muster.core.errors import HubError
 from muster.sessions.contract import Leased, LeaseStore, node_of
@@ -90,6 +91,15 @@ class Lease:
             self.held = False
             with suppress(HubError):
                 await self._store.give_up(self.name)
+
+    def lose(self, why: str) -> None:
+        """Others can take the sessions over from now on, as this node has heard: end them."""
+        if self.held:
+            self._lose(why)
+
+    def sure(self) -> bool:
+        """Whether no other node can have taken the lease away, by this node's clock. May be asked in any thread."""
+        return self.held and SystemAmbient.monotonic() < self._renewed + LEASE_SECONDS
 
     async def expire(self, lease: str) -> float:
         """See ``LeaseStore.expire``."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import math
 import os
 import re
 import threading
@@ -34,10 +35,13 @@ T = TypeVar("T")
 class FolderFiles:
     """``messages.blob_contract.BlobFiles`` in ``folder``, which is made when missing.
 
-    ``durable``: a file that is kept survives a power cut. Raises ``HubError`` 500001 when the folder cannot be made.
+    ``durable``: a file that is kept survives a power cut. Other processes may have written in the folder since
+    ``shared_since`` (seconds since 1970); what is as young is not swept away. Raises ``HubError`` 500001 when the
+    folder cannot be made.
     """
 
-    def __init__(self, folder: Path, ambient: Ambient, *, durable: bool = True) -> None:
+    def __init__(self, folder: Path, ambient: Ambient, *, durable: bool = True, shared_since: float = math.inf) -> None:
+        self._shared_since = shared_since
         self._folder = folder
         self._ambient = ambient
         self._durable = durable
@@ -73,8 +77,9 @@ class FolderFiles:
             ours = _OURS.fullmatch(place.name) and place.parent.name in {_INCOMING, place.name[:2]}
             if ours and (place.parent.name == _INCOMING or place.name not in needed):
                 with contextlib.suppress(OSError):  # the next start tries again
-                    place.unlink()
-                    removed += 1
+                    if place.stat().st_mtime < self._shared_since:
+                        place.unlink()
+                        removed += 1
         return removed
 
     def _place(self, name: str) -> Path:
