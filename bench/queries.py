@@ -52,6 +52,8 @@ MORE_INDEXES = tuple(f"properties.reported.m{number}" for number in range(16))
 class Nobody:
     """A ``Presence``: nobody is connected."""
 
+    shared = False
+
     def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
         """See ``Presence``."""
         return False, NEVER, NEVER

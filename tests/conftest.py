@@ -24,7 +24,7 @@ settings.load_profile("shared machine")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engines", type=EngineKind, choices=list(EngineKind), default=EngineKind.EMBEDDED,
-        help="what hubs of tests are started on: engines within, or PostgreSQL and NATS",
+        help="what hubs of tests are started on: engines within, PostgreSQL and NATS, or two workers",
     )  # fmt: skip
 
 

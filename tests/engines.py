@@ -1,8 +1,8 @@
 """Hubs of tests, on the engines that the run asks for: those within the hub (SQLite), or PostgreSQL and NATS.
 
 ``pytest --engines clustered``: every hub is the only node of a deployment of its own, on the two servers of the test
-process. Tests start hubs by ``hub_process`` or the fixture ``make_hub``, hubs that tests put together of parts stand
-on ``open_engines``; they need not know.
+process. ``--engines workers``: every hub is two workers on one directory. Tests start hubs by ``hub_process`` or the
+fixture ``make_hub``, hubs that tests put together of parts stand on ``open_engines``; they need not know.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class EngineKind(StrEnum):
 
     EMBEDDED = "embedded"
     CLUSTERED = "clustered"
+    WORKERS = "workers"
 
 
 class _Run:
@@ -66,6 +67,8 @@ def hub_process(
         if ephemeral:
             pytest.skip("engines that are shared keep what they are given")
         options = (*options, "--database", _database(directory), "--bus", ",".join(shared_nats().urls))
+    if _Run.kind is EngineKind.WORKERS and "--demo" not in options:
+        options = (*options, "--workers", "2")
     return HubProcess(directory, address, *options, ephemeral=ephemeral, prefix=[*bound_to_us(), *prefix])
 
 

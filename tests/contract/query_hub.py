@@ -43,6 +43,8 @@ class Connected:
 
     keys: set[IdentityKey] = field(default_factory=set)
 
+    shared = False
+
     def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
         return (True, NEVER, NOW) if key in self.keys else (False, NEVER, NEVER)
 

@@ -99,6 +99,11 @@ class Presence(Protocol):
     there are several nodes that is what this one knows.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether there may be other nodes, of which ``activity`` knows nothing."""
+        ...
+
     def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
         """Whether a live session of this identity exists; when it last connected or disconnected (seconds since 1970),
         ``NEVER`` when not since the hub's start; when it last did that or sent something, ``NEVER`` likewise."""

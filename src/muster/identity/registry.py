@@ -110,6 +110,8 @@ class Registry:
         return identity, self._activity_at_hand(key) or await self.activity(key)
 
     def _activity_at_hand(self, key: IdentityKey) -> Activity | None:
+        if self._presence.shared:
+            return None
         waiting = 0 if self._queues is None else self._queues.waiting(str(key))
         return None if waiting is None else Activity(*self._presence.activity(key), waiting)
 

@@ -103,12 +103,13 @@ class DataDirectory:
 
 
 class WorkerDirectory(DataDirectory):
-    """A data directory of several processes as the worker ``number`` has it: all is in it but the server certificate,
-    which each has in a place of its own. Whoever looks after the workers, and started this one, owns the directory."""
+    """A data directory of several processes as the worker ``number`` has it: all is in it but the server certificates
+    of all workers but the first, which are in places of their own. Whoever looks after the workers owns the directory.
+    """
 
     def __init__(self, path: Path, number: int) -> None:
         self.path = path
-        self._own = path / f"worker-{number}"
+        self._own = path / f"worker-{number}" if number else path
         _make(self._own, mode=0o700)
 
     @property

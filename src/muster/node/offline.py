@@ -40,6 +40,8 @@ class OfflineHub:
 class _Nobody:
     """``identity.contract.Presence`` of a hub that does not run: nobody is connected."""
 
+    shared = False
+
     def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
         return False, NEVER, NEVER
 

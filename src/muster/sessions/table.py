@@ -301,6 +301,10 @@ class SessionTable:
     def is_connected(self, key: IdentityKey) -> bool:
         return key in self._sessions
 
+    @property
+    def shared(self) -> bool:
+        return self.claims is not None
+
     def activity(self, key: IdentityKey) -> tuple[bool, float, float]:
         session, change, call = self._sessions.get(key), self._changes.get(key), self._calls.get(key)
         changed = last = NEVER if change is None else change.at

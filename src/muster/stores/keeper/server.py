@@ -43,6 +43,8 @@ class Worker(asyncio.Protocol):
     def __init__(self, keeper: Keeper) -> None:
         self.name = ""
         self.lost = False
+        self.hangs = False
+        """Whether it was cut off, so that it may go on without knowing that."""
         self._keeper = keeper
         self._decoder = Decoder()
         self._transport: asyncio.Transport | None = None
@@ -67,6 +69,7 @@ class Worker(asyncio.Protocol):
         self._transport.writelines(encode(kind, number, parts))
         if self._transport.get_write_buffer_size() > MOST_WAITING:
             log.error("the worker %s does not take what it is sent, it is cut off", self.name)
+            self.hangs = True
             self.cut()
 
     def answer(self, number: int, parts: Sequence[bytes]) -> None:

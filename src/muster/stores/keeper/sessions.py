@@ -35,11 +35,12 @@ _HEADS = {call: words("", "", f"sessions.{call}") for call in _CALLS}
 
 
 def serve_sessions(keeper: Keeper) -> None:
-    """Have ``keeper`` keep a new ``SessionBook``. The leases of a worker that has gone are over at once."""
+    """Have ``keeper`` keep a new ``SessionBook``. The leases of a worker that has gone are over at once,
+    and those of one that hangs in their time."""
     book = SessionBook()
     for call in _CALLS:
         keeper.answers[f"sessions.{call}"] = partial(_answer, getattr(book, call))
-    keeper.when_left.append(lambda worker: book.gone(worker.name))
+    keeper.when_left.append(lambda worker: None if worker.hangs else book.gone(worker.name))
 
 
 def _answer(call: Callable[..., Any], worker: Worker, number: int, body: bytes, at: int) -> None:

@@ -21,7 +21,7 @@ from muster.stores.sqlite.database import Writer, open_connection, store_error
 from muster.stores.sqlite.identities import COLUMNS as IDENTITY_COLUMNS
 from muster.stores.sqlite.identities import identity_of
 from muster.stores.sqlite.property_indexes import SqlitePropertyIndexes
-from muster.stores.sqlite.query_functions import Activities, register
+from muster.stores.sqlite.query_functions import Activities, SharedActivities, register
 from muster.stores.sqlite.twins import twin_of
 from muster.twins.query.syntax import Query
 
@@ -86,7 +86,7 @@ class SqliteQueryStore(SlicedQueries[_Compiled]):
     # --- slices
 
     def _read_rows(self, compiled: _Compiled, at: Key, limit: int, room: int, reader: _Reader) -> Slice:
-        statements = compiled()
+        statements = self._begin(compiled, reader)
         end = self._end(statements, at, reader)
         rows: list[tuple[Key, bytes]] = []
         render = columns_row if statements.query.items else partial(_twin_row, reader.activities)
@@ -102,13 +102,19 @@ class SqliteQueryStore(SlicedQueries[_Compiled]):
         return Slice(rows, end)
 
     def _read_groups(self, compiled: _Compiled, at: Key, first: str, limit: int, reader: _Reader) -> GroupSlice:
-        statements = compiled()
+        statements = self._begin(compiled, reader)
         end = self._end(statements, at, reader)
         cursor = reader.connection.execute(statements.rows, self._values(statements, at, end, limit) | {"name": first})
         try:
             return first_groups(cursor, end)
         finally:
             cursor.close()
+
+    def _begin(self, compiled: _Compiled, reader: _Reader) -> Statements:
+        statements = compiled()
+        if isinstance(reader.activities, SharedActivities):
+            reader.activities.hub = str(statements.bindings["hub"])
+        return statements
 
     def _end(self, statements: Statements, at: Key, reader: _Reader) -> Key | None:
         if statements.bound is None:
@@ -128,13 +134,22 @@ class SqliteQueryStore(SlicedQueries[_Compiled]):
             raise HubError(UNAVAILABLE, f"{self._writer.path} is closed; nothing can be read any more")
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
+    def _new_reader(self) -> _Reader:
+        connection = open_connection(self._writer.path, readonly=True)
+        presence = self._presence
+        reader = _Reader(
+            connection,
+            SharedActivities(presence, connection, self._loop) if presence.shared else Activities(presence),
+        )
+        register(*reader)
+        return reader
+
     def _read(self, work: Callable[[_Reader], T]) -> T:
         """Run ``work`` in a read transaction that ends with it."""
         try:
             reader = self._idle.get_nowait()
         except Empty:
-            reader = _Reader(open_connection(self._writer.path, readonly=True), Activities(self._presence))
-            register(*reader)
+            reader = self._new_reader()
         reader.activities.begin()
         try:
             reader.connection.execute("BEGIN")

@@ -5,6 +5,7 @@ They run in the reader's thread, and take the interpreter's lock for each row; t
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -38,11 +39,15 @@ class Activities:
         """Forget the last answer: another read begins."""
         self._key = None
 
+    def look(self, key: IdentityKey) -> Activity:
+        """The state of an identity as it is now."""
+        return Activity(*self._presence.activity(key))
+
     def of(self, device_id: str, module_id: str) -> Activity:
         """The state of an identity; the empty module id means the device."""
         key = IdentityKey(device_id, module_id or None)
         if key != self._key:
-            self._activity = Activity(*self._presence.activity(key))
+            self._activity = self.look(key)
             self._key = key
         return self._activity
 
@@ -53,6 +58,35 @@ class Activities:
     def last_activity(self, device_id: str, module_id: str) -> str:
         """As a twin shows it."""
         return time_text(self.of(device_id, module_id).last_activity)
+
+
+_BESIDE = """SELECT device_id, module_id FROM identities WHERE hub = ? AND (device_id, module_id) >= (?, ?)
+ORDER BY device_id, module_id LIMIT 100"""
+_PATIENCE_SECONDS = 10.0
+
+
+class SharedActivities(Activities):
+    """Those on all nodes together, which ``loop`` has to ask about: of an identity and of those that are next to it,
+    for most reads go on with these. ``hub`` is set before a read."""
+
+    def __init__(self, presence: Presence, connection: apsw.Connection, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(presence)
+        self.hub = ""
+        self._connection, self._loop = connection, loop
+        self._known: dict[IdentityKey, Activity] = {}
+
+    def begin(self) -> None:
+        super().begin()
+        self._known.clear()
+
+    def look(self, key: IdentityKey) -> Activity:
+        if key not in self._known:
+            rows = self._connection.execute(_BESIDE, (self.hub, key.device_id, key.module_id or ""))
+            keys = [IdentityKey(device_id, module_id or None) for device_id, module_id in rows]
+            asked = asyncio.run_coroutine_threadsafe(self._presence.activities(keys), self._loop)
+            found = asked.result(_PATIENCE_SECONDS)
+            self._known = {one: Activity(*state) for one, state in zip(keys, found, strict=True)}
+        return self._known[key]
 
 
 def register(connection: apsw.Connection, activities: Activities) -> None:
