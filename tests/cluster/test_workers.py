@@ -1,4 +1,5 @@
-"""``muster serve --workers``: processes on the same ports, equal nodes of one deployment, kept alive."""
+"""``muster serve --workers``: processes on the same ports, equal nodes of one deployment, kept alive; with a database
+and a bus, and on a directory with a keeper."""
 
 from __future__ import annotations
 
@@ -21,24 +22,21 @@ from muster.sessions.lease import LEASE_SECONDS
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import MqttClient, publish
 from tests.addresses import loopback
-from tests.nats_servers import NatsCluster
+from tests.cluster.processes import workers_of
 from tests.postgres import new_database
 
 PATIENCE = 30.0
 PORTS = [option for name in ("mqtt", "amqp", "https") for option in (f"--{name}-port", "0")]
 
 
-@pytest.fixture
-def hub(tmp_path: Path, nats: NatsCluster) -> Iterator[HubProcess]:
-    shared = ["--database", new_database(), "--bus", ",".join(nats.urls)]
+@pytest.fixture(params=["database", "directory"])
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HubProcess]:
+    shared: list[str] = []
+    if request.param == "database":
+        shared = ["--database", new_database(), "--bus", ",".join(request.getfixturevalue("nats").urls)]
     hub = HubProcess(tmp_path, loopback(), *shared, "--workers", "2", *PORTS)
     with hub:
         yield hub
-
-
-def workers_of(hub: HubProcess) -> list[int]:
-    """The process ids of the workers that live."""
-    return [int(pid) for pid in Path(f"/proc/{hub.pid}/task/{hub.pid}/children").read_text().split()]
 
 
 async def connected(hub: HubProcess, device_id: str, key: str) -> MqttClient:
