@@ -44,5 +44,13 @@ TWIN_REMEMBERED_TEXT = Limit(
     "own choice",
     "Twins with more JSON are read anew for each change.",
 )
+WORKER_WAITING = Limit(
+    "messages between the processes of --workers that wait for one of them",
+    67_108_864,
+    67_108_864,
+    "bytes",
+    "own choice",
+    "A worker that does not take them is cut off, comes back, and looks at everything anew.",
+)
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

@@ -17,6 +17,7 @@ from typing import cast
 
 from muster.core.bus import NoAnswerError
 from muster.core.errors import HubError
+from muster.core.memory_limits import WORKER_WAITING
 from muster.core.node_bus import read_answer
 from muster.stores.keeper.frames import (
     ABSENT,
@@ -39,8 +40,6 @@ OPENING_SECONDS = 15.0
 RETRY_SECONDS = 0.05
 SILENCE_SECONDS = 10.0
 """A keeper that is asked and says nothing for so long is given up; half of it, and it is asked whether it is there."""
-MOST_WAITING = 64 * 1024 * 1024
-"""So many bytes may wait until the keeper takes them; what would be more is refused."""
 
 _LOOK_SECONDS, _GOODBYE_SECONDS = 1.0, 1.0
 _PING = words("", "", "ping")
@@ -149,7 +148,7 @@ class Link:
         number = next(self._numbers) & 0xFFFFFFFF
         if not self.connected:
             done(b"", NoAnswerError("the keeper of this machine's workers is away", gone=False))
-        elif self._transport is not None and self._transport.get_write_buffer_size() > MOST_WAITING:
+        elif self._transport is not None and self._transport.get_write_buffer_size() > WORKER_WAITING.open:
             done(b"", NoAnswerError("the keeper of this machine's workers does not keep up", gone=False))
         else:
             if not self._waiting:

@@ -13,6 +13,7 @@ from itertools import count
 from typing import NamedTuple, cast
 
 from muster.core.errors import NOT_FOUND, SERVER_ERROR, HubError
+from muster.core.memory_limits import WORKER_WAITING
 from muster.core.node_bus import ANSWERED, refusal
 from muster.stores.keeper.frames import (
     ABSENT,
@@ -31,8 +32,6 @@ from muster.stores.keeper.frames import (
 
 ROOM_BYTES = 8 * 1024 * 1024
 """When so much waits for a worker, nothing more is read for it or from it until it has taken most of that."""
-MOST_WAITING = 64 * 1024 * 1024
-"""A worker that so much waits for is cut off."""
 
 log = logging.getLogger("muster.keeper")
 
@@ -67,7 +66,7 @@ class Worker(asyncio.Protocol):
         if self.lost or self._transport is None:
             return
         self._transport.writelines(encode(kind, number, parts))
-        if self._transport.get_write_buffer_size() > MOST_WAITING:
+        if self._transport.get_write_buffer_size() > WORKER_WAITING.open:
             log.error("the worker %s does not take what it is sent, it is cut off", self.name)
             self.hangs = True
             self.cut()
