@@ -1,6 +1,6 @@
 """Measure what a durable message costs a deployment of several parts, beside RabbitMQ's MQTT.
 
-usage: python -m bench.cluster [--quick] [--again] [--setting one|three|workers ...]
+usage: python -m bench.cluster [--quick] [--again] [--setting one|three|workers ...] [--connections 100]
 
 Muster is one node with a PostgreSQL and NATS, RabbitMQ a quorum queue that the topic exchange fills; both take the same
 PUBLISH packets at QoS 1 over TLS 1.3, and their PUBACK says that the message is on disk. *one*: a NATS server, a
@@ -39,7 +39,7 @@ from bench.run import build_programs, say
 from bench.servers import BUILD, Accounts, Device, Muster, Server
 
 BAR = 0.4
-REST, REST_SECONDS = 0.1, 60.0
+REST, REST_SECONDS, START_SECONDS = 0.1, 60.0, 120.0
 HUB, BROKER = "Muster", "RabbitMQ"
 
 
@@ -83,6 +83,7 @@ class Node(Muster):
         directory.mkdir(parents=True, exist_ok=True)
         self._stores = Shared(directory / "stores", servers)
         super().__init__(directory, accounts, *self._stores.options, *(["--workers", str(workers)] * (workers > 1)))
+        self.hub.patience = START_SECONDS
 
     def stop(self) -> None:
         super().stop()
@@ -339,11 +340,13 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="forget what an earlier run that was stopped measured")
     names = [setting.name for setting in SETTINGS]
     parser.add_argument("--setting", action="append", choices=names, help="only this one; repeatable")
+    parser.add_argument("--connections", type=int, help="of the loads with many")
     chosen = parser.parse_args()
     size = QUICK if chosen.quick else FULL
+    size = size._replace(connections=chosen.connections or size.connections)
     settings = [setting for setting in SETTINGS if not chosen.setting or setting.name in chosen.setting]
     build_programs()
-    directory = BUILD / f"cluster-{'quick' if chosen.quick else 'full'}-{source_digest()}"
+    directory = BUILD / f"cluster-{'quick' if chosen.quick else 'full'}-{size.connections}-{source_digest()}"
     for other in BUILD.glob("cluster-*-*"):
         if other != directory or chosen.again or chosen.quick:
             shutil.rmtree(other)
@@ -365,6 +368,7 @@ def main() -> int:
     where, stem = BUILD, "cluster-cpu"
     if not chosen.quick:
         where, stem = ROOT / "docs" / "results", f"{datetime.now(UTC):%Y-%m-%d}-cluster-cpu"
+        stem += f"-{size.connections}" if chosen.connections else ""
     (where / f"{stem}.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     (where / f"{stem}.md").write_text(text)
     shutil.rmtree(directory)

@@ -216,7 +216,9 @@ class Fleet:
         result: Result = {}
         with self.measured(result, "cpu"):
             self.groups[victim].call("go_home", self.size.at_once)
-            self._wait("at home", [self.groups[victim]], all_there)
+            self._wait(
+                "at home", [self.groups[victim]], lambda told: told["counts"].get("connects", 0) >= told["devices"]
+            )
         self._check(self.groups, lost=False)
         return result
 

@@ -128,14 +128,10 @@ class Devices:
         self._go_on()
 
     def go_home(self, at_once: int) -> None:
-        """Have those who are elsewhere say good-bye, and connect at home."""
-        for client in self._all:
-            if client.state == CONNECTED and client.at != client.home:
-                assert client.secured is not None
-                client.secured.send(DISCONNECT)
-                self._drop(client)
-                client.at = client.home
-        self.connect(at_once)
+        """Have those who are elsewhere say good-bye and connect at home, so many at a time."""
+        self._at_once, self._under_way = at_once, 0
+        self._line.extend(client for client in self._all if client.state == CONNECTED and client.at != client.home)
+        self._go_on()
 
     def send(self, rate: float, count: int | None = None) -> None:
         """From now on send so many messages a second, the devices taking turns, ``count`` in all; 0 ends it."""
@@ -191,10 +187,16 @@ class Devices:
     def _go_on(self) -> None:
         """Those in line, as many as may be under way."""
         while self._line and self._under_way < self._at_once:
-            self._under_way += 1
             client = self._line.popleft()
-            client.retry = 0
-            self._dial(client)
+            if client.state == CONNECTED:
+                assert client.secured is not None
+                client.secured.send(DISCONNECT)
+                self._drop(client)
+                client.at = client.home
+            if client.state == NOWHERE:  # else it was lost meanwhile, and comes back by itself
+                self._under_way += 1
+                client.retry = 0
+                self._dial(client)
 
     def _dial(self, client: Client) -> None:
         client.state, sock = DIALLING, socket.socket()

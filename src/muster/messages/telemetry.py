@@ -23,9 +23,9 @@ from muster.messages.trouble import Trouble
 Durable = Callable[[BaseException | None], None]
 """Called with ``None`` once the batch is durable, or with what went wrong: then it has to be sent again."""
 
-GATHER_PART, GATHER_SECONDS, GATHERED = 0.5, 0.005, 500
-"""How long that moment is: part of the time that the last commit took, at most so long; and up to how many messages of
-a commit it makes a difference."""
+GATHER_PART, GATHER_SECONDS, GATHERED = 1.0, 0.01, 500
+"""How long that moment is: this part of the time that the last commit took, at most so long; and up to how many
+messages of a commit it makes a difference."""
 
 _LOOKS_PER_LIMIT = 16
 

@@ -90,7 +90,7 @@ class HubProcess(HubUser):
     ``facts`` is what the ready file says: the names of ``muster env``, ``pid`` and ``ports``. Any loopback address
     (127.x.y.z) will do as ``address``; it is the hub's host name as well, unless clients know the hub by another
     ``hostname``, that of a balancer say. Options beyond that go to ``serve`` as they are. ``prefix`` is a command that
-    starts another in its own place, as ``prlimit --nofile=256`` does.
+    starts another in its own place, as ``prlimit --nofile=256`` does. It has ``patience`` seconds to start.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class HubProcess(HubUser):
     ) -> None:
         super().__init__(address, {})
         self.directory = directory
+        self.patience = START_SECONDS
         self.log_file = directory / "hub.log"
         self._ready_file = directory / "ready.json"
         data = ["--ephemeral"] if ephemeral else ["--data", str(directory / "data")]
@@ -126,7 +127,7 @@ class HubProcess(HubUser):
         """Start and wait until ready. Raises ``RuntimeError`` with the hub's log when it does not get there."""
         self.spawn()
         assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.patience
         while not self._ready_file.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
