@@ -63,6 +63,11 @@ class BlobIndex(Protocol):
     files: it tells which ones nobody needs any more.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes change it too, and read and write the same ``BlobFiles``."""
+        ...
+
     async def get(self, name: str) -> Content | None:
         """The blob and its blocks, ``None`` when there is none."""
         ...
@@ -131,6 +136,11 @@ class BlobFiles(Protocol):
         """Remove files; those that are gone do not matter."""
         ...
 
-    def sweep(self, needed: Collection[str]) -> int:
-        """Remove every file of an earlier run but ``needed``; how many they were. To be called before anything else."""
+    async def spare(self, files: Collection[str]) -> None:
+        """Count files as written just now."""
+        ...
+
+    def sweep(self, needed: Collection[str], before: float) -> int:
+        """Remove every file of an earlier run but ``needed`` and those that were written to at ``before`` or later
+        (seconds since 1970); how many they were."""
         ...

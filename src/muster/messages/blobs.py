@@ -4,6 +4,9 @@ A blob is a list of blocks, and a block is a file that is written once: the byte
 they come, under a name of the hub's own, and committing a list of blocks moves none of them. The index says what a
 blob is, in one transaction; a file that no index entry names is rubbish, and is removed, at the latest at the next
 start.
+
+Where several processes have the files in common, one cannot know what another one is writing or reading. So files that
+nobody needs are let be for ``OTHERS_SECONDS`` more, and what has been used is counted anew now and then.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +37,11 @@ from muster.messages.blob_contract import Blob, BlobChange, BlobFiles, BlobIndex
 READ_BYTES = 262_144
 _ETAG_BYTES = 7
 _RETRY_SECONDS = 60.0
-LOOK_SECONDS = 10.0
+OTHERS_SECONDS = 600.0
+"""How long a file stays that was given up, or was written and is not in the index: to read or to send a piece of a file
+takes less."""
+_COUNT_SECONDS = 30.0
+"""How long at most it is not known what others have put."""
 
 NOTHING_FREED: Freed = {}
 
@@ -93,46 +101,61 @@ def anything(_: Blob | None) -> None:
 
 
 class Blobs:
-    """The files of one hub. ``quota`` bounds all of them together, in bytes.
+    """The files of one hub. ``quota`` bounds all of them together, in bytes."""
 
-    ``shared``: other processes write files of the hub too, which count here after ``LOOK_SECONDS`` at most. What one
-    replaces or deletes while another reads it ends that reading.
-    """
-
-    def __init__(
-        self, index: BlobIndex, files: BlobFiles, ambient: Ambient, quota: int, *, shared: bool = False
-    ) -> None:
-        self._shared = shared
-        self._looked = 0.0
-        self._receiving = 0
-        """Bytes of requests in progress."""
+    def __init__(self, index: BlobIndex, files: BlobFiles, ambient: Ambient, quota: int) -> None:
         self._index = index
         self._files = files
         self._ambient = ambient
         self._quota = quota
         self._used = 0
+        self._counted_at = 0.0
+        self._receiving = 0
+        """Bytes of the requests in progress."""
+        self._leaving = 0
+        """Bytes of files that others may be reading."""
         self._bodies: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._doomed: dict[str, int] = {}
         self._timer: Timer | None = None
+        self._timers: set[Timer] = set()
         self._armed = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self) -> None:
         """Remove what an earlier run left half done, and watch over blocks that wait."""
-        needed = await self._index.files()
-        self._used = sum(needed.values())
-        removed = self._files.sweep(needed)
+        await self._sweep()
+        if self._index.shared:  # others may have died just before, and what they left is spared
+            self._later(OTHERS_SECONDS, self._sweep_again)
+        self._arm(await self._index.next_expiry())
+
+    async def _sweep(self) -> None:
+        needed = await self._count()
+        before = self._ambient.now() - OTHERS_SECONDS if self._index.shared else math.inf
+        removed = await asyncio.to_thread(self._files.sweep, needed, before)
         if removed:
             log.info("%d files of uploads that did not end were removed", removed)
-        self._arm(await self._index.next_expiry())
+
+    async def _sweep_again(self) -> None:
+        try:
+            await self._sweep()
+        except HubError as error:
+            log.warning("files of uploads that did not end are not removed before the next start: %s", error)
+
+    async def _count(self) -> Mapping[str, int]:
+        needed = await self._index.files()
+        self._used = sum(needed.values()) + self._receiving + self._leaving + sum(self._doomed.values())
+        self._counted_at = self._ambient.now()
+        return needed
 
     async def close(self) -> None:
         """Watch no more. Harmless when repeated."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
@@ -170,7 +193,7 @@ class Blobs:
         try:
             freed = await asyncio.shield(self._index.stage(name, block, expires_at, BLOB_BLOCKS.open))
         except HubError:
-            await self._free({block.file: block.size})
+            await self._remove({block.file: block.size})
             raise
         await self._free(freed)
         self._arm(expires_at)
@@ -212,15 +235,15 @@ class Blobs:
         try:
             content, freed = await asyncio.shield(self._index.change(name, change))
         except HubError:
-            await self._free(fresh)
+            await self._remove(fresh)
             raise
         await self._free(freed)
         return content
 
     async def _receive(self, name: str, body: Body, block_id: str) -> tuple[Block, str]:
         """The body as a file on the disk, and its MD5 in base64."""
-        if self._shared:
-            await self._look()
+        if self._index.shared and self._ambient.now() - self._counted_at >= _COUNT_SECONDS:
+            await self._count()
         with self._reserved(name.partition("/")[0], body.size):
             draft = await self._files.create()
             try:
@@ -232,13 +255,6 @@ class Blobs:
             finally:
                 await asyncio.shield(draft.discard())
         return Block(block_id, file, body.size), base64.b64encode(draft.md5).decode()
-
-    async def _look(self) -> None:
-        """Count what others have written and removed."""
-        now = self._ambient.monotonic()
-        if now > self._looked + LOOK_SECONDS:
-            self._looked = now
-            self._used = sum((await self._index.files()).values()) + self._receiving
 
     @contextmanager
     def _reserved(self, device_id: str, size: int) -> Iterator[None]:
@@ -304,12 +320,35 @@ class Blobs:
                 del self._read[file]
         over = {file: self._doomed.pop(file) for file in set(files) if file in self._doomed and file not in self._read}
         if over:
-            self._begin(self._free(over))
+            self._begin(self._remove(over))
 
     # --- files that nobody needs
 
     async def _free(self, files: Freed) -> None:
-        """Remove files, those that are being read once that ends."""
+        """Remove files that were in the index, once nobody else can be reading them."""
+        if not self._index.shared or not files:
+            await self._remove(files)
+            return
+        size = sum(files.values())
+        self._leaving += size
+
+        async def remove() -> None:
+            self._leaving -= size
+            await self._remove(files)
+
+        self._later(OTHERS_SECONDS, remove)
+        await asyncio.shield(self._files.spare(files))
+
+    def _later(self, seconds: float, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        def due() -> None:
+            self._timers.discard(timer)
+            self._begin(work())
+
+        timer = self._ambient.at(self._ambient.now() + seconds, due)
+        self._timers.add(timer)
+
+    async def _remove(self, files: Freed) -> None:
+        """Remove files, those that are being read here once that ends."""
         free = {file: size for file, size in files.items() if not self._read[file]}
         self._doomed |= {file: size for file, size in files.items() if file not in free}
         if free:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from muster.core.errors import PRECONDITION_FAILED, HubError
 from muster.dialect.blob_sas import Account
 from muster.dialect.storage_account import parse_storage_account
@@ -71,10 +69,8 @@ async def _embedded(
     base: Foundation, stores: HubStores, gate: ServiceGate, https_port: int
 ) -> tuple[UploadStorage, list[Operation]]:
     account = Account(ACCOUNT_NAME, await _account_key(base))
-    worker = base.settings.worker
-    since = inf if worker is None else worker.began
-    files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable, shared_since=since)
-    blobs = Blobs(stores.blobs, files, base.ambient, base.settings.upload_bytes, shared=worker is not None)
+    files = FolderFiles(base.files.blobs, base.ambient, durable=base.durable)
+    blobs = Blobs(stores.blobs, files, base.ambient, base.settings.upload_bytes)
     await blobs.start()
     base.undo.append(blobs.close)
     host = f"[{base.hub.host}]" if ":" in base.hub.host else base.hub.host

@@ -23,12 +23,10 @@ DAY_SECONDS = 86_400
 
 
 class Worker(NamedTuple):
-    """One of the processes that share a directory: ``place`` is that of all, ``number`` counts them, and ``began`` is
-    when the one that looks after them did (seconds since 1970)."""
+    """One of the processes that share a directory: ``place`` is that of all, ``number`` counts them."""
 
     place: Path
     number: int
-    began: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,6 @@ class Workers:
             else self._chosen(settings, settings.amqp_plain_port, "--amqp-plain-port"),
             local_secret=SystemAmbient.random_bytes(_SECRET_BYTES),
         )
-        self._began_at = SystemAmbient.now()
         self._door = None if settings.clustered else open_socket(self._directory.path)
         """Where workers find the keeper, whichever it is."""
         self._ready_file = settings.ready_file
@@ -136,7 +135,7 @@ class Workers:
                 keep(self._directory.path, self._door, durable=self._settings.durable)
             else:
                 self._door.close()
-                worker = Worker(self._directory.path, number, self._began_at)
+                worker = Worker(self._directory.path, number)
                 self._serve(replace(self._settings, worker=worker, ready_file=self._ready(number)))
             code = 0
         except SystemExit as end:

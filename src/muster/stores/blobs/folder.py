@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import hashlib
-import math
 import os
 import re
 import threading
@@ -35,13 +34,10 @@ T = TypeVar("T")
 class FolderFiles:
     """``messages.blob_contract.BlobFiles`` in ``folder``, which is made when missing.
 
-    ``durable``: a file that is kept survives a power cut. Other processes may have written in the folder since
-    ``shared_since`` (seconds since 1970); what is as young is not swept away. Raises ``HubError`` 500001 when the
-    folder cannot be made.
+    ``durable``: a file that is kept survives a power cut. Raises ``HubError`` 500001 when the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, ambient: Ambient, *, durable: bool = True, shared_since: float = math.inf) -> None:
-        self._shared_since = shared_since
+    def __init__(self, folder: Path, ambient: Ambient, *, durable: bool = True) -> None:
         self._folder = folder
         self._ambient = ambient
         self._durable = durable
@@ -71,13 +67,22 @@ class FolderFiles:
             with contextlib.suppress(OSError):  # the next start tries again
                 self._place(file).unlink()
 
-    def sweep(self, needed: Collection[str]) -> int:
+    async def spare(self, files: Collection[str]) -> None:
+        now = self._ambient.now()
+        await asyncio.to_thread(self._spare, list(files), now)
+
+    def _spare(self, files: Collection[str], now: float) -> None:
+        for file in files:
+            with contextlib.suppress(OSError):  # it is gone
+                os.utime(self._place(file), (now, now))
+
+    def sweep(self, needed: Collection[str], before: float) -> int:
         removed = 0
         for place in self._folder.glob("*/*"):
             ours = _OURS.fullmatch(place.name) and place.parent.name in {_INCOMING, place.name[:2]}
             if ours and (place.parent.name == _INCOMING or place.name not in needed):
                 with contextlib.suppress(OSError):  # the next start tries again
-                    if place.stat().st_mtime < self._shared_since:
+                    if place.stat().st_mtime < before:
                         place.unlink()
                         removed += 1
         return removed

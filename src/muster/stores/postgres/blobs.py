@@ -56,6 +56,8 @@ class PostgresBlobIndex:
     The blobs of a device are changed one after the other.
     """
 
+    shared = True
+
     def __init__(self, database: Database, hub: str) -> None:
         self._database = database
         self._hub = hub

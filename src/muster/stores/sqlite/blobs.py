@@ -42,6 +42,7 @@ class SqliteBlobIndex:
     """
 
     def __init__(self, writer: Writer, reader: apsw.Connection, hub: str) -> None:
+        self.shared = writer.turns is not None
         self._writer = writer
         self._reader = reader
         self._hub = hub
