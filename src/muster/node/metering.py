@@ -21,8 +21,10 @@ async def open_meters(base: Foundation) -> Meters:
     plan = base.settings.plan
     if plan is None:
         return Meters(base.ambient, principal_rate=base.settings.principal_rate)
-    kept = _Kept(base.kept)
-    use = DailyUse(plan.quota, await base.kept.get_setting(_NAME), kept.keep)
+    worker = base.settings.worker
+    name = _NAME if worker is None else f"{_NAME}-{worker.number}"  # each counts what goes through it
+    kept = _Kept(base.kept, name)
+    use = DailyUse(plan.quota, await base.kept.get_setting(name), kept.keep)
     base.undo.append(lambda: kept.write(use.state))
     return Meters(base.ambient, plan, use, principal_rate=base.settings.principal_rate)
 
@@ -30,8 +32,8 @@ async def open_meters(base: Foundation) -> Meters:
 class _Kept:
     """Writes the use of the day's quota behind."""
 
-    def __init__(self, store: HubSettingsStore) -> None:
-        self._store = store
+    def __init__(self, store: HubSettingsStore, name: str) -> None:
+        self._store, self._name = store, name
         self._task: asyncio.Task[None] | None = None
 
     def keep(self, state: bytes) -> None:
@@ -39,6 +41,6 @@ class _Kept:
 
     async def write(self, state: bytes) -> None:
         try:
-            await self._store.put_settings({_NAME: state})
+            await self._store.put_settings({self._name: state})
         except HubError as error:
             log.error("what was used of the day's messages is not written: %s", error.message)
