@@ -23,7 +23,8 @@ _MARKS = {"bad": "✗", "warning": "!", "notice": "-"}
 @data_option
 @login_options
 def doctor(*, as_json: bool, data: Path, login: str | None, ca: Path | None) -> None:
-    """Look for what works today and will hurt: certificates that end, shared or weak credentials, clocks.
+    """Look for what works today and will hurt: certificates that end, shared or weak credentials, clocks, and where
+    there are several nodes these, PostgreSQL and NATS.
 
     Ends with 1 when something is bad.
     """
