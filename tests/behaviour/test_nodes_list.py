@@ -33,11 +33,13 @@ class Leases:
     def __init__(self, *others: Leased) -> None:
         self.name = "a/1"
         self.listed: Sequence[Leased] = [Leased("a/1", {"host": "h"}, 0.0, 4.0, {"hub": 1}), *others]
-        self.down = False
+        self.down = self.hangs = False
 
     async def nodes(self) -> Sequence[Leased]:
         if self.down:
             raise HubError(UNAVAILABLE)
+        if self.hangs:
+            await asyncio.Event().wait()
         return self.listed
 
 
@@ -105,4 +107,6 @@ async def test_metrics_count_who_lives_and_this_node_alone_when_the_database_is_
     assert await nodes.connected("hub", 3) == {"b": 5, "a": 3}
     assert await nodes.connected("other", 0) == {"b": 0, "a": 0}
     leases.down = True
+    assert await nodes.connected("hub", 3) == {"a": 3}
+    leases.down, leases.hangs = False, True
     assert await nodes.connected("hub", 3) == {"a": 3}

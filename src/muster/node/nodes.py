@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import muster
@@ -15,6 +17,8 @@ from muster.node.settings import Settings
 from muster.sessions.contract import Leased, node_of
 from muster.sessions.lease import LEASE_SECONDS, Lease
 
+_ASK_SECONDS = 2.0
+"""Within which the leases must be read for what is asked often, and must come while the database hangs."""
 Counts = Callable[[], Mapping[str, int]]
 """Tells how many devices are connected, by hub."""
 
@@ -70,14 +74,14 @@ class Nodes:
 
     async def connected(self, hub: str, here: int) -> Mapping[str, int]:
         """How many devices of ``hub`` are connected to each node that lives, by the node's name; ``here`` are connected
-        to this one, of which alone this tells when the leases cannot be read."""
+        to this one, of which alone this tells when the leases cannot be read at once."""
         if self._lease is None:
             return {self._about["host"]: here}
         own = self._lease.name
-        try:
-            leased = await self._lease.nodes()
-        except HubError:
-            leased = ()
+        leased: Sequence[Leased] = ()
+        with suppress(HubError, TimeoutError):
+            async with asyncio.timeout(_ASK_SECONDS):
+                leased = await self._lease.nodes()
         others = {node_of(one.lease): one.devices.get(hub, 0) for one in leased if one.left > 0 and one.lease != own}
         return {**others, node_of(own): here}
 

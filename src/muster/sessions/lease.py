@@ -58,7 +58,6 @@ class Lease:
         self._renewed = 0.0
         self._failing = False
         self._others: Sequence[str] = ()
-        self._looked = 0.0
         self._over: dict[str, float] = {}
         """Leases that are over, and since when this node sees it."""
         self._when_lost: dict[object, Callable[[], None]] = {}
@@ -79,7 +78,7 @@ class Lease:
     async def start(self) -> None:
         """Get a lease, and renew it from now on. Raises ``HubError`` when the store fails."""
         await self._register()
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
         """Give the lease up: others need not wait for its end."""
@@ -118,6 +117,11 @@ class Lease:
         self.name = await self._store.register(self._bus.node, LEASE_SECONDS, self._about)
         self._renewed, self._failing, self.held = began, False, True
 
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep())
+            group.create_task(self._look())
+
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
@@ -125,14 +129,12 @@ class Lease:
                 async with asyncio.timeout(_STORE_SECONDS):
                     if self.held:
                         await self._renew()
-                        await self._take_away()
                         await self._look_around()
                     elif not await self._cut_off(self.name):
                         await self._register()
                         log.warning("this node takes sessions again, its lease is %s", self.name)
             except (HubError, TimeoutError) as error:
                 self._failing = True
-                self._over.clear()
                 await self._failed(error)
 
     async def _renew(self) -> None:
@@ -143,11 +145,20 @@ class Lease:
         else:
             self._renewed, self._failing, self._others = began, False, others
 
+    async def _look(self) -> None:
+        """Apart from the renewals, which must not wait for this."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                if self.held and not self._failing:
+                    await self._take_away()
+                else:
+                    self._over.clear()
+            except (HubError, TimeoutError):
+                self._over.clear()
+
     async def _take_away(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now < self._looked + _LOOK_SECONDS:
-            return
-        self._looked = now
         over = [one.lease for one in await self._store.nodes() if one.left < 0]
         self._over = {lease: self._over.get(lease, now) for lease in over}
         for lease, since in self._over.items():
