@@ -49,6 +49,11 @@ def clustered() -> bool:
     return _Run.kind is EngineKind.CLUSTERED
 
 
+def workers() -> bool:
+    """Whether hubs are started with several workers."""
+    return _Run.kind is EngineKind.WORKERS
+
+
 def start_servers() -> None:
     """Start what hubs need, once: in the thread that lives as long as the tests do. Skips a test without PostgreSQL."""
     if clustered():
@@ -67,7 +72,7 @@ def hub_process(
         if ephemeral:
             pytest.skip("engines that are shared keep what they are given")
         options = (*options, "--database", _database(directory), "--bus", ",".join(shared_nats().urls))
-    if _Run.kind is EngineKind.WORKERS and "--demo" not in options:
+    if workers() and "--demo" not in options:
         options = (*options, "--workers", "2")
     return HubProcess(directory, address, *options, ephemeral=ephemeral, prefix=[*bound_to_us(), *prefix])
 

@@ -227,8 +227,16 @@ def test_an_ephemeral_hub_has_workers_too(tmp_path: Path) -> None:
     assert not directory.exists()
 
 
+def test_what_cannot_be_served_ends_all_with_the_reason(tmp_path: Path) -> None:
+    """8. As one process ends."""
+    HubProcess(tmp_path, loopback(), "--partitions", "2").start().stop()
+    hub = HubProcess(tmp_path, loopback(), "--partitions", "3", "--workers", "2")
+    with pytest.raises(RuntimeError, match="has 2 partitions, 3 were asked for"):
+        hub.start()
+
+
 def test_commands_of_the_machine_find_the_hub(hub: HubProcess) -> None:
-    """8. As they find one process."""
+    """9. As they find one process."""
     done = subprocess.run(
         ["muster", "device", "add", "by-command", "--data", str(hub.directory / "data")],
         capture_output=True, text=True, check=False,
@@ -280,7 +288,7 @@ FAULTS = [
 
 @pytest.mark.timeout(400)
 async def test_processes_die_and_hang_under_load(tmp_path: Path) -> None:
-    """9. No promise is broken: the judge of the cluster's storms says so."""
+    """10. No promise is broken: the judge of the cluster's storms says so."""
     with HubProcess(tmp_path, loopback(), "--workers", "2") as hub:
         outcome = await storm(cast(Deployment, Machine(hub)), tmp_path / "history", FAULTS, seed=7)
         log = hub.log_file.read_text()

@@ -39,7 +39,10 @@ log = logging.getLogger("muster.workers")
 
 
 class Workers:
-    """``count`` workers with ``settings``; ``serve`` is what a worker does with its own, until it ends."""
+    """``count`` workers with ``settings``; ``serve`` is what a worker does with its own, until it ends.
+
+    One that ends by itself is started again, once all have been ready; before, all end with its exit code.
+    """
 
     def __init__(self, settings: Settings, count: int, serve: Callable[[Settings], None]) -> None:
         self._directory = DataDirectory.temporary() if settings.data is None else DataDirectory(settings.data)
@@ -64,7 +67,7 @@ class Workers:
         self._began: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
         self._due: dict[int, float] = {}
-        self._stopping = False
+        self._greeted = self._stopping = False
         self._worst = 0
 
     def run(self, greet: Callable[[Mapping[str, Any]], None]) -> int:
@@ -78,13 +81,12 @@ class Workers:
                 self._start(_KEEPER)
             for number in range(self._count):
                 self._start(number)
-            greeted = False
             while self._children or (self._due and not self._stopping):
                 self._reap()
                 if self._stopping and list(self._children.values()) == [_KEEPER]:
                     self._tell(signal.SIGTERM)
-                if not greeted and not self._stopping and (facts := self._facts()) is not None:
-                    greeted = True
+                if not self._greeted and not self._stopping and (facts := self._facts()) is not None:
+                    self._greeted = True
                     self._announce(facts)
                     greet(facts)
                 time.sleep(_LOOK_SECONDS)
@@ -152,8 +154,10 @@ class Workers:
                 break
             number = self._children.pop(child)
             code = os.waitstatus_to_exitcode(status)
-            if self._stopping:
+            if self._stopping or (code > 0 and not self._greeted):  # it has said what is wrong, as one process would
                 self._worst = max(self._worst, abs(code))
+                if not self._stopping:
+                    self._stop()
                 continue
             soon = time.monotonic() - self._began[number] <= _SOON_SECONDS
             pause = self._pauses.get(number, AGAIN_SECONDS) if soon else AGAIN_SECONDS
