@@ -15,7 +15,8 @@ prepare = $(eval reason := $(shell $(PYTHON) scripts/bootstrap.py $(1)))$(if $(f
 	$(or $(reason),scripts/bootstrap.py failed, see above)))
 
 CLUSTER_ARGS ?=
-.PHONY: help run test lint bench soak cluster fuzz lock docs clean
+SUITES_ARGS ?=
+.PHONY: help run test lint bench soak cluster suites fuzz lock docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -51,6 +52,9 @@ soak: ## the long proofs; a run that was stopped goes on where it was
 
 cluster: ## break a cluster of three nodes under load; a run that was stopped goes on where it was
 	$(call prepare,cluster)@python scripts/cluster.py $(CLUSTER_ARGS)
+
+suites: ## the SDK suites and the chapters on PostgreSQL and NATS; a run that was stopped goes on where it was
+	$(call prepare,test)@python scripts/low_ports.py python scripts/suites.py $(SUITES_ARGS)
 
 fuzz: ## what AMQP clients may send, coverage-guided, for two minutes (FUZZ_ARGS)
 	$(call prepare,test)@python -m pip install --quiet --no-deps --target build/atheris atheris==3.0.0
