@@ -119,6 +119,8 @@ class MqttHub:
         self.refusals: Refusals
         self.telemetry: Telemetry
         self.twins: Twins
+        self.unclaimed: Twins
+        """Takes reports of devices that are not connected, as none of several nodes does."""
         self.authenticator: Authenticator
         self.methods: Methods
         self.queues: Queues
@@ -295,6 +297,7 @@ async def _put_together(
     listener = hub.sessions if several is None else several.desired(facts.name, hub.sessions, stores.twins)
     epoch_of = None if several is None else hub.sessions.epoch_of
     hub.twins = Twins(facts.name, stores.twins, listener, ambient, recorder, epoch_of=epoch_of)
+    hub.unclaimed = Twins(facts.name, stores.twins, listener, ambient, recorder)
     if several is not None:
         undo.push_async_callback(several.connect(facts.name, hub.sessions, hub.methods))
         drain(hub.sessions, hub.telemetry, hub.subscriptions, hub.twins)

@@ -131,7 +131,7 @@ async def test_101_a_service_updates_a_twin(hub: MethodHub, module_id: str | Non
 
 async def test_102_a_service_replaces_a_twin(hub: MethodHub) -> None:
     await create(hub.rest)
-    await hub.mqtt.twins.report(KEY, {"r": 1})
+    await hub.mqtt.unclaimed.report(KEY, {"r": 1})
     body = {"tags": {"t": 1}, "properties": {"desired": {"p": 1}}}
     etag = (await hub.rest.call("PUT", "/twins/d", body)).headers["ETag"]
     event = (await of(hub, "twinChangeEvents"))[-1]
@@ -326,7 +326,7 @@ async def test_401_the_digital_twin_changes(hub: MethodHub) -> None:
 
 async def test_402_a_change_of_both_twins_is_told_of_the_twin_first(hub: MethodHub) -> None:
     await create(hub.rest)
-    await hub.mqtt.twins.report(KEY, {"a": 1})
+    await hub.mqtt.unclaimed.report(KEY, {"a": 1})
     sources = [event["annotations"]["iothub-message-source"] for event in await hub.mqtt.events("d")]
     assert sources == ["deviceLifecycleEvents", "twinChangeEvents", "digitalTwinChangeEvents"]
 
@@ -354,8 +354,8 @@ async def test_501_refused_and_empty_changes(hub: MethodHub) -> None:
     assert (await call("PATCH", "/digitaltwins/d", [{"op": "add", "path": "/a", "value": [1]}])).status == 400
     assert (await call("PATCH", "/digitaltwins/d", [{"op": "remove", "path": "/a"}])).status == 202
     with pytest.raises(HubError):
-        await hub.mqtt.twins.report(KEY, {"a": 1}, version=9)
-    await hub.mqtt.twins.report(KEY, {})
+        await hub.mqtt.unclaimed.report(KEY, {"a": 1}, version=9)
+    await hub.mqtt.unclaimed.report(KEY, {})
     assert len(await hub.mqtt.events("d")) == 1, "the device was created, and nothing else happened"
 
 
@@ -435,7 +435,7 @@ async def test_603_what_the_log_cannot_take_waits_on_disk(hub: MethodHub) -> Non
     for n in range(50):
         await hub.mqtt.twins.patch(KEY, {"n": n}, None)
     assert hub.mqtt.telemetry.pending_bytes == pending
-    assert await hub.mqtt.writer.submit(lambda connection: connection.execute("SELECT count(*) FROM outbox").get) == 50
+    assert len(await hub.mqtt.untold.take(0, 99, 1 << 20)) == 50
     hub.mqtt.log.release()
     assert [body["tags"]["n"] for _, body in await bodies(hub, "twinChangeEvents")] == list(range(50))
     for n in range(MAX_PENDING_BYTES // size + 2):
@@ -458,7 +458,7 @@ async def test_604_what_an_earlier_run_left_is_told_also_with_events_off(hub_wit
 async def test_605_the_largest_twin_fits_an_event(hub: MethodHub) -> None:
     await create(hub.rest)
     many = {f"k{n:04}": n for n in range(2500)}
-    await hub.mqtt.twins.report(KEY, many)
+    await hub.mqtt.unclaimed.report(KEY, many)
     await hub.mqtt.twins.replace(KEY, {f"t{n:03}": n for n in range(680)}, many)
     (_, update), (_, whole) = await bodies(hub, "twinChangeEvents")
     assert update["properties"]["reported"].keys() - {"$metadata", "$version"} == many.keys()

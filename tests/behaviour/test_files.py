@@ -20,6 +20,7 @@ from muster.identity.changes import ANY, Draft
 from muster.identity.keys import Credentials
 from muster.identity.model import AuthenticationType, IdentityKey, Status
 from muster.identity.verdict import Right
+from muster.stores.postgres.uploads import PostgresUploadStore
 from muster.stores.sqlite.uploads import SqliteUploadStore
 from muster.testing.clock import VirtualAmbient
 from tests.certificate_maker import Maker
@@ -86,7 +87,8 @@ async def test_5_1_a_slot_that_could_not_be_given_up_lets_the_device_report_agai
 
     place = await hub.begin()
     await hub.put(place, b"hello")
-    monkeypatch.setattr(SqliteUploadStore, "end", fail)
+    for store in (SqliteUploadStore, PostgresUploadStore):
+        monkeypatch.setattr(store, "end", fail)
     assert (await hub.report(place.correlation_id)).status == 500
     monkeypatch.undo()
     assert (await hub.report(place.correlation_id)).status == 204

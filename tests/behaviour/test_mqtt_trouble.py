@@ -15,6 +15,7 @@ from muster.core.errors import CONNACK_UNAVAILABLE, SERVER_ERROR, HubError
 from muster.core.limits import MQTT_FILTER_CHARACTERS, MQTT_SUBSCRIPTIONS
 from muster.identity.model import Identity, IdentityKey
 from muster.messages.telemetry import Batch
+from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.testing.mqtt import publish, subscribe
 from muster.wire.mqtt.packets import SUBSCRIBE_REFUSED, Will
@@ -35,7 +36,11 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Any:
     async def fail(*_: object) -> Identity | None:
         raise HubError(SERVER_ERROR, "the disk failed")
 
-    return lambda: monkeypatch.setattr(SqliteIdentityStore, "get", fail)
+    def broken() -> None:
+        for store in (SqliteIdentityStore, PostgresIdentityStore):
+            monkeypatch.setattr(store, "get", fail)
+
+    return broken
 
 
 async def test_701_a_store_that_fails_is_no_fault_of_the_client(hub: MqttHub, broken: Any) -> None:
