@@ -16,6 +16,11 @@ prepare = $(eval reason := $(shell $(PYTHON) scripts/bootstrap.py $(1)))$(if $(f
 
 CLUSTER_ARGS ?=
 SUITES_ARGS ?=
+# What `make test` runs on PostgreSQL and NATS as well: of each SDK and each chapter something. `make suites` runs all.
+CLUSTERED = $(addprefix tests/sdk/test_,telemetry_python.py twins.py methods_sdk.py c2d.py registry_manager.py \
+	queries.py provisioning_python.py provisioning_node.py checkpointing.py events_sdk.py device_http_sdk.py \
+	files_python.py management_sdk.py) \
+	$(addprefix tests/behaviour/test_,mqtt.py amqp_devices.py twins_mqtt.py eventhubs_reading.py events.py files.py)
 .PHONY: help run test lint bench soak cluster suites fuzz lock docs clean
 
 help: ## this list
@@ -27,6 +32,7 @@ run: ## start a hub with a demo device that sends telemetry
 test: ## style, types, layers and every test
 	$(call prepare,test)@$(MAKE) --no-print-directory check-style
 	@python scripts/low_ports.py pytest -n 3 --dist worksteal -m "not soak" $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,@python scripts/low_ports.py pytest -n 3 --dist worksteal --engines clustered $(CLUSTERED))
 
 lint: ## style, types and layers only
 	$(call prepare,lint)@$(MAKE) --no-print-directory check-style
