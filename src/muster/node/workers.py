@@ -32,6 +32,7 @@ AGAIN_SECONDS, MOST_SECONDS = 1.0, 30.0
 _SOON_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _KEEPER = -1
 _SECRET_BYTES = 32
 
@@ -64,6 +65,7 @@ class Workers:
         self._count, self._serve = count, serve
         self._children: dict[int, int] = {}
         """Process ids, each with its worker's number, or ``_KEEPER``."""
+        self._told: set[int] = set()
         self._began: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
         self._due: dict[int, float] = {}
@@ -75,7 +77,7 @@ class Workers:
         ready for the first time."""
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, lambda *_: self._stop())
-        signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
+        signal.signal(signal.SIGHUP, lambda *_: self._reload())
         try:
             if self._door is not None:
                 self._start(_KEEPER)
@@ -83,8 +85,8 @@ class Workers:
                 self._start(number)
             while self._children or (self._due and not self._stopping):
                 self._reap()
-                if self._stopping and list(self._children.values()) == [_KEEPER]:
-                    self._tell(signal.SIGTERM)
+                if self._stopping:
+                    self._end()
                 if not self._greeted and not self._stopping and (facts := self._facts()) is not None:
                     self._greeted = True
                     self._announce(facts)
@@ -118,16 +120,19 @@ class Workers:
             place = self._place(number)
             place.mkdir(mode=0o700, exist_ok=True)
             (place / "ready.json").unlink(missing_ok=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until each of both knows what they mean to it
         child = os.fork()
         if child == 0:
             self._be(number)
         self._children[child] = number
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._began[number] = time.monotonic()
 
     def _be(self, number: int) -> NoReturn:
         """This process is a worker now, or the keeper."""
-        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for one in _SIGNALS:
             signal.signal(one, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no child outlives the one who looks after it
         code = 1
         try:
@@ -154,10 +159,11 @@ class Workers:
                 break
             number = self._children.pop(child)
             code = os.waitstatus_to_exitcode(status)
+            if self._stopping and code == -signal.SIGTERM:  # told so before it could listen
+                code = 0
             if self._stopping or (code > 0 and not self._greeted):  # it has said what is wrong, as one process would
+                self._stopping = True
                 self._worst = max(self._worst, abs(code))
-                if not self._stopping:
-                    self._stop()
                 continue
             soon = time.monotonic() - self._began[number] <= _SOON_SECONDS
             pause = self._pauses.get(number, AGAIN_SECONDS) if soon else AGAIN_SECONDS
@@ -184,13 +190,18 @@ class Workers:
 
     def _stop(self) -> None:
         self._stopping = True
-        self._tell(signal.SIGTERM)
 
-    def _tell(self, number: signal.Signals) -> None:
-        """Send a signal to the workers, or to the keeper when there is no worker any more."""
-        workers = [child for child, which in self._children.items() if which != _KEEPER]
-        for child in workers or self._children:
-            os.kill(child, number)
+    def _end(self) -> None:
+        """Tell those to end that were not told yet; the keeper when there is no worker any more."""
+        for child, number in self._children.items():
+            if child not in self._told and (number != _KEEPER or len(self._children) == 1):
+                self._told.add(child)
+                os.kill(child, signal.SIGTERM)
+
+    def _reload(self) -> None:
+        for child, number in self._children.items():
+            if number != _KEEPER:
+                os.kill(child, signal.SIGHUP)
 
 
 def _name(number: int) -> str:
