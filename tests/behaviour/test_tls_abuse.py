@@ -181,6 +181,26 @@ async def test_a_herd_of_more_clients_than_may_be_in_progress_is_let_in(
         client.sock.close()
 
 
+@pytest.mark.parametrize(("late", "order"), [(1000.0, [0, 1, 2, 3]), (-1.0, [3, 2, 1, 0])])
+async def test_when_the_first_in_line_waits_too_long_the_newest_go_first(
+    server: Server, monkeypatch: pytest.MonkeyPatch, late: float, order: list[int]
+) -> None:
+    monkeypatch.setattr("muster.heads.listener.LATE_SECONDS", late)
+    begun: list[int] = []
+
+    class Waiting:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def step_handshake(self) -> None:
+            begun.append(self.number)
+
+    for number in range(4):
+        server.listener.enqueue_handshake(Waiting(number))  # type: ignore[arg-type]
+    await until(lambda: len(begun) == 4)
+    assert begun == order
+
+
 @pytest.fixture
 def few_files() -> Iterator[None]:
     """Room for 100 open files, those of the test's own clients included, above what the transport keeps free."""

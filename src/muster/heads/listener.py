@@ -28,6 +28,9 @@ CLIENT_SECONDS = 3.0
 """A client whose handshake is in progress has so long at least before it is dropped for a newer one: in a herd most of
 those in progress are not slow, there are just many."""
 HELD_BACK_SECONDS = 0.1
+LATE_SECONDS = 10.0
+"""When the first in line has waited longer than that, the newest go first: clients give up after a minute at most, and
+who is served just before that has waited for nothing, as have all behind him."""
 ACCEPTS_A_ROUND = 64
 BACKLOG = 4096
 RESERVED_FILES = 64
@@ -63,8 +66,8 @@ class TlsListener:
         self._sockets: list[socket.socket] = []
         self.transports: dict[TlsTransport, None] = {}
         """Those that are open, the oldest first."""
-        self._waiting: deque[TlsTransport] = deque()
-        """Those that have not begun."""
+        self._waiting: deque[tuple[float, TlsTransport]] = deque()
+        """Those that have not begun, and since when they could."""
         self._going_on: deque[TlsTransport] = deque()
         """Those in progress that have heard from their client."""
         self._begun: dict[TlsTransport, float] = {}
@@ -126,7 +129,10 @@ class TlsListener:
 
     def enqueue_handshake(self, transport: TlsTransport) -> bool:
         """``transport`` has input for its handshake; whether it has its turn in the next round."""
-        (self._going_on if transport in self._begun else self._waiting).append(transport)
+        if transport in self._begun:
+            self._going_on.append(transport)
+        else:
+            self._waiting.append((self.loop.time(), transport))
         if not self._stepping:
             self._stepping = True
             self.loop.call_soon(self._step)
@@ -138,7 +144,7 @@ class TlsListener:
             begins = bool(self._waiting) and not (left and self._going_on) and self._may_begin()
             if not begins and not self._going_on:
                 break
-            transport = (self._waiting if begins else self._going_on).popleft()
+            transport = self._next() if begins else self._going_on.popleft()
             try:
                 transport.step_handshake()
             except Exception as error:
@@ -148,6 +154,11 @@ class TlsListener:
             self.loop.call_soon(self._step)
         elif self._waiting:
             self.loop.call_later(HELD_BACK_SECONDS, self._go_on)
+
+    def _next(self) -> TlsTransport:
+        """Of those that have not begun."""
+        late = self.loop.time() - self._waiting[0][0] > LATE_SECONDS
+        return (self._waiting.pop() if late else self._waiting.popleft())[1]
 
     def _go_on(self) -> None:
         if not self._stepping:
