@@ -75,7 +75,8 @@ def write_page(commit: str, rounds: list[dict[str, Any]]) -> Path:
         "HTTPS; telemetry is read by azure-eventhub.", "",
         f"{sum(map(len, moves.values()))} faults in {len(rounds)} rounds, {total['acknowledged']:,} messages "
         f"acknowledged, {sum(len(one['problems']) for one in rounds)} broken promises, {total['repeated']} of "
-        f"{total['read']:,} messages read were repeats.", "",
+        f"{total['read']:,} messages read were repeats. "
+        f"{sum(one['counts'].get('beside', 0) for one in rounds)} were sent on a session beside a newer one.", "",
         "| fault | times | connections that devices made from it to the next one, each time |",
         "| --- | --- | --- |",
         *(f"| {name} | {len(counts)} | {', '.join(map(str, counts))} |" for name, counts in moves.items()), "",

@@ -49,6 +49,18 @@ def moved(events: Iterable[Event]) -> list[tuple[str, int]]:
     return found
 
 
+def sent_beside(events: Iterable[Event]) -> int:
+    """How many messages were sent on a session when a newer one was in: what the rule of one live session is about."""
+    newest: dict[str, int] = defaultdict(int)
+    found = 0
+    for event in events:
+        if event.kind == "connected":
+            newest[event.subject] = max(newest[event.subject], event.session)
+        elif event.kind == "sent" and event.session:
+            found += event.session < newest[event.subject]
+    return found
+
+
 def repeated(events: Iterable[Event]) -> tuple[int, int]:
     """How many messages were read, and how many of these more often than once."""
     seen: set[tuple[str, int]] = set()

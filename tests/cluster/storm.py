@@ -17,7 +17,7 @@ from tests.cluster.balancer import Link
 from tests.cluster.commands import Commands, PollingDevice
 from tests.cluster.deployment import Deployment
 from tests.cluster.devices import ScriptedDevice, SdkDevice
-from tests.cluster.history import moved, problems, repeated
+from tests.cluster.history import moved, problems, repeated, sent_beside
 from tests.cluster.record import Event, Record, read
 from tests.cluster.services import Services, read_all
 
@@ -58,7 +58,7 @@ async def freeze_a_node(deployment: Deployment, chance: random.Random) -> None:
     """A node that hangs, for longer than its lease lasts, and goes on as if nothing had been."""
     number = deployment.busiest_node()
     deployment.freeze_node(number)
-    await asyncio.sleep(chance.uniform(6, 9))
+    await asyncio.sleep(chance.uniform(8, 14))
     deployment.thaw_node(number)
 
 
@@ -239,5 +239,6 @@ async def storm(deployment: Deployment, directory: Path, faults: Sequence[Fault]
     acknowledged = sum(event.kind == "acked" for event in events)
     assert found >= total
     counts = Counter(event.kind for event in events)
+    counts["beside"] = sent_beside(events)
     counts["succeeded"] = sum(event.kind == "answered" and event.place == 200 for event in events)
     return Outcome([*left, *problems(events)], moved(events), acknowledged, total, again, load.services.failed, counts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.history import TOLERANCE_SECONDS, moved, problems, repeated
+from tests.cluster.history import TOLERANCE_SECONDS, moved, problems, repeated, sent_beside
 from tests.cluster.record import Event, Record, read
 
 
@@ -103,6 +103,7 @@ def test_a_session_that_goes_on_beside_a_newer_one_is_found() -> None:
     end = good()[-1].at
     events = [*good(), Event("sent", end + 1, "d", -1, 1), Event("acked", end + 2, "d", -1, 1)]
     events.append(Event("read", end + 3, "d", -1, place=1000))
+    assert (sent_beside(good()), sent_beside(events)) == (0, 1)
     assert list(problems(events)) == [
         "d: session 1 was acknowledged message -1, which it sent after a newer session was in"
     ]
