@@ -71,7 +71,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it; when this returns it takes connections."""
-        command = [*self._user, *bound_to_us("QUIT"), BINARIES / "postgres", "-D", self._data]
+        command: list[str | Path] = [*self._user, *bound_to_us("QUIT"), BINARIES / "postgres", "-D", self._data]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._directory)
         until = time.monotonic() + PATIENCE
