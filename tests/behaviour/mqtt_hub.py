@@ -64,6 +64,7 @@ from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.stores.sqlite.inline import WhileQuick
 from muster.stores.sqlite.telemetry import SqliteTelemetryLog
+from muster.stores.storage import Storage
 from muster.testing.clock import VirtualAmbient
 from muster.testing.mqtt import PINGREQ, MqttClient, connect
 from muster.twins.service import Twins
@@ -134,6 +135,7 @@ class MqttHub:
         self.log: HeldLog
         self.untold: Outbox
         """To look at what waits for the relay."""
+        self.storage: Storage
         self.faults = faults
         self.silence = 0.0
         """The clock of ``company``, in seconds: it stands still but for tests."""
@@ -275,7 +277,7 @@ async def _put_together(
     facts = make_hub(["localhost"], development_policies())
     recorder = EventRecorder(events, partial(event_record, facts.name), ambient) if events else None
     stores, bus = engines.storage.of(facts.name, recorder), engines.bus(facts.name)
-    hub.untold = engines.storage.of(facts.name, None).outbox
+    hub.untold, hub.storage = engines.storage.of(facts.name, None).outbox, engines.storage
     engines.watch(facts.name, stores.identities, bus)
     claims = None if several is None else several.claims(facts.name, ambient)
     hub.sessions = SessionTable(facts.name, stores.identities, bus, ambient, claims)

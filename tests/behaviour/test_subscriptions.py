@@ -18,6 +18,8 @@ from muster.core.throttles import TELEMETRY, Plan, Tier
 from muster.identity.changes import ANY, Draft
 from muster.identity.model import IdentityKey
 from muster.messages.commands import Command
+from muster.stores.sqlite.database import Writer
+from muster.stores.sqlite.storage import SqliteStorage
 from muster.testing.hub import HubProcess
 from muster.testing.mqtt import DISCONNECT, PINGREQ, MqttClient, publish, subscribe, unsubscribe
 from muster.wire.mqtt.packets import Will
@@ -28,11 +30,19 @@ RESPONSES, COMMANDS = "$iothub/twin/res/#", "devices/d/messages/devicebound/#"
 SHORT = 0.2
 """Seconds in which nothing comes, where nothing may come."""
 
+of_the_file = pytest.mark.embedded("looks at what is written into hub.db, or holds it up")
+
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[MqttHub]:
     async with mqtt_hub(tmp_path) as hub:
         yield hub
+
+
+def writer_of(hub: MqttHub) -> Writer:
+    """What writes ``hub.db``."""
+    assert isinstance(hub.storage, SqliteStorage)
+    return hub.storage._writer
 
 
 @pytest.fixture
@@ -41,7 +51,7 @@ def slow_disk(hub: MqttHub) -> Callable[[], Callable[[], None]]:
 
     def hold() -> Callable[[], None]:
         going_on = threading.Event()
-        hub.writer.submit(lambda _: going_on.wait(30))
+        writer_of(hub).submit(lambda _: going_on.wait(30))
         return going_on.set
 
     return hold
@@ -67,7 +77,7 @@ async def comes_back(hub: MqttHub, **options: Any) -> tuple[MqttClient, bool]:
 
 async def written(hub: MqttHub) -> int:
     """How many rows of the database were written so far."""
-    return await hub.writer.submit(apsw.Connection.total_changes)
+    return await writer_of(hub).submit(apsw.Connection.total_changes)
 
 
 async def nothing_comes(client: MqttClient) -> None:
@@ -108,6 +118,7 @@ async def test_1_2_what_it_unsubscribed_from_is_gone_then(tmp_path: Path) -> Non
         assert (await comes_back(hub))[1] is False
 
 
+@of_the_file
 async def test_1_3_who_subscribes_again_to_the_same_writes_nothing(hub: MqttHub) -> None:
     await take(await hub.device("d"), DESIRED, METHODS)
     before = await written(hub)
@@ -134,6 +145,7 @@ async def test_1_4_a_device_and_its_module_have_their_own(hub: MqttHub) -> None:
 # --- 2. They end
 
 
+@of_the_file
 async def test_2_1_a_clean_session_ends_those_of_earlier_ones_and_leaves_none(tmp_path: Path) -> None:
     async with mqtt_hub(tmp_path) as hub:
         await take(await hub.device("d"), DESIRED)
@@ -149,6 +161,7 @@ async def test_2_1_a_clean_session_ends_those_of_earlier_ones_and_leaves_none(tm
         assert (await comes_back(hub))[1] is False
 
 
+@of_the_file
 async def test_2_2_connack_says_clean_only_when_the_disk_knows(
     hub: MqttHub, slow_disk: Callable[[], Callable[[], None]]
 ) -> None:
@@ -177,6 +190,7 @@ async def test_2_3_a_later_identity_of_the_name_has_none(hub: MqttHub, key: Iden
 # --- 3. The disk comes first
 
 
+@of_the_file
 async def test_3_1_suback_and_unsuback_come_when_it_is_on_disk_and_what_is_behind_them_after_that(
     hub: MqttHub, slow_disk: Callable[[], Callable[[], None]]
 ) -> None:
@@ -193,6 +207,7 @@ async def test_3_1_suback_and_unsuback_come_when_it_is_on_disk_and_what_is_behin
         assert sorted(came) == sorted(expected), "a twin's answer finds the subscription that was asked for before it"
 
 
+@of_the_file
 async def test_3_2_who_takes_over_meanwhile_goes_on_with_them(
     hub: MqttHub, slow_disk: Callable[[], Callable[[], None]]
 ) -> None:
@@ -217,12 +232,13 @@ async def test_3_3_disconnect_right_behind_subscribe_is_heard_and_no_will_told(h
     assert [message["body"] for message in await hub.messages("d")] == ["last"]
 
 
+@of_the_file
 async def test_3_4_what_cannot_be_kept_is_not_acknowledged(hub: MqttHub) -> None:
     client = await hub.device("d")
     await take(client, DESIRED)
     for event in ("INSERT", "DELETE"):
         full = f"CREATE TRIGGER full_{event} BEFORE {event} ON subscriptions BEGIN SELECT raise(ABORT, 'full'); END"
-        await hub.writer.submit(lambda connection, full=full: connection.execute(full))
+        await writer_of(hub).submit(lambda connection, full=full: connection.execute(full))
     await client.send(subscribe(2, [(METHODS, 0)]), PINGREQ)
     assert await client.expect_end() == b""
     clean = await hub.open()
@@ -230,7 +246,7 @@ async def test_3_4_what_cannot_be_kept_is_not_acknowledged(hub: MqttHub) -> None
     assert await clean.expect_end() == b""
     await hub.settled(lambda: not hub.sessions.is_connected(DEVICE))
     for event in ("INSERT", "DELETE"):
-        await hub.writer.submit(lambda connection, event=event: connection.execute(f"DROP TRIGGER full_{event}"))
+        await writer_of(hub).submit(lambda connection, event=event: connection.execute(f"DROP TRIGGER full_{event}"))
     _, present = await comes_back(hub)
     assert present
     assert hub.sessions.taker(DEVICE, "any") is None
