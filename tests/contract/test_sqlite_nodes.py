@@ -190,6 +190,8 @@ async def test_one_process_takes_events_until_it_has_gone(opener: Opener) -> Non
 class Nobody:
     """Is connected."""
 
+    shared = False
+
     def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
         return False, NEVER, NEVER
 

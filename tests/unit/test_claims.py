@@ -238,11 +238,12 @@ async def test_sessions_go_on_while_the_store_is_down_for_all(cluster: Cluster) 
     assert sink.errors == [TAKEN_OVER]  # it was asked, though its lease had run out meanwhile
 
 
-async def test_a_node_that_alone_does_not_reach_the_store_ends_its_sessions(cluster: Cluster) -> None:
+@pytest.mark.parametrize("seconds", [0.5, 0.0], ids=["long together", "the other has just begun"])
+async def test_a_node_that_alone_does_not_reach_the_store_ends_its_sessions(cluster: Cluster, seconds: float) -> None:
     a, b = await cluster.join("a"), await cluster.join("b")
     session, sink = a.open()
     await granted(session)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(seconds)
     cluster.directory.down.add("a")
     await asyncio.sleep(LEASE)
     assert (sink.errors, a.lease.held, b.lease.held) == ([UNAVAILABLE], False, True)

@@ -34,6 +34,8 @@ _ASK_SECONDS = 0.5
 """Within which another node says whether it reaches the store."""
 _REACHED, _NOT_REACHED = b"+", b"-"
 _SUBJECT = "lease.store"
+_BEGUN = "lease.begun"
+"""Payload: a lease that a node has now."""
 
 log = logging.getLogger("muster.nodes")
 
@@ -63,6 +65,7 @@ class Lease:
         self._when_lost: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         bus.answer(_SUBJECT, self._reached)
+        bus.subscribe(_BEGUN, self._begun)
 
     def when_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
         """From now on call ``listener`` when the lease is lost: all sessions must have ended when it returns. What this
@@ -116,6 +119,12 @@ class Lease:
         began = asyncio.get_running_loop().time()
         self.name = await self._store.register(self._bus.node, LEASE_SECONDS, self._about)
         self._renewed, self._failing, self.held = began, False, True
+        self._bus.publish(_BEGUN, self.name)
+
+    def _begun(self, lease: str) -> None:
+        """Another node has one: to be asked also if the store should be gone before the next renewal tells of it."""
+        if lease != self.name:
+            self._others = [*self._others, lease]
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
