@@ -79,7 +79,7 @@ class NatsNode:
         try:
             for subject, heard in ((f"{prefix}say.>", self._heard), (f"{prefix}ask.{token(self.name)}.>", self._asked)):
                 self._subscriptions.append(await client.subscribe(subject, cb=heard))
-            await client.flush()
+            await self._flush()
         except errors.Error as error:
             raise NoAnswerError(f"NATS does not answer: {error}", gone=False) from None
 
@@ -94,9 +94,14 @@ class NatsNode:
             watch.end()
         with suppress(*_LOST):
             await self._say()
-            await self._client.flush()
+            await self._flush()
         for task in tuple(self._tasks):
             task.cancel()
+
+    async def _flush(self) -> None:
+        """Return when the server has all that was handed over."""
+        for _ in range(2):  # nats-py's PING overtakes what is not written yet; behind the first one's PONG that is
+            await self._client.flush()
 
     def bus(self, hub: str = "") -> CarriedBus:
         """The bus of ``hub``; of what concerns all hubs without a name."""
