@@ -24,7 +24,8 @@ from pathlib import Path
 import apsw
 
 from bench import machine
-from muster.identity.model import NEVER, IdentityKey
+from muster.identity.model import IdentityKey
+from muster.node.offline import Nobody
 from muster.stores.sqlite.database import Writer, open_connection
 from muster.stores.sqlite.hub_schema import MIGRATIONS
 from muster.stores.sqlite.queries import SqliteQueryStore
@@ -47,24 +48,6 @@ QUERIES = {
 }
 SLOW = ("without an index", "count")
 MORE_INDEXES = tuple(f"properties.reported.m{number}" for number in range(16))
-
-
-class Nobody:
-    """A ``Presence``: nobody is connected."""
-
-    shared = False
-
-    def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
-        """See ``Presence``."""
-        return False, NEVER, NEVER
-
-    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
-        """See ``Presence``."""
-        return [self.activity(key) for key in keys]
-
-    async def connected_devices(self) -> int:
-        """See ``Presence``."""
-        return 0
 
 
 @dataclass(frozen=True)

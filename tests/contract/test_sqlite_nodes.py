@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from muster.core.audit import Act, draft
 from muster.core.errors import DEVICE_EXISTS, DEVICE_NOT_FOUND, PRECONDITION_FAILED, SERVER_ERROR, TAKEN_OVER, HubError
 from muster.core.outbox import Entry
 from muster.identity.contract import Counts, Edit, Standing
-from muster.identity.model import NEVER, Authentication, Identity, IdentityKey, Status
+from muster.identity.model import Authentication, Identity, IdentityKey, Status
+from muster.node.offline import Nobody
 from muster.stores.sqlite.identities import SqliteIdentityStore
 from muster.stores.sqlite.storage import SqliteStorage
 from muster.twins.document import Twin, patch_twin
@@ -185,21 +186,6 @@ async def test_one_process_takes_events_until_it_has_gone(opener: Opener) -> Non
     found = await second.outbox.take(0, ALL, MUCH)
     assert [entry for _, entry in found] == kept
     assert await second.outbox.take(found[-1].number, ALL, MUCH) == []
-
-
-class Nobody:
-    """Is connected."""
-
-    shared = False
-
-    def activity(self, _: IdentityKey) -> tuple[bool, float, float]:
-        return False, NEVER, NEVER
-
-    async def activities(self, keys: Sequence[IdentityKey]) -> list[tuple[bool, float, float]]:
-        return [self.activity(key) for key in keys]
-
-    async def connected_devices(self) -> int:
-        return 0
 
 
 async def test_indexes_are_made_once_and_queries_see_what_others_wrote(nodes: tuple[Node, Node]) -> None:

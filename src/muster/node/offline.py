@@ -37,7 +37,7 @@ class OfflineHub:
     facts: dict[str, Any]
 
 
-class _Nobody:
+class Nobody:
     """``identity.contract.Presence`` of a hub that does not run: nobody is connected."""
 
     shared = False
@@ -80,7 +80,7 @@ async def open_offline(directory: DataDirectory, name: str = "") -> AsyncIterato
         policies = await load_provisioning_policies(settings, ambient, development=False)
         service = Service(material.id_scope, policies)
         stores = storage.of(hub.name)
-        registry = Registry(hub.name, stores.identities, _Nobody(), LocalBus(), ambient)
+        registry = Registry(hub.name, stores.identities, Nobody(), LocalBus(), ambient)
         refusals = Refusals(ambient, store=stores.refusals)
         network = NetworkAccess(
             settings if hub is hubs[0] else SettingsOf(settings, hub.name), HUB_SETTING, refusals, ambient
