@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,7 @@ from muster.core.daily_use import DailyUse
 from muster.core.errors import HubError
 from muster.core.meters import Meters, Reading
 from muster.core.throttle_errors import ThrottledError
-from muster.core.throttle_limits import QUOTA_UNWRITTEN, THROTTLE_BACKLOG, THROTTLE_BURST
+from muster.core.throttle_limits import THROTTLE_BACKLOG, THROTTLE_BURST
 from muster.core.throttles import (
     ALL,
     COMMANDS,
@@ -215,15 +213,23 @@ def test_with_nothing_left_what_is_charged_is_refused_and_all_else_goes_on() -> 
     meters.take(TELEMETRY)
 
 
-@given(st.lists(st.tuples(st.floats(0, 3 * DAY), st.integers(0, 10**6)), max_size=60))
-def test_use_survives_a_restart_but_for_the_last_minute(charges: list[tuple[float, int]]) -> None:
-    kept: list[tuple[float, bytes]] = []
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, DAY / 3), st.integers(0, 10**6)), max_size=60))
+def test_the_use_of_several_nodes_adds_up_and_survives_their_restarts(charges: list[tuple[str, float, int]]) -> None:
+    kept: bytes | None = None
     now, quota = MIDNIGHT, Quota(10**9, 4096)
-    use = DailyUse(quota, keep=lambda state: kept.append((now, state)))
-    for pause, size in charges:
+    one = DailyUse(quota, node="one")
+    nodes = {name: DailyUse(quota, node=name) for name in "abc"}
+    for name, pause, size in charges:
         now += pause
-        use.charge(now, size)
-        assert now - kept[-1][0] < QUOTA_UNWRITTEN.open
-    assert all(later[0] - earlier[0] >= QUOTA_UNWRITTEN.open for earlier, later in pairwise(kept))
-    again = DailyUse(quota, use.state)
-    assert (again.day, again.used) == (use.day, use.used)
+        for use in (one, nodes[name]):
+            use.charge(now, size)
+        kept = nodes[name].joined(nodes[name].joined(kept))
+        if size % 5 == 0:
+            nodes[name] = DailyUse(quota, kept, node=name)
+    for use in nodes.values():
+        use.learn(kept)
+        assert use.spent(now) == one.spent(now)
+        assert (use.day, use.used) == (int(now // DAY), one.used)
+    again = DailyUse(quota, kept, node="after a restart")
+    again.spent(now)
+    assert again.used == one.used

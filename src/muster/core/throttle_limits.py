@@ -32,7 +32,7 @@ THROTTLED_AMQP_CREDIT = Limit(
 )  # fmt: skip
 QUOTA_UNWRITTEN = Limit(
     "time in which the day's messages may be uncounted on disk", 60, 60, "seconds", "own choice",
-    "A hub that is killed forgets at most so much of the daily quota's use.",
+    "A hub that is killed forgets at most so much of the daily quota's use; other nodes hear of it so late.",
 )  # fmt: skip
 
 ALL: tuple[Limit, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Limit))

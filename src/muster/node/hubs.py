@@ -95,8 +95,8 @@ class Hubs:
                 if self._serving:
                     await self._serve(hub)
             except BaseException:
-                kept.leave()
                 await hub.close()
+                kept.leave()
                 raise
             self._open[hub.name], self._kept[hub.name] = hub, kept
             for opened in self._when_opened:
@@ -142,8 +142,8 @@ class Hubs:
                 if pending is not None:
                     await pending
             del self._open[name]
-            self._kept.pop(name).leave()
             await hub.close()
+            self._kept.pop(name).leave()
 
     def end(self) -> None:
         """End the sessions of all, as when the node stops."""
