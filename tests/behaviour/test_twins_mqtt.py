@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mqtt_hub import MqttHub, alive, ends_silently, mqtt_hub
+from mqtt_hub import MqttHub, alive, device_services, ends_silently, mqtt_hub
 
 from muster.core.limits import TWIN_REQUESTS
+from muster.dialect.mqtt import SubscriptionKind
+from muster.heads.mqtt_twins import TwinRequests
 from muster.identity.model import IdentityKey
 from muster.testing import mqtt
 from muster.testing.mqtt import Answer, MqttClient
+from muster.wire.mqtt.packets import Publish
 
 RESPONSES, DESIRED = "$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#"
 GET, PATCH = "$iothub/twin/GET/?$rid=", "$iothub/twin/PATCH/properties/reported/?$rid="
@@ -187,6 +190,33 @@ async def test_110_a_device_that_does_not_wait_for_answers_is_throttled(hub: Mqt
     assert set(statuses) <= {"204", "429"}
     assert statuses.count("204") >= TWIN_REQUESTS.open
     assert (await ask(client, PATCH + "x", b'{"n":0}'))[0].startswith("$iothub/twin/res/204/")
+
+
+async def test_110_a_device_that_answers_each_answer_with_a_request_is_not_throttled(hub: MqttHub) -> None:
+    await hub.device("d")
+    statuses: list[str] = []
+
+    class Device:
+        """Has as many requests in progress as may be, all the time: the next comes when an answer has been made."""
+
+        def publish(self, kind: SubscriptionKind, topic: str, payload: bytes, most_qos: int = 1) -> bool:
+            statuses.append(topic.split("/")[3])
+            if len(statuses) <= TWIN_REQUESTS.open:
+                self.request()
+            return True
+
+        def acknowledge(self, packet_id: int) -> None:
+            raise AssertionError("they come at QoS 0")
+
+        def request(self) -> None:
+            requests.serve(Publish(GET.encode() + b"1", b"", 0, 0, dup=False, retain=False))
+
+    device = Device()
+    requests = TwinRequests(device_services(hub), KEY, device, asyncio.get_running_loop())
+    for _ in range(TWIN_REQUESTS.open):
+        device.request()
+    await hub.settled(lambda: len(statuses) == 2 * TWIN_REQUESTS.open)
+    assert set(statuses) == {"200"}
 
 
 async def test_111_a_broken_connection_loses_no_patch_that_was_acknowledged(hub: MqttHub) -> None:

@@ -45,7 +45,10 @@ def push_desired(publisher: Publisher, patch: Content, version: int) -> None:
 class TwinRequests:
     """The twin requests of one connection. Each is answered, then acknowledged if it came at QoS 1."""
 
-    __slots__ = ("_ambient", "_key", "_loop", "_meters", "_patches", "_publisher", "_sessions", "_tasks", "_twins")
+    __slots__ = (
+        "_ambient", "_in_progress", "_key", "_loop", "_meters", "_patches", "_publisher", "_sessions", "_tasks",
+        "_twins",
+    )  # fmt: skip
 
     def __init__(
         self, services: DeviceServices, key: IdentityKey, publisher: Publisher, loop: asyncio.AbstractEventLoop
@@ -58,12 +61,13 @@ class TwinRequests:
         self._publisher = publisher
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
-        self._patches = 0
+        self._in_progress = self._patches = 0
 
     def serve(self, packet: Publish) -> None:
         """Begin to serve a request. Raises ``HubError`` 400003 when its topic is none of a twin's."""
         request = parse_twin_topic(packet.topic)
-        task = self._loop.create_task(self._serve(request, packet, crowded=len(self._tasks) >= TWIN_REQUESTS.open))
+        self._in_progress += 1
+        task = self._loop.create_task(self._serve(request, packet, crowded=self._in_progress > TWIN_REQUESTS.open))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -84,6 +88,8 @@ class TwinRequests:
         except Exception:
             log.exception("%s: its twin request failed", self._key)
             status, body, version = SERVER_ERROR.status, self._error(HubError(SERVER_ERROR)), None
+        finally:
+            self._in_progress -= 1  # before the device hears of it and sends the next
         if packet.qos:
             self._publisher.acknowledge(packet.packet_id)
         if request.rid is not None:
