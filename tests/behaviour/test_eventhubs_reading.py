@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from amqp_client import SELECTOR_CODE, AmqpClient, events_from, partition
-from eventhub_server import POLICIES, EventHubServer, connect
+from eventhub_server import AUTH, POLICIES, EventHubServer, connect
 
+from muster.dialect.record import message_head, record, sender_annotations
 from muster.testing.clock import VirtualAmbient
 from muster.wire.amqp.performatives import (
     ACCEPTED,
@@ -105,6 +106,29 @@ def test_a_receiver_at_the_end_gets_what_comes(server: EventHubServer) -> None:
         client.wait_for(Attach)
         server.send("d", [b"new", b"newer"])
         assert client.numbers(2) == server.numbers()[1:]
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["live", "catching up"])
+def test_what_cannot_be_read_is_skipped_with_a_line_in_the_log(
+    server: EventHubServer, caplog: pytest.LogCaptureFixture, *, behind: bool
+) -> None:
+    sender = sender_annotations(device_id="d", module_id=None, auth_method=AUTH, generation_id="1")
+    whole = record(sender, message_head({}, {}), b"")
+    bad = [b"", b"body only", sender, whole[: len(sender) + 3], b"\x02" + whole[1:], whole[:1] + b"\xff" * 5]
+    with connect(server) as client:
+        if not behind:
+            client.credit(client.attach(source=partition()), 100)
+            client.wait_for(Attach)
+        server.send("d", [b"first"])
+        for one in bad:
+            server.call(lambda one=one: server.telemetry.append(0, one))  # type: ignore[misc]
+            server.send("d", [b"next"])
+        if behind:
+            client.credit(client.attach(source=partition()), 100)
+        numbers = client.numbers(1 + len(bad))
+    assert numbers == server.numbers()[::2]
+    told = [line.getMessage() for line in caplog.records if "is skipped for readers" in line.getMessage()]
+    assert len(told) == len(bad)
 
 
 # --- credit, settlement, drain

@@ -16,10 +16,12 @@ import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 from muster.core.ambient import iso
 from muster.wire.amqp.composite import encode_composite
+from muster.wire.amqp.decoding import AmqpDecodeError
 from muster.wire.amqp.encoding import encode_map, encode_string, encode_symbol
 from muster.wire.amqp.message import APPLICATION_PROPERTIES, Message, Properties, decode_message
 from muster.wire.amqp.values import Timestamp
@@ -153,11 +155,16 @@ def deliver(record: bytes, sequence: int, enqueued_ms: int) -> bytes:
     """``record`` as the AMQP message that a receiver of its partition gets.
 
     ``sequence`` is its sequence number, and as text its offset; ``enqueued_ms`` (milliseconds since 1970) when
-    the log accepted it.
+    the log accepted it. Raises ``ValueError`` when ``record`` is none.
     """
-    _, sender_count, sender_length = _SENDER.unpack_from(record)
-    middle = 6 + sender_length
-    head_count, head_length = _HEAD.unpack_from(record, middle)
+    try:
+        version, sender_count, sender_length = _SENDER.unpack_from(record)
+        middle = 6 + sender_length
+        head_count, head_length = _HEAD.unpack_from(record, middle)
+    except StructError:
+        raise ValueError("what is stored ends before its sender and annotations do") from None
+    if version != _VERSION or middle + 5 + head_length > len(record):
+        raise ValueError(f"what is stored is no record of version {_VERSION}, or only a part of one")
     offset = b"%d" % sequence
     size = len(offset)
     front = _FRONT.pack(
@@ -181,9 +188,12 @@ def describe(record: bytes, sequence: int, enqueued_ms: int) -> dict[str, Any]:
 
     Members: ``sequence_number``, ``offset``, ``enqueued_time`` (ISO 8601), ``device_id``, ``module_id`` (or
     None), ``annotations``, ``system_properties`` and ``properties`` by their wire names, and ``body``: text, or
-    base64 when ``body_encoding`` says so.
+    base64 when ``body_encoding`` says so. Raises ``ValueError`` as ``deliver``, and when the message is none.
     """
-    message = decode_message(deliver(record, sequence, enqueued_ms))
+    try:
+        message = decode_message(deliver(record, sequence, enqueued_ms))
+    except AmqpDecodeError as error:
+        raise ValueError(f"what is stored is no message: {error}") from None
     annotations = message.message_annotations or {}
     body, encoding = _readable(message)
     return {

@@ -246,7 +246,7 @@ class PartitionReceiver(LinkHandler):
         self._pump()
 
     def _send(self, limit: int) -> int:
-        """Send up to ``limit`` events of the first slice at hand; how many."""
+        """Send up to ``limit`` events of the first slice at hand; how many. What nobody can read is skipped."""
         slice_ = self._held[0]
         base, enqueued_ms, records = slice_
         if enqueued_ms < self._earliest_ms:
@@ -256,7 +256,13 @@ class PartitionReceiver(LinkHandler):
         prefix = self._metrics_now() if self._metrics else b""
         payloads, size = [], 0
         for sequence, record in enumerate(records[at : at + limit], base + at):
-            payloads.append(prefix + deliver(record, sequence, enqueued_ms))
+            try:
+                payloads.append(prefix + deliver(record, sequence, enqueued_ms))
+            except ValueError as error:
+                if not payloads:
+                    log.error("partition %d: %d is skipped for readers: %s", self._partition, sequence, error)
+                    self._at += 1
+                break  # those before it go out first
             size += len(record)
             if size > CATCH_UP_BYTES.open:
                 break
@@ -266,7 +272,7 @@ class PartitionReceiver(LinkHandler):
             self._drop(slice_)
         else:
             self._next = base + self._at
-        return sent
+        return max(sent, 1)  # who skips takes turns too
 
     def _drop(self, slice_: Slice) -> None:
         self._next = slice_.base + len(slice_.records)

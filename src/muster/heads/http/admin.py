@@ -154,9 +154,10 @@ async def _follow(
                     more = True
                     at[partition] = slice_.base + len(slice_.records)
                     for number, record in enumerate(slice_.records, start=slice_.base):
-                        message = describe(record, number, slice_.enqueued_ms)
-                        if device is None or message["device_id"] == device:
-                            lines.append(compact({"partition": partition, **message}) + b"\n")
+                        with suppress(ValueError):  # it cannot be read: ``heads.eventhubs`` says so
+                            message = describe(record, number, slice_.enqueued_ms)
+                            if device is None or message["device_id"] == device:
+                                lines.append(compact({"partition": partition, **message}) + b"\n")
                         if number % _LINES_AT_ONCE == 0:
                             yield b"".join(lines)
                             lines.clear()
