@@ -37,6 +37,11 @@ def pytest_unconfigure() -> None:
     end_all()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker of xdist begins with those that wait, while the others work; at the end all would wait."""
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if clustered() and (marker := item.get_closest_marker("embedded")):

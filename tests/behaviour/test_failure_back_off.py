@@ -26,6 +26,9 @@ THERE = "127.9.9.9"
 ANY_PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 
 
+pytestmark = pytest.mark.waits
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     with hub_process(tmp_path_factory.mktemp("held"), loopback(), *ANY_PORTS) as hub:

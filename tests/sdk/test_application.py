@@ -19,7 +19,7 @@ from azure.eventhub import EventData, EventHubConsumerClient
 
 from muster.testing.hub import HubProcess
 
-pytestmark = [pytest.mark.sdk, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.sdk, pytest.mark.waits, pytest.mark.timeout(300)]
 
 NODE_HOME = Path(__file__).resolve().parents[1] / "node"
 DEVICES, SECONDS = 200, 60

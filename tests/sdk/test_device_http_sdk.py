@@ -46,6 +46,7 @@ def device_with(hub: HubProcess, credential: str, device: str) -> dict[str, str]
     return {"connectionString": connection, "cert": own.pem.decode(), "key": own.key_pem.decode()}
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("credential", ["sas", "x509"])
 def test_a_node_device_on_https(https_443: HubProcess, credential: str) -> None:
     hub, device = https_443, f"http-{credential}"

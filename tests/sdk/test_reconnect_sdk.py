@@ -11,7 +11,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.engines import hub_process
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.waits]
 
 NODE_HOME = Path(__file__).resolve().parents[1] / "node"
 PATIENCE = 90.0
@@ -160,8 +161,8 @@ def arrived(hub: HubProcess, device: str, wanted: set[str]) -> set[str]:
     return seen
 
 
-def require_443(hub: HubProcess, transport: str) -> None:
-    if transport not in {"mqtt", "amqp"} and hub.port("https") != 443:
+def require_443(hub: HubProcess, *transports: str) -> None:
+    if not {"mqtt", "amqp"}.issuperset(transports) and hub.port("https") != 443:
         pytest.skip("port 443 may not be bound here, and the client knows no other")
 
 
@@ -179,10 +180,20 @@ FAULTS = {
     "amqp-ws": AMQP,
 }
 
+DEVICES = pytest.mark.parametrize("transports", [("mqtt", "amqp"), ("mqtt-ws", "amqp-ws")], ids=["tcp", "ws"])
+"""Two at once, as most of the time clients wait before they connect again."""
 
-@pytest.mark.parametrize("transport", FAULTS)
-def test_a_node_device_recovers_from_every_fault(faulty: HubProcess, transport: str) -> None:
-    require_443(faulty, transport)
+
+@DEVICES
+def test_node_devices_recover_from_every_fault(faulty: HubProcess, transports: Sequence[str]) -> None:
+    require_443(faulty, *transports)
+    with ThreadPoolExecutor() as pool:
+        for recovered in [pool.submit(recover, faulty, transport) for transport in transports]:
+            recovered.result()
+
+
+def recover(faulty: HubProcess, transport: str) -> None:
+    """Have a device ask for each fault, and do everything after it."""
     name = f"reconnect-{transport}"
     connection = faulty.device_connection_string(name, faulty.add_device(name))
     with (
@@ -249,45 +260,59 @@ def test_a_node_device_on_amqp_is_told_of_refusals_and_goes_on(faulty: HubProces
 ENDS = pytest.mark.parametrize("end", [HubProcess.stop, HubProcess.kill])
 
 
+@contextlib.contextmanager
+def connected(hub: HubProcess, transports: Sequence[str], **names: str) -> Iterator[list[Scene]]:
+    """A device for each, named as its transport, that has been told that it has subscribed."""
+    with contextlib.ExitStack() as stack:
+        scenes = []
+        for transport in transports:
+            connection = hub.device_connection_string(transport, hub.add_device(transport))
+            device = stack.enter_context(Process(hub, "reconnect.js", transport, CONNECTION=connection, **names))
+            scenes.append(Scene(hub, transport, device))
+        for scene in scenes:
+            scene.device.hear(lambda line: line.get("open") is True)
+            scene.change("before", tries=30)
+        yield scenes
+
+
 @ENDS
-@pytest.mark.parametrize("transport", FAULTS)
-def test_a_node_device_comes_back_when_the_hub_is_started_again(
-    make_hub: Callable[..., HubProcess], transport: str, end: Callable[[HubProcess], Any]
+@DEVICES
+def test_node_devices_come_back_when_the_hub_is_started_again(
+    make_hub: Callable[..., HubProcess], transports: Sequence[str], end: Callable[[HubProcess], Any]
 ) -> None:
-    """On MQTT it never subscribes again; on AMQP it misses what changes while it attaches, and does not look."""
+    """On MQTT they never subscribe again; on AMQP they miss what changes while they attach, and do not look."""
     hub = make_hub().start()
-    require_443(hub, transport)
-    connection = hub.device_connection_string("d", hub.add_device("d"))
-    with Process(hub, "reconnect.js", transport, CONNECTION=connection) as device:
-        device.hear(lambda line: line.get("open") is True)
-        Scene(hub, "d", device).change("before", tries=30)  # by then it has been told that it has subscribed
+    require_443(hub, *transports)
+    with connected(hub, transports) as scenes:
         end(hub)
         hub.start()
         with Process(hub, "c2d_service.js", "amqp") as service:
             service.hear(lambda line: line.get("open") is True)
-            scene = Scene(hub, "d", device, service)
-            scene.prove("after", tries=1 if transport.startswith("mqtt") else 30)
-        assert [line for line in device.heard if "error" in line] == []
-        assert scene.sent <= arrived(hub, "d", scene.sent)
+            for scene in scenes:
+                scene.service = service
+                scene.prove("after", tries=1 if scene.name.startswith("mqtt") else 30)
+        for scene in scenes:
+            assert [line for line in scene.device.heard if "error" in line] == []
+            assert scene.sent <= arrived(hub, scene.name, scene.sent)
 
 
-@pytest.mark.parametrize("transport", FAULTS)
-def test_a_node_device_that_reads_its_twin_on_connect_learns_what_changed_meanwhile(
-    make_hub: Callable[..., HubProcess], transport: str
+@DEVICES
+def test_node_devices_that_read_their_twin_on_connect_learn_what_changed_meanwhile(
+    make_hub: Callable[..., HubProcess], transports: Sequence[str]
 ) -> None:
     hub = make_hub().start()
-    require_443(hub, transport)
-    connection = hub.device_connection_string("d", hub.add_device("d"))
-    with Process(hub, "reconnect.js", transport, CONNECTION=connection, READ_AGAIN="1") as device:
-        device.hear(lambda line: line.get("open") is True)
-        scene = Scene(hub, "d", device)
-        scene.change("before", tries=30)
-        with device.held():
+    require_443(hub, *transports)
+    with connected(hub, transports, READ_AGAIN="1") as scenes:
+        with contextlib.ExitStack() as away:
+            for scene in scenes:
+                away.enter_context(scene.device.held())
             hub.kill()
             hub.start()
-            status, _ = hub.request("PATCH", "/twins/d", {"properties": {"desired": {"wanted": "while it was away"}}})
-            assert status == 200
-        device.hear(lambda line: line.get("desired", {}).get("wanted") == "while it was away")
+            desired = {"wanted": "while it was away"}
+            for name in transports:
+                assert hub.request("PATCH", f"/twins/{name}", {"properties": {"desired": desired}})[0] == 200
+        for scene in scenes:
+            scene.device.hear(lambda line: line.get("desired", {}).get("wanted") == "while it was away")
 
 
 @ENDS

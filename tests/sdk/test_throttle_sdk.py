@@ -15,7 +15,7 @@ from muster.testing.hub import HubProcess
 from tests.addresses import loopback
 from tests.engines import hub_process
 
-pytestmark = pytest.mark.sdk
+pytestmark = [pytest.mark.sdk, pytest.mark.waits]
 
 
 @pytest.fixture
