@@ -7,13 +7,14 @@ acknowledge is their setting, ``sync_interval: always``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from muster.core.errors import HubError
+from muster.core.errors import UNAVAILABLE, HubError
 from muster.messages.telemetry import Telemetry
 from muster.stores.nats import publisher
 from muster.stores.nats.connection import NatsConnection
@@ -73,6 +74,16 @@ class Node:
         await self.connection.close()
 
 
+@contextlib.asynccontextmanager
+async def started(servers: NatsCluster, count: int = 1) -> AsyncIterator[list[Node]]:
+    """Nodes that are closed before their servers go, also by a failure: what it was is seen then."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [await Node.start(servers) for _ in range(count)]
+        for node in nodes:
+            stack.push_async_callback(node.close)
+        yield nodes
+
+
 class Device:
     """Sends ``total`` numbered messages, some at a time, and after a failure all again that were not acknowledged."""
 
@@ -118,13 +129,31 @@ async def progress(devices: list[Device], more: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def stored_in(node: Node, partition: int, records: int) -> list[bytes]:
+    """All that is kept. While that is refused, or less than ``records`` different ones, it is asked for again for a
+    time: servers may be choosing a leader still, and one that was cut off says until it hears of the new one that there
+    is no more."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while True:
+        late = asyncio.get_running_loop().time() > deadline
+        try:
+            stored = records_of(await everything(node.log, partition))
+            if late or len(set(stored)) >= records:
+                return stored
+        except HubError as error:
+            if late or error.row is not UNAVAILABLE:
+                raise
+        await asyncio.sleep(0.05)
+
+
 async def check(node: Node, devices: list[Device]) -> None:
     """All devices are done: hold what is stored, and what the receiver was told, to what was acknowledged."""
     async with asyncio.timeout(PATIENCE):
         for device in devices:
             await device.done.wait()
     for partition in range(PARTITIONS):
-        stored = records_of(await everything(node.log, partition))
+        acknowledged = sum(device.acknowledged for device in devices if device.partition == partition)
+        stored = await stored_in(node, partition, acknowledged)
         async with asyncio.timeout(PATIENCE):
             while len(node.told[partition]) < len(stored):
                 await asyncio.sleep(0.01)
@@ -146,51 +175,48 @@ async def single(tmp_path: Path) -> AsyncIterator[NatsCluster]:
 
 
 async def test_one_server_is_killed_and_comes_back_at_once(single: NatsCluster) -> None:
-    node = await Node.start(single)
-    devices = [Device(node, number, 300) for number in range(8)]
-    for _ in range(2):
-        await progress(devices, 500)
-        single.servers[0].kill()
-        single.servers[0].start()
-    await check(node, devices)
-    await node.close()
+    async with started(single) as (node,):
+        devices = [Device(node, number, 300) for number in range(8)]
+        for _ in range(2):
+            await progress(devices, 500)
+            single.servers[0].kill()
+            single.servers[0].start()
+        await check(node, devices)
 
 
 async def test_while_the_server_is_away_nothing_is_acknowledged_and_it_goes_on_by_itself(single: NatsCluster) -> None:
-    node = await Node.start(single)
-    devices = [Device(node, number, 200) for number in range(8)]
-    await progress(devices, 400)
-    single.servers[0].kill()
-    async with asyncio.timeout(PATIENCE):
-        while not all(device.failures for device in devices):  # they are sent away
-            await asyncio.sleep(0.01)
-    acknowledged = [device.acknowledged for device in devices]
-    await asyncio.sleep(0.3)
-    assert [device.acknowledged for device in devices] == acknowledged
-    assert node.telemetry.failing
-    assert node.telemetry.pending_bytes < 10_000, "nothing piles up"
-    single.servers[0].start()
-    await check(node, devices)
-    assert not node.telemetry.failing
-    await node.close()
+    async with started(single) as (node,):
+        devices = [Device(node, number, 200) for number in range(8)]
+        await progress(devices, 400)
+        single.servers[0].kill()
+        async with asyncio.timeout(PATIENCE):
+            while not all(device.failures for device in devices):  # they are sent away
+                await asyncio.sleep(0.01)
+        acknowledged = [device.acknowledged for device in devices]
+        await asyncio.sleep(0.3)
+        assert [device.acknowledged for device in devices] == acknowledged
+        assert node.telemetry.failing
+        assert node.telemetry.pending_bytes < 10_000, "nothing piles up"
+        single.servers[0].start()
+        await check(node, devices)
+        assert not node.telemetry.failing
 
 
 async def test_readiness_goes_and_comes_back_without_anybody_sending(single: NatsCluster) -> None:
-    node = await Node.start(single)
-    assert not node.telemetry.failing
-    single.servers[0].kill()
-    async with asyncio.timeout(PATIENCE):
-        while not node.telemetry.failing:
-            await asyncio.sleep(0.01)
-    with pytest.raises(HubError):
-        await node.telemetry.store([(0, b"a")])
-    assert node.telemetry.failing
-    single.servers[0].start()
-    async with asyncio.timeout(PATIENCE):
-        while node.telemetry.failing:
-            node.ambient.advance(1)
-            await asyncio.sleep(0.05)
-    await node.close()
+    async with started(single) as (node,):
+        assert not node.telemetry.failing
+        single.servers[0].kill()
+        async with asyncio.timeout(PATIENCE):
+            while not node.telemetry.failing:
+                await asyncio.sleep(0.01)
+        with pytest.raises(HubError):
+            await node.telemetry.store([(0, b"a")])
+        assert node.telemetry.failing
+        single.servers[0].start()
+        async with asyncio.timeout(PATIENCE):
+            while node.telemetry.failing:
+                node.ambient.advance(1)
+                await asyncio.sleep(0.05)
 
 
 async def test_a_node_ends_soon_while_the_server_is_away(single: NatsCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,41 +237,37 @@ async def test_a_server_that_is_cut_off_from_its_peers_is_left(tmp_path: Path, m
     servers = LinkedNats(tmp_path)
     try:
         await servers.open()
-        nodes = [await Node.start(servers) for _ in range(2)]
-        devices = [Device(node, number, 200) for number, node in enumerate(nodes * 2)]
-        await progress(devices, 100)
-        url = nodes[0].connection.client.connected_url
-        assert url is not None
-        lonely = servers.around(servers.addresses.index(str(url.hostname)))
-        for link in lonely:
-            await link.cut()
-        await progress(devices[::2], 100)
-        for link in lonely:
-            await link.heal()
-        for node in nodes:
-            await check(node, devices)
-        for node in nodes:
-            await node.close()
+        async with started(servers, 2) as nodes:
+            devices = [Device(node, number, 200) for number, node in enumerate(nodes * 2)]
+            await progress(devices, 100)
+            url = nodes[0].connection.client.connected_url
+            assert url is not None
+            lonely = servers.around(servers.addresses.index(str(url.hostname)))
+            for link in lonely:
+                await link.cut()
+            await progress(devices[::2], 100)
+            for link in lonely:
+                await link.heal()
+            for node in nodes:
+                await check(node, devices)
     finally:
         await servers.close()
 
 
 async def test_one_of_three_servers_is_killed_or_falls_silent_whichever_it_is(tmp_path: Path) -> None:
     with running(tmp_path, 3) as servers:
-        nodes = [await Node.start(servers) for _ in range(2)]
-        devices = [Device(nodes[number % 4 // 2], number, 400) for number in range(8)]
-        for number, server in enumerate(servers.servers):
-            await progress(devices, 200)
-            if number == 1:
-                server.signal(signal.SIGSTOP)
+        async with started(servers, 2) as nodes:
+            devices = [Device(nodes[number % 4 // 2], number, 400) for number in range(8)]
+            for number, server in enumerate(servers.servers):
                 await progress(devices, 200)
-                server.signal(signal.SIGCONT)
-            else:
-                server.kill()
-                await progress(devices, 200)
-                server.start()
-                server.wait_for("Server is ready")
-        for node in nodes:
-            await check(node, devices)
-        for node in nodes:
-            await node.close()
+                if number == 1:
+                    server.signal(signal.SIGSTOP)
+                    await progress(devices, 200)
+                    server.signal(signal.SIGCONT)
+                else:
+                    server.kill()
+                    await progress(devices, 200)
+                    server.start()
+                    await asyncio.to_thread(server.wait_for, "Server is ready")
+            for node in nodes:
+                await check(node, devices)

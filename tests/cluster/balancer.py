@@ -82,7 +82,7 @@ class Balancer:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._copy(one[0], other[1]))
                 group.create_task(self._copy(other[0], one[1]))
-        except* (OSError, asyncio.IncompleteReadError):
+        except* (OSError, asyncio.IncompleteReadError, RuntimeError):  # uvloop's, for a transport that is closed
             pass
         finally:
             await self.whole.wait()

@@ -16,6 +16,9 @@ from muster.core.errors import UNAVAILABLE, HubError
 from muster.stores.nats.connection import NatsConnection
 
 ANSWER_SECONDS = 5.0
+AGAIN_SECONDS = 2.0
+"""A request of which nothing was heard for so long is sent again: when the leader of a stream changes, that which comes
+to the old one and the new one between is answered by nobody."""
 NOBODY = "503"
 """The status that NATS answers with where nobody takes a request."""
 
@@ -99,25 +102,35 @@ class Replies:
     async def gather(self, subject: str, request: dict[str, Any], last: Callable[[Msg], bool]) -> list[Msg]:
         """What comes in answer to ``request``, up to the message that ``last`` says is the last one.
 
-        Raises ``HubError`` (503001) when nobody takes it or an answer is late.
+        It may be asked several times. Raises ``HubError`` (503001) when nobody takes it or an answer is late.
         """
-        answers: list[Msg] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heard: asyncio.Future[list[Msg]] = asyncio.get_running_loop().create_future()
+        body, tokens = orjson.dumps(request), list[str]()
 
-        def hear(message: Msg) -> None:
-            answers.append(message)
-            if (status_of(message) == NOBODY or last(message)) and not done.done():
-                done.set_result(None)
+        def hearing() -> Handler:
+            answers: list[Msg] = []  # of one time that it is asked: those of two must not mix
 
-        token, reply = self.add(hear)
+            def hear(message: Msg) -> None:
+                if not heard.done():
+                    answers.append(message)
+                    if status_of(message) == NOBODY or last(message):
+                        heard.set_result(answers)
+
+            return hear
+
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self.send(subject, orjson.dumps(request), reply)
-                await done
+                while not heard.done():
+                    token, reply = self.add(hearing())
+                    tokens.append(token)
+                    await self.send(subject, body, reply)
+                    await asyncio.wait([heard], timeout=AGAIN_SECONDS)
         except TimeoutError:
             raise HubError(UNAVAILABLE, "NATS has not answered in time") from None
         finally:
-            self.forget(token)
+            for token in tokens:
+                self.forget(token)
+        answers = heard.result()
         if status_of(answers[-1]) == NOBODY:
             raise HubError(
                 UNAVAILABLE, "NATS keeps no streams at the moment: JetStream has no leader, or is not enabled"
