@@ -136,15 +136,18 @@ class CommandHub:
         await take_commands(client, device_id, module_id, qos)
         return client
 
-    def depth(self, device: str = "d") -> int | None:
-        return self.queues.waiting(device)
+    async def depth(self, queue: str = "d") -> int:
+        return await self.mqtt.depth(queue)
+
+    async def queued(self, depth: int, queue: str = "d") -> None:
+        await self.mqtt.queued(depth, queue)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         await self.mqtt.settled(condition)
 
     async def emptied(self, device: str = "d") -> None:
         """Once nothing is in the queue."""
-        await self.until(lambda: self.depth(device) == 0)
+        await self.queued(0, device)
 
     async def advance(self, seconds: float) -> None:
         """Move the clock, and let what that brings come to its end."""

@@ -218,6 +218,17 @@ class MqttHub:
                 await asyncio.sleep(0.01)
         return [message["body"] for message in found]
 
+    async def depth(self, queue: str = "d") -> int:
+        """Messages in a queue, locked ones too."""
+        (depth,) = await self.queues.depths([queue])
+        return depth
+
+    async def queued(self, depth: int, queue: str = "d") -> None:
+        """Once there are so many messages in a queue."""
+        async with asyncio.timeout(10):
+            while await self.depth(queue) != depth:
+                await asyncio.sleep(0.005)
+
     async def last_cause(self) -> str:
         """The cause of the newest refusal, empty without one."""
         refusal = await self.refusals.last()

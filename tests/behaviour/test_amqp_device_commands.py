@@ -122,7 +122,7 @@ async def test_1_4_who_waits_for_it_hears_that_it_is_settled(hub: DeviceHub, com
     await aside(device.dispose, transfer.delivery_id, ACCEPTED, settled=False)
     said = (await aside(device.wait_for, Disposition)).body
     assert (said.first, said.settled, type(said.state)) == (transfer.delivery_id, True, Accepted)
-    assert commands.depth() == 0
+    assert await commands.depth() == 0
 
 
 async def test_1_5_a_lost_lock_is_told(hub: DeviceHub, commands: CommandHub) -> None:
@@ -137,7 +137,7 @@ async def test_1_5_a_lost_lock_is_told(hub: DeviceHub, commands: CommandHub) -> 
     assert said.state.error.condition == "com.microsoft:message-lock-lost"
     await aside(device.dispose, second.delivery_id, ACCEPTED, settled=False)
     assert isinstance((await aside(device.wait_for, Disposition)).body.state, Accepted)
-    assert commands.depth() == 0
+    assert await commands.depth() == 0
 
 
 async def test_1_6_what_goes_out_settled_is_complete(hub: DeviceHub, commands: CommandHub) -> None:

@@ -229,7 +229,7 @@ async def test_8_commands_go_to_the_devices_that_the_role_is_for(tmp_path: Path)
         assert isinstance(outcome, Rejected)
         assert outcome.error is not None
         assert (outcome.error.info or {})["com.microsoft:error-code"] == 403000
-        assert (scene.hub.depth("d"), scene.hub.depth("e")) == (1, 0)
+        assert (await scene.hub.depth("d"), await scene.hub.depth("e")) == (1, 0)
         kept = await scene.hub.mqtt.refusals.find((outcome.error.info or {})["com.microsoft:tracking-id"])
         assert kept is not None
         assert kept.report["cause"] == "role-elsewhere"

@@ -122,18 +122,18 @@ async def test_2_1_records_wait_fifteen_seconds_for_others(hub: CommandHub) -> N
     await complete(hub, "a")
     await hub.advance(GATHER - 1)
     await complete(hub, "b")
-    assert hub.depth("/feedback") == 0
+    assert await hub.depth("/feedback") == 0
     await hub.advance(1)
-    assert hub.depth("/feedback") == 1
+    assert await hub.depth("/feedback") == 1
     assert await hub.statuses() == [("a", "Success"), ("b", "Success")]
 
 
 async def test_2_2_sixty_four_records_are_a_message_at_once(hub: CommandHub) -> None:
     await hub.send(*[b""] * 70, message_id="m", application={"iothub-ack": "full"})
     await hub.call("DELETE", "/devices/d/commands")
-    await hub.until(lambda: hub.depth("/feedback") == 1)
+    await hub.queued(1, "/feedback")
     assert len(await hub.feedback()) == 70
-    assert hub.depth("/feedback") == 0
+    assert await hub.depth("/feedback") == 0
 
 
 async def test_2_3_a_deleted_device_takes_its_records_along(hub: CommandHub) -> None:
@@ -148,9 +148,9 @@ async def test_2_4_feedback_that_nobody_reads_expires_after_an_hour(hub: Command
     await complete(hub, "a")
     await hub.advance(GATHER)
     await hub.advance(TTL - 1)
-    assert hub.depth("/feedback") == 1
+    assert await hub.depth("/feedback") == 1
     await hub.advance(1)
-    assert hub.depth("/feedback") == 0
+    assert await hub.depth("/feedback") == 0
 
 
 # --- 3. Receiving over AMQP
@@ -217,7 +217,7 @@ async def test_3_4_each_outcome_does_its_own(hub: CommandHub, state: Any, left: 
         again, message = await aside(service.transfer)
         assert (message.message_annotations or {})["iothub-deliverycount"] == 1
         assert again.delivery_tag != transfer.delivery_tag
-    await hub.until(lambda: hub.depth("/feedback") == left)
+    await hub.queued(left, "/feedback")
 
 
 @pytest.mark.parametrize("state", [ACCEPTED, RELEASED, Rejected()], ids=["accepted", "released", "rejected"])
@@ -230,7 +230,7 @@ async def test_3_5_a_receiver_that_settles_second_hears_that_it_was_done(hub: Co
     came: Disposition = (await aside(service.wait_for, Disposition)).body
     assert (came.first, came.settled, came.role) == (transfer.delivery_id, True, False)
     assert isinstance(came.state, Accepted), "C# takes nothing else for it"
-    assert hub.depth("/feedback") == (1 if state is RELEASED else 0)
+    assert await hub.depth("/feedback") == (1 if state is RELEASED else 0)
 
 
 async def test_3_6_a_lost_lock_is_told(hub: CommandHub) -> None:
@@ -245,7 +245,7 @@ async def test_3_6_a_lost_lock_is_told(hub: CommandHub) -> None:
     assert state.error is not None
     assert state.error.condition == LOCK_LOST.condition == "com.microsoft:message-lock-lost"
     assert "com.microsoft:tracking-id" in (state.error.info or {})
-    assert hub.depth("/feedback") == 1
+    assert await hub.depth("/feedback") == 1
 
 
 async def test_3_7_receivers_compete_and_each_message_goes_to_one(hub: CommandHub) -> None:
@@ -289,7 +289,7 @@ async def test_3_10_a_message_that_was_abandoned_ten_times_is_given_up(hub: Comm
         transfer, _ = await aside(service.transfer)
         await aside(service.dispose, transfer.delivery_id, RELEASED)
         await aside(service.credit, link, 1, delivery_count=number + 1)
-    await hub.until(lambda: hub.depth("/feedback") == 0)
+    await hub.queued(0, "/feedback")
 
 
 async def test_3_11_a_receiver_that_asks_for_settled_messages_gets_them_so(hub: CommandHub) -> None:
@@ -298,7 +298,7 @@ async def test_3_11_a_receiver_that_asks_for_settled_messages_gets_them_so(hub: 
     await aside(service.receiver, snd_settle_mode=SETTLED)
     transfer, _ = await aside(service.transfer)
     assert transfer.settled
-    await hub.until(lambda: hub.depth("/feedback") == 0)
+    await hub.queued(0, "/feedback")
 
 
 async def test_3_12_drain_is_answered(hub: CommandHub) -> None:
@@ -339,7 +339,7 @@ async def test_3_15_file_notifications_have_a_queue_of_their_own(hub: CommandHub
     assert message.properties is not None
     assert message.properties.content_type == "application/vnd.microsoft.iothub.filenotification.json"
     await aside(service.dispose, transfer.delivery_id, ACCEPTED)
-    await hub.until(lambda: hub.depth("/filenotifications") == 0)
+    await hub.queued(0, "/filenotifications")
 
 
 @pytest.mark.parametrize("path", ["/$iothub/websocket", "/$servicebus/websocket", "/$servicebus/websocket/"])

@@ -82,7 +82,7 @@ async def test_2_1_puback_completes_and_nothing_else_does(hub: CommandHub) -> No
     await hub.send(b"x")
     one = await got(device)
     await alive(device)
-    assert hub.depth() == 1
+    assert await hub.depth() == 1
     await device.send(puback(one.packet_id))
     await hub.emptied()
 
@@ -116,7 +116,7 @@ async def test_2_4_a_puback_for_nothing_or_twice_does_no_harm(hub: CommandHub) -
     one = await got(device)
     await device.send(puback(one.packet_id), puback(one.packet_id))
     assert (await got(device)).body == b"y"
-    await hub.until(lambda: hub.depth() == 1)
+    await hub.queued(1)
 
 
 async def test_2_5_at_qos_0_a_message_is_complete_when_it_is_sent(hub: CommandHub) -> None:
@@ -148,7 +148,7 @@ async def test_3_1_without_a_subscription_nothing_comes(hub: CommandHub) -> None
     device = await hub.mqtt.device("d")
     await hub.send(b"x")
     await alive(device)
-    assert hub.depth() == 1
+    assert await hub.depth() == 1
     await take_commands(device)
     assert (await got(device)).body == b"x"
 
@@ -170,7 +170,7 @@ async def test_3_3_a_clean_session_brings_nothing_until_it_subscribes_and_the_qu
     await hub.send(b"x")
     again = await hub.mqtt.device("d", clean_session=True)
     await alive(again)
-    assert hub.depth() == 1
+    assert await hub.depth() == 1
     await take_commands(again)
     assert (await got(again)).body == b"x"
 
@@ -183,7 +183,7 @@ async def test_3_4_after_unsubscribe_nothing_comes_and_what_had_come_can_be_ackn
     await device.expect("UNSUBACK")
     await hub.send(b"y")
     await device.send(puback(one.packet_id))
-    await hub.until(lambda: hub.depth() == 1)
+    await hub.queued(1)
     await alive(device)
     await take_commands(device)
     assert (await got(device)).body == b"y"
@@ -216,7 +216,7 @@ async def test_4_1_what_was_not_acknowledged_comes_again_under_its_id_marked_dup
     await hub.send(b"a", b"b", b"c")
     first = [await got(device) for _ in range(3)]
     await device.send(puback(first[1].packet_id))
-    await hub.until(lambda: hub.depth() == 2)
+    await hub.queued(2)
     device.abort()
     again = await hub.mqtt.device("d")
     second = [await got_and_acknowledged(again) for _ in range(2)]
@@ -256,7 +256,7 @@ async def test_4_4_a_message_that_ten_connections_did_not_acknowledge_is_given_u
         assert (one.body, one.dup) == (b"poison", attempt > 0)
         await hub.send(b"good", application={"iothub-ack": "negative"})
         await got_and_acknowledged(device)
-        await hub.until(lambda: hub.depth() == 1)
+        await hub.queued(1)
         device = await hub.mqtt.device("d")
     await hub.emptied()
     await alive(device)
@@ -281,13 +281,13 @@ async def test_4_5_devices_cut_at_any_moment_get_every_message_at_least_once(hub
                         await device.send(puback(one.packet_id))
                         acknowledged.add(one.body)
         except TimeoutError:
-            if sending.done() and hub.depth() == 0:
+            if sending.done() and await hub.depth() == 0:
                 break
         device.abort()
         device = await hub.mqtt.device("d")
     await sending
     assert set(seen) == set(bodies)
-    assert hub.depth() == 0
+    assert await hub.depth() == 0
 
 
 # --- 5. Locks and expiry, by the virtual clock
@@ -313,7 +313,7 @@ async def test_5_2_a_full_window_is_sent_again_too_and_lapses_do_not_count(hub: 
         some = [await got(device) for _ in range(WINDOW)]
         assert all(one.dup == (attempt > 0) for one in some)
         await hub.advance(LOCK)
-    assert hub.depth() == WINDOW
+    assert await hub.depth() == WINDOW
 
 
 async def test_5_3_a_message_expires_in_the_queue(hub: CommandHub) -> None:
@@ -322,9 +322,9 @@ async def test_5_3_a_message_expires_in_the_queue(hub: CommandHub) -> None:
     await hub.send(b"a", message_id="soon", absolute_expiry_time=soon, application={"iothub-ack": "full"})
     await hub.send(b"b", message_id="later", application={"iothub-ack": "positive"})
     await hub.advance(5)
-    assert hub.depth() == 1
+    assert await hub.depth() == 1
     await hub.advance(TTL - 5)
-    assert hub.depth() == 0
+    assert await hub.depth() == 0
     device = await hub.device()
     await alive(device)
     assert await hub.statuses() == [("soon", "Expired")]
@@ -337,9 +337,9 @@ async def test_5_4_what_the_device_has_in_hand_outlives_its_expiry_until_the_loc
     one, _ = await got(device), await got(device)
     await hub.advance(10)
     await device.send(puback(one.packet_id))
-    await hub.until(lambda: hub.depth() == 1)
+    await hub.queued(1)
     await hub.advance(LOCK)
-    assert hub.depth() == 0
+    assert await hub.depth() == 0
     assert await hub.statuses() == [("m", "Success"), ("m", "Expired")]
     await alive(device)
 
@@ -357,7 +357,7 @@ async def test_5_5_a_puback_after_the_lock_lapsed_and_another_has_it_is_passed_o
     await device.send(puback(one.packet_id))
     await alive(device)
     await hub.queues.settle("d", elsewhere.token, Settlement.ABANDON)
-    assert hub.depth() == 1
+    assert await hub.depth() == 1
 
 
 # --- 6. A device that does not read
@@ -368,7 +368,7 @@ async def test_6_1_a_device_that_does_not_read_stays_and_is_sent_no_more_than_it
     device.writer.transport.pause_reading()
     body = bytes(60_000)
     await hub.send(*[body] * 30)
-    assert hub.depth() == 30
+    assert await hub.depth() == 30
     (connection,) = hub.mqtt.connections
     assert connection._transport.get_write_buffer_size() <= 1 << 20
     device.writer.transport.resume_reading()
@@ -404,7 +404,7 @@ async def test_7_1_a_deleted_device_loses_its_queue_and_a_new_one_begins_empty(h
     await hub.mqtt.registry.delete(IdentityKey("d"))
     await device.send(puback(one.packet_id))
     await device.expect_end()
-    assert hub.depth() == 0
+    assert await hub.depth() == 0
     assert await hub.feedback() == [], "nothing is told of what went with its device"
     again = await hub.mqtt.open()
     name, user, token = await hub.mqtt.login("d")

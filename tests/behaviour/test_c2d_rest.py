@@ -35,7 +35,7 @@ async def test_1_feedback_is_received_and_completed(hub: CommandHub) -> None:
     assert (answer.headers["iothub-deliverycount"], answer.headers["iothub-userid"]) == ("0", "localhost")
     assert (await hub.call("GET", PATH.lower())).status == 204, "it is locked"
     done = await hub.call("DELETE", f"{PATH}/{lock[1:-1]}")
-    assert (done.status, done.body, hub.depth("/feedback")) == (204, b"", 0)
+    assert (done.status, done.body, await hub.depth("/feedback")) == (204, b"", 0)
 
 
 async def test_2_abandoned_it_is_there_again_and_was_counted(hub: CommandHub) -> None:
@@ -53,7 +53,7 @@ async def test_3_a_lost_lock_is_412(hub: CommandHub) -> None:
     for method, path in (("DELETE", f"{PATH}/{lock}"), ("POST", f"{PATH}/{lock}/abandon")):
         answer = await hub.call(method, path)
         assert (answer.status, answer.error) == (412, LOCK_LOST.name)
-    assert hub.depth("/feedback") == 1
+    assert await hub.depth("/feedback") == 1
 
 
 async def test_4_what_is_no_token_is_400(hub: CommandHub) -> None:

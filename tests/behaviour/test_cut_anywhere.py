@@ -137,7 +137,7 @@ async def come_back(hub: MqttHub, login: tuple[str, str, str], heard: Heard) -> 
     if not present:
         await client.send(mqtt.subscribe(1, FILTERS))
     taking = asyncio.create_task(take_all(client, heard))
-    await hub.settled(lambda: hub.queues.waiting("d") == 0)
+    await hub.queued(0)
     taking.cancel()
     client.abort()
 

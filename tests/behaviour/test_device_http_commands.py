@@ -12,7 +12,6 @@ from command_hub import GATHER, got, take_commands
 from device_http_hub import API, BOUND, DeviceHttpHub, device_http_hub
 
 from muster.core.ambient import iso
-from muster.identity.model import IdentityKey
 from muster.messages.commands import Ack
 from muster.messages.queues import taken
 from muster.testing.mqtt import puback
@@ -81,7 +80,7 @@ async def test_4_complete_removes_and_a_second_time_the_lock_is_lost(hub: Device
     for again in (lock, str(uuid4())):
         answer = await hub.settle(again)
         assert (answer.status, answer.error) == (412, "DeviceMessageLockLost")
-    assert hub.commands.waiting(IdentityKey("d")) == 0
+    assert await hub.mqtt.depth() == 0
 
 
 async def test_5_abandon_gives_it_back_and_counts(hub: DeviceHttpHub) -> None:
@@ -174,7 +173,7 @@ async def test_13_an_mqtt_session_and_https_share_the_queue(hub: DeviceHttpHub) 
     assert one.body == b"new"
     await client.send(puback(one.packet_id))
     assert (await hub.settle(lock)).status == 204
-    await hub.mqtt.settled(lambda: hub.commands.waiting(IdentityKey("d")) == 0)
+    await hub.mqtt.queued(0)
 
 
 async def test_14_a_module_has_a_queue_of_its_own(hub: DeviceHttpHub) -> None:

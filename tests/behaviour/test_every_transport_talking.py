@@ -34,7 +34,7 @@ async def test_4_1_a_command_arrives_with_its_properties_and_is_completed(
     await hub.commands.send(b"\x00\xff", device=name, message_id="m", application={**FULL, "a": "b c"})
     got = await device.command()
     assert (got.body, got.message_id, got.properties) == (b"\x00\xff", "m", {"a": "b c"})
-    assert hub.commands.depth(name) == 1, "it is there until the device says so"
+    assert await hub.commands.depth(name) == 1, "it is there until the device says so"
     await device.complete(got)
     await hub.commands.emptied(name)
     assert await hub.commands.statuses() == [("m", "Success")]

@@ -122,7 +122,7 @@ async def test_5_commands_over_amqp_are_rejected_as_throttled(tmp_path: Path) ->
         assert (refused.error.info or {})["com.microsoft:error-code"] == 429001
         hub.ambient.advance(1)
         assert isinstance(await aside(service.send_command, b"again"), Accepted)
-        assert hub.depth() == 2
+        assert await hub.depth() == 2
 
 
 async def test_6_with_the_quota_used_up_what_is_charged_is_answered_403002(tmp_path: Path) -> None:
