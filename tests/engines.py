@@ -2,7 +2,8 @@
 
 ``pytest --engines clustered``: every hub is the only node of a deployment of its own, on the two servers of the test
 process. ``--engines workers``: every hub is two workers on one directory. Tests start hubs by ``hub_process`` or the
-fixture ``make_hub``, hubs that tests put together of parts stand on ``open_engines``; they need not know.
+fixture ``make_hub``, hubs that tests put together of parts stand on ``open_engines`` and nodes in the
+test's process on ``servers``; they need not know.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,9 +82,7 @@ def hub_process(
 @contextlib.asynccontextmanager
 async def open_engines(directory: Path, company: Company | None = None) -> AsyncIterator[engines.Engines]:
     """What is under a hub, as ``muster serve`` opens it; in the same ``directory`` with what was kept there."""
-    database = await asyncio.to_thread(_database, directory) if clustered() else ""
-    bus = tuple(shared_nats().urls) if clustered() else ()
-    settings = Settings(data=directory, sync=False, database=database, bus=bus)
+    settings = Settings(data=directory, sync=False, **await asyncio.to_thread(servers, directory))
     ambient = SystemAmbient(asyncio.get_running_loop())
     undo: Undo = []
     held = DataDirectory(directory)
@@ -94,6 +94,11 @@ async def open_engines(directory: Path, company: Company | None = None) -> Async
             if pending is not None:
                 await pending
         held.release()
+
+
+def servers(directory: Path) -> dict[str, Any]:
+    """Members of the settings of a node in ``directory``: its database and its bus, where there are such."""
+    return {"database": _database(directory), "bus": tuple(shared_nats().urls)} if clustered() else {}
 
 
 def _database(directory: Path) -> str:

@@ -150,11 +150,7 @@ class CommandHub:
         await self.queued(0, device)
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock, and let what that brings come to its end."""
-        self.ambient.advance(seconds)
-        for _ in range(3):
-            await self.queues.take("/feedback", 0)
-            self.ambient.advance(0)  # deadlines that were found meanwhile, and have come already
+        await self.mqtt.advance(seconds)
 
     async def feedback(self) -> list[dict[str, Any]]:
         """All records that are there now or within the time of gathering, taken from the queue."""

@@ -130,6 +130,13 @@ class EveryHub:
         counts = await self.as_service("GET", "/statistics/service")
         return identity.json["connectionState"], counts.json["connectedDeviceCount"]
 
+    async def tells_of(self, state: str, count: int) -> None:
+        """Once ``told_of`` says so: several nodes count who is connected every second."""
+        async with asyncio.timeout(10):
+            while await self.told_of() != (state, count):
+                self.ambient.advance(1)
+                await asyncio.sleep(0.01)
+
     async def close(self) -> None:
         for device in self._devices:
             await device.cut()

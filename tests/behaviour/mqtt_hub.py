@@ -51,6 +51,7 @@ from muster.identity.trust import Trust
 from muster.issuing.authority import issue_server_certificate, make_authority
 from muster.messages.contract import Share, Slice, TelemetryLog
 from muster.messages.methods import Methods
+from muster.messages.queue_contract import QueueStore
 from muster.messages.queues import Queues
 from muster.messages.telemetry import Telemetry
 from muster.node.engines import Engines
@@ -106,6 +107,26 @@ class HeldLog:
             self._real(*commit)
 
 
+class Underway:
+    """What ``store`` has begun with queues and not ended. A database does it side by side, so nothing that is begun
+    later tells that it has ended."""
+
+    def __init__(self, store: QueueStore) -> None:
+        self._begun: set[asyncio.Future[Any]] = set()
+        for name in ("put", "edit", "edit_due", "collect"):
+            setattr(store, name, partial(self._begin, getattr(store, name)))
+
+    def _begin(self, call: Callable[..., asyncio.Future[Any]], *given: Any, **named: Any) -> asyncio.Future[Any]:
+        future = call(*given, **named)
+        self._begun.add(future)
+        future.add_done_callback(self._begun.discard)
+        return future
+
+    async def ended(self) -> None:
+        while self._begun:
+            await asyncio.wait(self._begun)
+
+
 class MqttHub:
     """A hub that speaks MQTT. Devices are registered on first use."""
 
@@ -125,6 +146,7 @@ class MqttHub:
         self.authenticator: Authenticator
         self.methods: Methods
         self.queues: Queues
+        self.underway: Underway
         self.messaging: Messaging
         self.amqp: AmqpHead
         self.relay: EventRelay
@@ -218,6 +240,13 @@ class MqttHub:
                 await asyncio.sleep(0.01)
         return [message["body"] for message in found]
 
+    async def advance(self, seconds: float) -> None:
+        """Move the clock, and let what that brings to queues come to its end."""
+        self.ambient.advance(seconds)
+        for _ in range(3):
+            await self.underway.ended()
+            self.ambient.advance(0)  # deadlines that were found meanwhile, and have come already
+
     async def depth(self, queue: str = "d") -> int:
         """Messages in a queue, locked ones too."""
         (depth,) = await self.queues.depths([queue])
@@ -293,6 +322,7 @@ async def _put_together(
     claims = None if several is None else several.claims(facts.name, ambient)
     hub.sessions = SessionTable(facts.name, stores.identities, bus, ambient, claims)
     hub.subscriptions = Subscriptions(facts.name, stores.subscriptions)
+    hub.underway = Underway(stores.queues)
     hub.queues = make_queues(facts.name, stores.queues, bus, ambient, SETTINGS)
     hub.registry = Registry(facts.name, stores.identities, hub.sessions, bus, ambient, queues=hub.queues)
     hub.refusals = Refusals(ambient)

@@ -28,6 +28,7 @@ from muster.heads.http.operations import Operation, OperationTable
 from muster.identity.sas import decode_key, make
 from muster.identity.verdict import Right
 from tests.certificate_maker import Maker, Pair
+from tests.engines import clustered
 
 GET = "only reads"
 MESSAGE = "a message to a device or about one, nothing that is kept of it"
@@ -87,6 +88,7 @@ class Walk:
         while (last := len(lines)) < head.json["number"]:
             answer = await self.hubs.call(EAST, "GET", f"/$muster/audit?after={last}&count=1000")
             lines += answer.text.encode().splitlines()
+        lines = lines[: head.json["number"]]
         mark = verify(lines, head=head.json["written"])
         assert mark.hash == head.json["hash"]
         return [json.loads(line) for line in lines]
@@ -106,8 +108,17 @@ class Walk:
         if (method, template) == ("DELETE", HUB):  # it is done later
             while (await self._call("GET", path, None, token, named)).status != 404:
                 await asyncio.sleep(0.05)
-        self._check(row, (await self.records())[len(before) :])
+        self._check(row, await self._made_since(len(before)))
         return json.loads(answer.text) if answer.text else None
+
+    async def _made_since(self, count: int) -> list[dict[str, Any]]:
+        """Records after the first ``count``, the refused one first: it may be written behind its answer."""
+        async with asyncio.timeout(10):
+            while True:
+                made = sorted((await self.records())[count:], key=lambda one: str(one["verdict"]), reverse=True)
+                if made and made[0]["verdict"] == "refused":
+                    return made
+                await asyncio.sleep(0.01)
 
     def _check(self, row: Operation, made: list[dict[str, Any]]) -> None:
         kept_out, *allowed = made
@@ -275,8 +286,9 @@ async def test_every_operation_that_changes_something_is_on_record_and_no_secret
         if row.method != "GET" and row.right is not Right.DEVICE_CONNECT and key not in EXEMPT
     }
     assert not (left := sorted(owed - walk.called)), f"call {left} above, or say in EXEMPT why they need no record"
-    assert sorted(set(EXEMPT) - set(walk.rows)) == [], "these are no operations any more"
-    assert not [key for key in EXEMPT if walk.rows[key].changes], "excused, and yet on record"
+    exempt = {key for key in EXEMPT if not (clustered() and key[1].startswith("/muster-uploads/"))}
+    assert sorted(exempt - set(walk.rows)) == [], "these are no operations any more"
+    assert not [key for key in exempt if walk.rows[key].changes], "excused, and yet on record"
     text = json.dumps(await walk.records())
     assert len(walk.secrets) > 6, "keys made by the hub, a code, tokens"
     assert not [secret for secret in walk.secrets if secret in text or json.dumps(secret)[1:-1] in text]

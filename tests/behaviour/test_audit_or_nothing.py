@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from two_hubs import EAST, Answer, TwoHubs, two_hubs
 
@@ -15,9 +16,15 @@ from muster.dialect.connection_string import parse_connection_string
 from muster.identity.sas import make
 from muster.stores.sqlite.storage import SqliteStorage
 from tests.certificate_maker import Maker
+from tests.engines import clustered
 
-BREAK = "CREATE TRIGGER no_room BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'the test leaves no room'); END"
-MEND = "DROP TRIGGER no_room"
+BREAK = (
+    "CREATE TRIGGER no_room BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'the test leaves no room'); END",
+    "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the test leaves no room'; END $$;"
+    "CREATE TRIGGER no_room BEFORE INSERT ON audit_pending FOR EACH ROW EXECUTE FUNCTION no_room()",
+)
+MEND = "DROP TRIGGER no_room", "DROP TRIGGER no_room ON audit_pending"
+"""In SQLite, and in PostgreSQL."""
 CERTIFICATES = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Devices/IotHubs/{hub}/certificates"
 KEYS = {"attestation": {"type": "symmetricKey"}}
 
@@ -28,10 +35,14 @@ async def hubs(tmp_path: Path) -> AsyncIterator[TwoHubs]:
         yield hubs
 
 
-async def sql(hubs: TwoHubs, statement: str) -> None:
-    storage = hubs.hub(EAST).base.storage
-    assert isinstance(storage, SqliteStorage)
-    await storage._writer.submit(lambda connection: connection.execute(statement))
+async def sql(hubs: TwoHubs, in_sqlite: str, in_postgres: str) -> None:
+    storage, url = hubs.hub(EAST).base.storage, hubs.node.settings.database
+    if isinstance(storage, SqliteStorage):
+        await storage._writer.submit(lambda connection: connection.execute(in_sqlite))
+        return
+    connection = await asyncpg.connect(url)
+    await connection.execute(in_postgres)
+    await connection.close()
 
 
 async def call(hubs: TwoHubs, method: str, path: str, body: Any = None, **headers: str) -> Answer:
@@ -77,11 +88,12 @@ async def test_nothing_is_changed_that_cannot_be_recorded(hubs: TwoHubs) -> None
     assert (await call(hubs, "PATCH", "/twins/old", {"properties": {"desired": {"b": 1}}})).status == 200
     assert (await call(hubs, "PUT", "/enrollments/old", {"registrationId": "old", **KEYS})).status == 200
     before = await state()
-    await sql(hubs, BREAK)
+    await sql(hubs, *BREAK)
     for method, path, body in changes:
         answer = await call(hubs, method, path, body)
-        assert answer.status == 500, (method, path, answer)
+        one_by_one = clustered() and (method, path) == ("POST", "/devices")  # and told so
+        assert answer.status == (400 if one_by_one else 500), (method, path, answer)
         assert await state() == before, (method, path)
-    await sql(hubs, MEND)
+    await sql(hubs, *MEND)
     for method, path, body in sorted(changes, key=lambda change: change[:2] == ("DELETE", "/devices/old")):
         assert (await call(hubs, method, path, body)).status < 300, (method, path)

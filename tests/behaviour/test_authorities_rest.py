@@ -16,6 +16,7 @@ import pytest
 
 from muster.testing.hub import HubProcess
 from tests.certificate_maker import Maker, Pair
+from tests.engines import clustered
 
 
 @pytest.fixture
@@ -214,7 +215,8 @@ def test_the_built_in_authority_from_init_to_revoke(make_hub: Callable[..., HubP
         muster(hub, "ca", "delete", "muster-root")
         assert "muster-root" not in muster(hub, "ca", "list")
         assert "There is no certificate" in muster(hub, "ca", "delete", "muster-root", status=1)
-        assert "root.key" in muster(hub, "doctor")
+        status = 1 if clustered() else 0  # PostgreSQL of the tests syncs nothing
+        assert "root.key" in muster(hub, "doctor", status=status)
         zeros = base64.b64encode(bytes(16)).decode()
         shared = {"symmetricKey": {"primaryKey": zeros, "secondaryKey": zeros}}
         for name in ("one", "two"):

@@ -377,6 +377,7 @@ async def test_6_1_a_device_that_does_not_read_stays_and_is_sent_no_more_than_it
     await hub.emptied()
 
 
+@pytest.mark.embedded("what others may have queued has to be asked for")
 async def test_6_2_a_session_with_nothing_queued_costs_the_store_nothing(hub: CommandHub) -> None:
     edits: list[object] = []
     real = hub.queues._store.edit

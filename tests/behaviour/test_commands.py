@@ -23,6 +23,9 @@ from muster.testing.mqtt import MqttClient, publish, subscribe
 PORTS = ("--mqtt-port", "0", "--amqp-port", "0", "--https-port", "0")
 
 
+of_the_file = pytest.mark.embedded("without a hub that runs, commands open hub.db")
+
+
 class Cli:
     """``muster`` on the data directory of one hub."""
 
@@ -75,6 +78,7 @@ async def send(hub: HubProcess, device_id: str, password: str, *bodies: str) -> 
         client.abort()
 
 
+@of_the_file
 def test_env_says_the_same_of_a_running_a_stopped_and_a_killed_hub(cli: Cli) -> None:
     names = cli.json("env", "--format", "json")
     assert names == {name: value for name, value in cli.hub.facts.items() if isinstance(value, str)}
@@ -104,6 +108,7 @@ def test_env_can_be_read_by_a_shell_and_as_a_dotenv_file(cli: Cli) -> None:
     assert names.items() <= dict(line.split("=", 1) for line in shell.stdout.splitlines()).items()
 
 
+@of_the_file
 async def test_an_added_device_connects_with_a_token_of_its_connection_string(cli: Cli) -> None:
     def add_live_and_dead() -> list[str]:
         strings = [cli("device", "add", "live"), cli("device", "add", "live", "--module", "m")]
@@ -122,34 +127,35 @@ async def test_an_added_device_connects_with_a_token_of_its_connection_string(cl
         assert await send(cli.hub, str(identity), token) == 0
 
 
-def test_device_add_knows_every_way_to_authenticate_and_refuses_a_second_time(cli: Cli) -> None:
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=of_the_file)])
+def test_device_add_knows_every_way_to_authenticate_and_refuses_a_second_time(cli: Cli, stopped: bool) -> None:
     thumbprint = ":".join(["A1"] * 20)
-    for stopped in (False, True):
-        if stopped:
-            assert cli.hub.stop() == 0
-        name = f"x{stopped}"
-        made = cli.json("device", "add", name, "--auth", "x509-thumbprint", "--thumbprint", thumbprint, "--json")
-        assert made["connectionString"] == f"HostName={cli.hub.address};DeviceId={name};x509=true"
-        assert "primaryKey" not in made
-        assert cli.json("device", "show", name, "--json") == made
-        assert "x509=true" in cli("device", "add", f"ca{stopped}", "--auth", "x509-ca")
-        made = cli.json("device", "add", f"s{stopped}", "--json")
-        assert made["primaryKey"] in made["connectionString"]
-        assert made["primaryKey"] != made["secondaryKey"]
-        assert cli.json("device", "show", f"s{stopped}", "--json") == made
-        assert cli("device", "show", f"s{stopped}") == made["connectionString"]
-        module = cli("device", "add", f"s{stopped}", "--module", "m")
-        assert cli("device", "show", f"s{stopped}", "--module", "m") == module
-        assert "No such device is registered" in cli.fail("device", "show", "nobody")
-        assert "already" in cli.fail("device", "add", name)
-        assert "holds a ';'" in cli.fail("device", "add", "a;b")
-        assert "a;b: No such device is registered. Run: muster device add" in cli.fail("token", "--device", "a;b")
-        assert "name/m: No such module" in cli.fail("token", "--device", name, "--module", "m").replace(name, "name")
-        assert "no symmetric key" in cli.fail("token", "--device", name)
-        assert "DeviceNotFound" in cli.fail("token", "--device", "nobody") or stopped
-        assert "thumbprint" in cli.fail("device", "add", "y", "--auth", "x509-thumbprint", "--thumbprint", "zz")
+    if stopped:
+        assert cli.hub.stop() == 0
+    name = f"x{stopped}"
+    made = cli.json("device", "add", name, "--auth", "x509-thumbprint", "--thumbprint", thumbprint, "--json")
+    assert made["connectionString"] == f"HostName={cli.hub.address};DeviceId={name};x509=true"
+    assert "primaryKey" not in made
+    assert cli.json("device", "show", name, "--json") == made
+    assert "x509=true" in cli("device", "add", f"ca{stopped}", "--auth", "x509-ca")
+    made = cli.json("device", "add", f"s{stopped}", "--json")
+    assert made["primaryKey"] in made["connectionString"]
+    assert made["primaryKey"] != made["secondaryKey"]
+    assert cli.json("device", "show", f"s{stopped}", "--json") == made
+    assert cli("device", "show", f"s{stopped}") == made["connectionString"]
+    module = cli("device", "add", f"s{stopped}", "--module", "m")
+    assert cli("device", "show", f"s{stopped}", "--module", "m") == module
+    assert "No such device is registered" in cli.fail("device", "show", "nobody")
+    assert "already" in cli.fail("device", "add", name)
+    assert "holds a ';'" in cli.fail("device", "add", "a;b")
+    assert "a;b: No such device is registered. Run: muster device add" in cli.fail("token", "--device", "a;b")
+    assert "name/m: No such module" in cli.fail("token", "--device", name, "--module", "m").replace(name, "name")
+    assert "no symmetric key" in cli.fail("token", "--device", name)
+    assert "DeviceNotFound" in cli.fail("token", "--device", "nobody") or stopped
+    assert "thumbprint" in cli.fail("device", "add", "y", "--auth", "x509-thumbprint", "--thumbprint", "zz")
 
 
+@of_the_file
 def test_commands_at_the_same_time_on_a_stopped_hub_take_turns(cli: Cli) -> None:
     assert cli.hub.stop() == 0
     running = [cli.popen("device", "add", f"d{number}") for number in range(4)]
@@ -178,6 +184,7 @@ def test_commands_work_over_the_network_with_a_connection_string(cli: Cli) -> No
     assert "no hub can be reached" in cli.fail("why", "--login", gone, data=False)
 
 
+@of_the_file
 async def test_why_explains_a_refusal_also_after_a_restart(cli: Cli) -> None:
     text = await asyncio.to_thread(cli, "device", "add", "dev1")
     assert await send(cli.hub, "dev1", text) == 5

@@ -32,13 +32,6 @@ async def lock_of(hub: DeviceHttpHub, body: bytes = b"c") -> str:
     return str(UUID(etag[1:-1]))
 
 
-async def advance(hub: DeviceHttpHub, seconds: float) -> None:
-    hub.ambient.advance(seconds)
-    for _ in range(3):
-        await hub.mqtt.queues.take("/feedback", 0)  # behind what the clock has set going
-        hub.ambient.advance(0)  # deadlines that were found meanwhile, and have come already
-
-
 async def test_1_a_message_comes_with_all_its_properties(hub: DeviceHttpHub) -> None:
     now = hub.ambient.now()
     await hub.command(
@@ -100,7 +93,7 @@ async def test_5_abandon_gives_it_back_and_counts(hub: DeviceHttpHub) -> None:
 async def test_6_reject_ends_it_as_every_sdk_writes_that(hub: DeviceHttpHub, reject: str) -> None:
     await hub.command(message_id="m", ack=Ack.FULL)
     assert (await hub.settle(await lock_of(hub), query=f"{API}&{reject}")).status == 204
-    await advance(hub, GATHER)
+    await hub.mqtt.advance(GATHER)
     [feedback] = taken(await hub.mqtt.queues.take("/feedback", 9))
     [record] = json.loads(feedback.body)
     assert (record["originalMessageId"], record["statusCode"]) == ("m", "Rejected")
@@ -122,9 +115,9 @@ async def test_8_what_is_no_token_is_named(hub: DeviceHttpHub) -> None:
 async def test_9_a_lock_lasts_a_minute_and_lapses_uncounted(hub: DeviceHttpHub) -> None:
     await hub.command()
     lock = await lock_of(hub)
-    await advance(hub, 59)
+    await hub.mqtt.advance(59)
     assert (await hub.receive()).status == 204
-    await advance(hub, 1)
+    await hub.mqtt.advance(1)
     again = await hub.receive()
     assert (again.status, again.headers["iothub-deliverycount"]) == (200, "0")
     assert (await hub.settle(lock)).status == 412
@@ -133,11 +126,11 @@ async def test_9_a_lock_lasts_a_minute_and_lapses_uncounted(hub: DeviceHttpHub) 
 async def test_10_a_device_may_ask_for_another_time(hub: DeviceHttpHub) -> None:
     await hub.command()
     assert (await hub.receive(iothub_messagelocktimeout="180")).status == 200
-    await advance(hub, 179)
+    await hub.mqtt.advance(179)
     assert (await hub.receive()).status == 204
-    await advance(hub, 1)
+    await hub.mqtt.advance(1)
     assert (await hub.receive(f"{API}&iothub-messagelocktimeout=5")).status == 200
-    await advance(hub, 5)
+    await hub.mqtt.advance(5)
     assert (await hub.receive()).status == 200
 
 

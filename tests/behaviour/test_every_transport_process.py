@@ -12,8 +12,8 @@ from every_hub import TRANSPORTS
 from transports import Ability, DeviceClient, Login, Place, RefusedError
 
 from muster.dialect.record import describe
-from muster.stores.sqlite.telemetry import SqliteTelemetryLog
 from muster.testing.hub import HubProcess
+from tests.engines import open_engines
 
 PARTITIONS = 4
 """Of a hub that is not told otherwise."""
@@ -55,11 +55,12 @@ async def test_a_hub_that_drains_sends_every_device_away_in_its_transports_words
 
 
 async def bodies_in(hub: HubProcess) -> list[str]:
-    """The bodies of all messages that an ended hub has on disk."""
-    path = hub.directory / "data" / "telemetry.db"
-    log = SqliteTelemetryLog(path, PARTITIONS, asyncio.get_running_loop(), created_at=0)
-    try:
-        slices = [one for number in range(PARTITIONS) for one in await log.read(number, 0, 1 << 30)]
-    finally:
-        await log.close()
+    """The bodies of all messages that an ended hub has kept."""
+    async with open_engines(hub.directory) as engines:
+        name, path = next(iter(hub.facts["hubs"])), hub.directory / "data" / "telemetry.db"
+        log = await engines.open_log(name, path, PARTITIONS, 0)
+        try:
+            slices = [one for number in range(PARTITIONS) for one in await log.read(number, 0, 1 << 30)]
+        finally:
+            await log.close()
     return [describe(record, base, at)["body"] for base, at, records in slices for record in records]

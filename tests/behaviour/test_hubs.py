@@ -27,10 +27,10 @@ async def test_01_one_id_is_two_devices(hubs: TwoHubs) -> None:
     east, west = [await hubs.add_device(name, "d") for name in (EAST, WEST)]
     assert east != west
     await hubs.send(EAST, "d", east, b"to east")
-    assert (hubs.stored(EAST), hubs.stored(WEST)) == (1, 0)
+    assert (await hubs.stored(EAST), await hubs.stored(WEST)) == (1, 0)
     await hubs.send(WEST, "d", west, b"to west")
     await hubs.send(WEST, "d", west, b"to west")
-    assert (hubs.stored(EAST), hubs.stored(WEST)) == (1, 2)
+    assert (await hubs.stored(EAST), await hubs.stored(WEST)) == (1, 2)
     both = [await hubs.connect(name, "d", key) for name, key in ((EAST, east), (WEST, west))]
     assert [code for _, code in both] == [0, 0]
     assert [hubs.hub(name).parts.sessions.connected_count() for name in (EAST, WEST)] == [1, 1], "no takeover"
@@ -47,7 +47,7 @@ async def test_02_the_key_of_a_device_is_good_at_its_own_hub_only(hubs: TwoHubs)
         _, code = await hubs.connect(name, "d", keys[other], token_host=hubs.addresses[other])
         assert code == 5
         assert await hubs.causes(name) == ["token-for-another-hub", "wrong-key"]
-    assert hubs.stored(EAST) == hubs.stored(WEST) == 0
+    assert await hubs.stored(EAST) == await hubs.stored(WEST) == 0
 
 
 async def test_03_mqtt_asks_the_user_names_host(hubs: TwoHubs) -> None:
@@ -179,7 +179,7 @@ async def test_09_a_device_on_amqp_is_its_hubs_by_token_and_by_address(hubs: Two
             assert client.put(token(EAST), f"{hubs.addresses[EAST]}/devices/d")[0] == 401, "it is west's connection"
 
     await asyncio.to_thread(converse)
-    assert (hubs.stored(EAST), hubs.stored(WEST)) == (0, 1)
+    assert (await hubs.stored(EAST), await hubs.stored(WEST)) == (0, 1)
     assert await hubs.causes(WEST) == ["token-for-another-hub"]
 
 

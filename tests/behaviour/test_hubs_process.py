@@ -71,6 +71,12 @@ def test_01_commands_go_to_the_hub_that_is_named(hub: HubProcess) -> None:
     assert json.loads(muster(hub, "hub", "show", "west"))["declared"]
     assert re.search(rf"hub +{re.escape(west.address)}: add --hub west to commands", hub.log_file.read_text())
 
+
+@pytest.mark.embedded("without a hub that runs, commands open hub.db")
+def test_01_1_also_when_it_has_ended(hub: HubProcess) -> None:
+    hub.start()
+    west = hub.other("west")
+    added = muster(hub, "device", "add", "d", "--hub", "west").strip()
     assert hub.stop() == 0
     assert muster(hub, "device", "show", "d", "--hub", "west").strip() == added
     assert json.loads(muster(hub, "env", "--hub", "west", "--format", "json"))["HUB_HOST"] == west.address

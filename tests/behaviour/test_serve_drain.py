@@ -165,7 +165,9 @@ def test_4_a_device_and_a_service_that_do_not_read_do_not_put_the_end_off(hub: H
         ends_in_time(hub)
 
 
-@pytest.mark.parametrize("sign", ["hub.db", "server.pem", "run.json"])
+@pytest.mark.parametrize(
+    "sign", [pytest.param("hub.db", marks=pytest.mark.embedded("there is none")), "server.pem", "run.json"]
+)
 def test_5_whoever_is_told_to_end_while_starting_ends(make_hub: Callable[..., HubProcess], sign: str) -> None:
     hub = make_hub(*ANY_PORTS)
     hub.spawn()

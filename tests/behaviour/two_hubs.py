@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+from hub_rows import Rows, rows_of
 from yarl import URL
 
 from muster.dialect.connection_string import ConnectionString, parse_connection_string
@@ -23,6 +24,7 @@ from muster.node.node import Node
 from muster.node.settings import HubSettings, Settings
 from muster.testing.mqtt import MqttClient, publish
 from tests.addresses import loopback
+from tests.engines import servers
 
 EAST, WEST = "east", "west"
 API = "2021-04-12"
@@ -108,10 +110,17 @@ class TwoHubs:
         await client.expect("PUBACK")
         await client.close()
 
-    def stored(self, name: str) -> int:
-        """Messages in its partitions, since ever."""
+    async def stored(self, name: str) -> int:
+        """Messages in its partitions."""
         telemetry = self.hub(name).parts.telemetry
-        return sum(telemetry.state(partition).next for partition in range(telemetry.partitions))
+        slices = [await telemetry.read(partition, 0, 10_000_000) for partition in range(telemetry.partitions)]
+        return sum(len(records) for found in slices for _, _, records in found)
+
+    async def rows(self, name: str) -> Rows:
+        """See ``rows_of``."""
+        settings = self.node.settings
+        assert settings.data is not None
+        return await rows_of(settings.data, settings.database, name)
 
     async def causes(self, name: str) -> list[str]:
         """Of the newest refusals that this hub keeps."""
@@ -119,10 +128,11 @@ class TwoHubs:
 
 
 def settings_of(directory: Path, addresses: dict[str, str], *hubs: HubSettings, **more: Any) -> Settings:
-    """Of a node on any free ports; ``more`` are other members."""
+    """Of a node in ``directory`` on any free ports; ``more`` are other members."""
     return Settings(
         data=directory, hostnames=(addresses[EAST], "east.example"), bind=tuple(addresses.values()), mqtt_port=0,
-        amqp_port=0, https_port=0, amqp_plain_port=0, partitions=2, sync=False, hubs=hubs, **more,
+        amqp_port=0, https_port=0, amqp_plain_port=0, partitions=2, sync=False, hubs=hubs,
+        **servers(directory.parent), **more,
     )  # fmt: skip
 
 

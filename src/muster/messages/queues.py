@@ -280,9 +280,9 @@ class Queues:
             return self._step(queue, entry, machine.advance(entry, now), now)
 
         future = self._store.edit_due(self._hub, Due(now, DUE_AT_ONCE), change, self._edited)
-        future.add_done_callback(self._rearm)
+        future.add_done_callback(partial(self._rearm, now))
 
-    def _rearm(self, future: asyncio.Future[Dealt]) -> None:
+    def _rearm(self, asked: float, future: asyncio.Future[Dealt]) -> None:
         if self._closed or future.cancelled():
             return
         error, now = future.exception(), self._ambient.now()
@@ -293,7 +293,7 @@ class Queues:
         edited, due = future.result()
         if self._store.shared:
             due = now + LOOK_SECONDS if due is None else min(due, now + LOOK_SECONDS)
-            if not edited and due <= now:
+            if not edited and due <= asked:
                 due = now + AGAIN_SECONDS
         self._arm(due)
 
