@@ -11,6 +11,8 @@ from file_hub import ACCOUNT, FileHub, Place, file_hub, refused, storage_error
 from muster.dialect import blob_sas
 from muster.dialect.blob_sas import CONTAINER, Account
 
+pytestmark = pytest.mark.embedded("several nodes have no endpoint for files of their own")
+
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[FileHub]:

@@ -18,6 +18,7 @@ from muster.heads.http import messages as http_messages
 from muster.messages import blobs as blobs_room
 from muster.stores.blobs import folder
 
+pytestmark = pytest.mark.embedded("several nodes have no endpoint for files of their own")
 MIB = 1024 * 1024
 
 

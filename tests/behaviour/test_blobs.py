@@ -18,6 +18,7 @@ from muster.core.upload_limits import BLOB_BLOCKS
 from muster.dialect import blob_sas, blob_xml
 from muster.messages import blobs as blobs_room
 
+pytestmark = pytest.mark.embedded("several nodes have no endpoint for files of their own")
 MIB = 1024 * 1024
 
 
