@@ -55,6 +55,9 @@ class Device:
         return self.hub.request("POST", "/devices/d/files/notifications", body, Authorization=self.token)[0]
 
 
+in_the_hub = pytest.mark.embedded("several nodes have no endpoint for files of their own")
+
+
 @pytest.fixture
 def device(make_hub: Callable[..., HubProcess]) -> Iterator[Device]:
     with make_hub(*PORTS) as hub:
@@ -74,6 +77,7 @@ def digest_of_zeros() -> str:
     return digest.hexdigest()
 
 
+@in_the_hub
 def test_250_mib_in_one_request_and_back(device: Device) -> None:
     device.send("PUT", body=ZEROS, x_ms_blob_type="BlockBlob")
     before = peak_mib(device.hub.pid)
@@ -86,6 +90,7 @@ def test_250_mib_in_one_request_and_back(device: Device) -> None:
     assert grown < MOST_GROWTH_MIB, f"the hub took {grown:.0f} MiB more"
 
 
+@in_the_hub
 def test_a_hub_killed_in_the_midst_of_a_file_has_no_half_of_it(device: Device) -> None:
     hub = device.hub
     connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=60)
@@ -106,6 +111,7 @@ def test_a_hub_killed_in_the_midst_of_a_file_has_no_half_of_it(device: Device) -
     assert device.report() == 204, "so does the slot"
 
 
+@in_the_hub
 def test_no_log_holds_a_grant_or_a_token(make_hub: Callable[..., HubProcess]) -> None:
     with make_hub(*PORTS, "--log-level", "debug") as hub:
         device = Device(hub)
@@ -139,6 +145,7 @@ def test_a_hub_without_storage_and_one_with_a_connection_string_that_is_none(
         make_hub(*PORTS, "--storage-connection-string", "AccountName=a").start()
 
 
+@in_the_hub
 def test_uploads_that_are_under_way_do_not_keep_the_hub_from_ending(device: Device) -> None:
     hub = device.hub
     connection = http.client.HTTPSConnection(hub.address, hub.port("https"), context=hub.trust(), timeout=60)

@@ -16,6 +16,7 @@ from mqtt_hub import QUICK_SECONDS, MqttHub, alive, mqtt_hub
 from muster.core.company import ALONE_SECONDS
 from muster.testing.mqtt import MqttClient, publish
 
+pytestmark = pytest.mark.embedded("SQLite keeps telemetry on this disk")
 SLOW_SECONDS = 1.5 * QUICK_SECONDS
 GIVE_UP_SECONDS = 30.0
 NAME = "slow"
