@@ -268,7 +268,7 @@ async def test_9_provisioning_has_rules_for_devices_and_for_services(hub: HubPro
     assert "is refused" in muster(hub, "provisioning", "network", "check", THERE, "--target", "serviceApi")
 
 
-def test_10_rules_outlive_a_kill_and_can_be_changed_while_nothing_runs(make_hub: MakeHub) -> None:
+def test_10_rules_outlive_a_kill(make_hub: MakeHub) -> None:
     hub = make_hub(*ANY_PORTS).start()
     dps = Provisioning(hub)
     put(hub, NOT_THERE)
@@ -278,6 +278,12 @@ def test_10_rules_outlive_a_kill_and_can_be_changed_while_nothing_runs(make_hub:
     with coming_from(THERE):
         assert hub.request("GET", "/devices/none")[0] == 401
         assert Provisioning(hub).call("GET", "/enrollments/none").status == 401
+
+
+@pytest.mark.embedded("without a hub that runs, commands open hub.db")
+def test_10_1_rules_can_be_changed_while_nothing_runs(make_hub: MakeHub) -> None:
+    hub = make_hub(*ANY_PORTS).start()
+    put(hub, NOT_THERE)
     assert hub.stop() == 0
     assert "not from there" in muster(hub, "hub", "network", "show")
     assert "is refused" in muster(hub, "hub", "network", "check", THERE)
