@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
@@ -84,8 +84,11 @@ class Granting:
 
     def grants(self) -> Iterator[Told]:
         """All grants, those of the file first."""
-        for grant in ChainMap(self._kept, self._filed).values():
+        for grant in self._all():
             yield Told(grant, grant.id in self._filed, self.actions_of(grant.role) is not None)
+
+    def _all(self) -> Iterable[Grant]:
+        return (self._filed | self._kept).values()
 
     # --- changes
 
@@ -200,8 +203,8 @@ class Granting:
 
     def _settle(self) -> None:
         found: dict[tuple[PrincipalKind, str], list[Grant]] = {}
-        for told in self.grants():
-            found.setdefault((told.grant.kind, told.grant.principal), []).append(told.grant)
+        for grant in self._all():
+            found.setdefault((grant.kind, grant.principal), []).append(grant)
         self._by_principal = found
         self.changed()
 
