@@ -57,7 +57,9 @@ class MqttSink:
         if packet is None:
             return False
         if transport.get_write_buffer_size() + len(packet) > MQTT_BACKLOG_BYTES.open:
-            return self._breach("backlog", f"at most {MQTT_BACKLOG_BYTES.open} bytes that wait", "more")
+            self._breach("backlog", f"at most {MQTT_BACKLOG_BYTES.open} bytes that wait", "more")
+            transport.abort()  # closing waits for what the device does not take: it would be connected for 30 s more
+            return False
         transport.write(packet)
         return True
 
