@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -14,7 +15,7 @@ import pytest
 from azure.eventhub._eventprocessor.in_memory_checkpoint_store import InMemoryCheckpointStore
 from azure.eventhub._utils import get_last_enqueued_event_properties
 from eventhub_server import EventHubServer
-from test_eventhubs_python import Reader, client
+from test_eventhubs_python import Reader, client, close_all
 
 from tests.nats_servers import NatsCluster
 
@@ -46,8 +47,7 @@ def read() -> Iterator[Callable[..., Reader]]:
         return readers[-1]
 
     yield make
-    for reader in readers:
-        reader.close()
+    close_all(readers)
 
 
 def fill(*nodes: EventHubServer) -> None:
@@ -69,13 +69,12 @@ def test_every_position_that_a_client_may_keep(
     assert numbers[-1] > len(TEXTS), "there are gaps"
     assert [event.offset for event in events] == list(map(str, numbers))
     for at in (0, 1, 3, 5, 9):
-        for position in (events[at].offset, numbers[at]):
-            behind = read(server, position, group="other")
-            assert behind.bodies(len(TEXTS) - at - 1) == TEXTS[at + 1 :]
-            behind.close()
+        behind = [read(server, position, group="other") for position in (events[at].offset, numbers[at])]
         itself = read(server, numbers[at], starting_position_inclusive=True, group="other")
+        for reader in behind:
+            assert reader.bodies(len(TEXTS) - at - 1) == TEXTS[at + 1 :]
         assert itself.bodies(len(TEXTS) - at) == TEXTS[at:]
-        itself.close()
+        close_all([*behind, itself])
     enqueued = events[0].enqueued_time
     assert read(server, enqueued - timedelta(milliseconds=1), group="third").bodies(len(TEXTS)) == TEXTS
 
@@ -86,7 +85,10 @@ def test_who_waits_for_what_is_new_hears_of_it_from_any_node(
     writer, server = start(), start()
     fill(writer)
     latest = read(server, "@latest", track_last_enqueued_event_properties=True)
-    latest.wait(lambda: server.call(lambda: bool(server.telemetry._subscribers[0] and server.telemetry._live[0])))
+    deadline = time.monotonic() + WAIT
+    while not server.call(lambda: bool(server.telemetry._subscribers[0] and server.telemetry._live[0])):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     writer.send("d", [b"new", b"newer"])
     server.send("d", [b"newest"])
     assert latest.bodies(3) == ["new", "newer", "newest"]

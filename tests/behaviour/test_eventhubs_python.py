@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,6 +93,12 @@ class Reader:
         assert not self._thread.is_alive()
 
 
+def close_all(readers: Sequence[Reader]) -> None:
+    """Close them together: each waits for a while."""
+    with ThreadPoolExecutor() as together:
+        list(together.map(Reader.close, readers))
+
+
 @pytest.fixture
 def read() -> Iterator[Callable[..., Reader]]:
     """Makes readers that are closed at the end."""
@@ -103,8 +109,7 @@ def read() -> Iterator[Callable[..., Reader]]:
         return readers[-1]
 
     yield make
-    with ThreadPoolExecutor() as together:
-        list(together.map(Reader.close, readers))
+    close_all(readers)
 
 
 @pytest.fixture
