@@ -100,6 +100,14 @@ def test_what_is_no_line_is_refused_with_its_place(line: bytes, row: ErrorRow, w
     assert words in found.message
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, 2**64 - 1, 2**64, -(2**63) - 1, 10**30, 1e30, 0.1234567890123456789])
+def test_a_number_is_what_it_is_over_rest(number: float) -> None:
+    twin = read(json.dumps({"id": "d", "tags": {"n": number}}).encode()).twin
+    assert twin is not None
+    assert twin.tags is not None
+    assert (twin.tags["n"], type(twin.tags["n"])) == (number, type(number))
+
+
 def test_a_refused_line_has_the_key_and_the_mode_that_could_be_read() -> None:
     found = refused(b'{"id":"d","moduleId":"m","importMode":"update","authentication":{"symmetricKey":7}}')
     assert (found.key, found.operation) == (IdentityKey("d", "m"), "update")
