@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from muster.core.errors import TAKEN_OVER, UNAVAILABLE, ErrorRow, HubError
+from muster.heads.admission import admitted
+from muster.heads.device_services import DeviceServices
+from muster.identity.authenticator import DeviceAttempt
 from muster.identity.model import IdentityKey
+from muster.identity.verdict import Verdict
 from muster.sessions import lease as lease_module
 from muster.sessions.claims import Claims
 from muster.sessions.lease import Lease
@@ -131,6 +137,22 @@ async def test_the_newer_one_is_in_when_the_older_ones_work_is_stored(cluster: C
     assert not waiting.done()
     stored.set()
     await waiting
+
+
+async def test_without_its_lease_a_node_refuses_who_connects_before_it_looks_anybody_up(cluster: Cluster) -> None:
+    class Unasked:
+        async def device(self, _: DeviceAttempt) -> Verdict:
+            raise AssertionError("the store was asked")
+
+    a = await cluster.join("a")
+    services = cast("DeviceServices", SimpleNamespace(sessions=a.table, authenticator=Unasked()))
+    attempt = cast("DeviceAttempt", SimpleNamespace(key=DEVICE))
+    with pytest.raises(AssertionError):
+        await admitted(services, attempt)
+    await a.lease.stop()
+    with pytest.raises(HubError) as refused:
+        await admitted(services, attempt)
+    assert refused.value.row is UNAVAILABLE
 
 
 async def test_of_many_at_once_one_remains(cluster: Cluster) -> None:

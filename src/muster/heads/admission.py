@@ -17,8 +17,10 @@ async def admitted(services: DeviceServices, attempt: DeviceAttempt) -> Verdict:
     """The verdict on who wants to begin a session.
 
     Above the rate it comes late, and was made when the wait was over. Beyond that, and when the day's quota is used up,
-    it is one that refuses. Who is refused anyway uses up nobody's rate. Raises ``HubError`` when the stores fail.
+    it is one that refuses. Who is refused anyway uses up nobody's rate. Raises ``HubError`` when the stores fail, and
+    503001 when this node takes no sessions: all who were on it come back, and need not be looked up for that.
     """
+    services.sessions.check_open()
     verdict = await services.authenticator.device(attempt)
     if verdict.error is not None:
         await hold(services.refusals, verdict.peer, verdict.principal)

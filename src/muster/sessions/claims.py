@@ -80,6 +80,11 @@ class Claims:
         """Sessions that others claim are ended in ``table``."""
         self._table = table
 
+    def check(self) -> None:
+        """Raise ``HubError`` 503001 when nothing that is claimed now would be granted."""
+        if not self._lease.held:
+            raise HubError(UNAVAILABLE, "this node has lost its lease and takes no sessions now; try again")
+
     def begin(self, session: Session) -> Claim:
         """``session`` is in the table; claim its identity."""
         claim = Claim(self._lease.name)
@@ -127,8 +132,7 @@ class Claims:
 
     async def _claim(self, session: Session, claim: Claim) -> None:
         try:
-            if not self._lease.held:
-                raise HubError(UNAVAILABLE, "this node has lost its lease and takes no sessions now; try again")
+            self.check()
             made = self._directory.claim(
                 self._hub, session.key, session.generation_id, claim.lease, self._ambient.now()
             )
@@ -147,8 +151,9 @@ class Claims:
             await self._directory.alone(self._hub, session.key, claim.epoch, claim.lease)
         if session.ended:
             raise HubError(TAKEN_OVER)
-        if claim.lease != self._lease.name or not self._lease.held:
-            raise HubError(UNAVAILABLE, "this node has lost its lease and takes no sessions now; try again")
+        self.check()
+        if claim.lease != self._lease.name:
+            raise HubError(UNAVAILABLE, "this node had lost its lease meanwhile; try again")
 
     async def _end_there(self, holder: str, key: IdentityKey, epoch: int) -> None:
         """Return when the node of the lease ``holder`` has ended its session of ``key``, or all of its sessions."""

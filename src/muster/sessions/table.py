@@ -142,6 +142,11 @@ class SessionTable:
 
     # --- for heads
 
+    def check_open(self) -> None:
+        """Raise ``HubError`` 503001 when no session can begin on this node now, whoever asks for it."""
+        if self.claims is not None:
+            self.claims.check()
+
     def open(self, verdict: Verdict, sink: Sink) -> Session:
         """Begin the session that ``verdict`` allows; a session that this identity already has is ended first."""
         identity = verdict.identity
