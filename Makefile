@@ -20,7 +20,7 @@ SUITES_ARGS ?=
 CLUSTERED = $(addprefix tests/sdk/test_,telemetry_python.py twins.py methods_sdk.py c2d.py registry_manager.py \
 	queries.py provisioning_python.py provisioning_node.py checkpointing.py events_sdk.py device_http_sdk.py \
 	files_python.py management_sdk.py) \
-	$(addprefix tests/behaviour/test_,mqtt.py amqp_devices.py twins_mqtt.py eventhubs_reading.py events.py files.py)
+	$(addprefix tests/behaviour/test_,mqtt.py amqp_devices.py twins_mqtt.py eventhubs_reading.py events.py files.py odd_texts.py)
 .PHONY: help run test lint bench soak cluster suites fuzz lock docs clean
 
 help: ## this list

@@ -21,12 +21,14 @@ from muster.heads.http.app import build_app
 from muster.heads.http.connection import App, HttpServer
 from muster.heads.http.operations import Operation
 from muster.heads.http.queries import QueryOperations
+from muster.heads.http.transfer import TransferOperations
 from muster.heads.http.twins import TwinOperations
 from muster.identity.authenticator import Authenticator
 from muster.identity.hub import make_hub
 from muster.identity.policies import SharedAccessPolicy, development_policies
 from muster.identity.refusals import Refusals
 from muster.identity.registry import Registry
+from muster.jobs.transfer import Transfer
 from muster.sessions.table import SessionTable
 from muster.twins.query.service import Queries
 from muster.twins.service import Twins
@@ -137,6 +139,7 @@ async def rest_hub(directory: Path, more: Sequence[Operation] = (), idle_seconds
         operations = [
             *TwinOperations(registry, twins).table(),
             *QueryOperations(Queries(name, searched)).table(),
+            *TransferOperations(Transfer(name, stores.loads, registry, sessions, ambient)).table(),
             *more,
         ]
         app = build_app(registry=registry, gate=gate, ambient=ambient, ready=lambda: running[0].ready, more=operations)
