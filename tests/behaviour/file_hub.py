@@ -41,7 +41,7 @@ from muster.identity.registry import Registry
 from muster.identity.sas import make
 from muster.issuing.authority import issue_server_certificate, make_authority
 from muster.messages.blobs import Blobs
-from muster.messages.upload_contract import FileNotification, UploadStorage
+from muster.messages.upload_contract import FileNotification, UploadStorage, UploadStore, upload_unknown
 from muster.messages.uploads import Uploads
 from muster.sessions.table import SessionTable
 from muster.stores.blobs.embedded import EmbeddedStorage
@@ -68,13 +68,16 @@ class Notices:
     """Keeps the notices of files; ``failure`` is raised in the place of the next."""
 
     def __init__(self) -> None:
+        self.uploads: UploadStore
         self.kept: list[FileNotification] = []
         self.failure: Exception | None = None
 
-    async def put(self, notice: FileNotification) -> None:
+    async def put(self, notice: FileNotification, correlation_id: str) -> None:
         failure, self.failure = self.failure, None
         if failure is not None:
             raise failure
+        if not await self.uploads.end("localhost", notice.device_id, correlation_id):
+            raise upload_unknown()
         self.kept.append(notice)
 
 
@@ -238,6 +241,7 @@ async def file_hub(
         await hub.blobs.start()
         undo.push_async_callback(hub.blobs.close)
         place = EmbeddedStorage(hub.blobs, ACCOUNT, f"localhost:{hub.port}") if storage is None else storage(hub)
+        hub.notices.uploads = stores.uploads
         notices = hub.notices if told else None
         uploads = Uploads(facts.name, stores.uploads, place, notices, ambient, profile=profile)
         await uploads.start()

@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import cast
 
 import pytest
 from hub_database import Storage, one_of_several, settled
 
 from muster.core.bus import LocalBus
-from muster.core.errors import DEVICE_NOT_FOUND, LOCK_LOST, HubError
+from muster.core.errors import DEVICE_NOT_FOUND, LOCK_LOST, UPLOAD_UNKNOWN, HubError
 from muster.core.limit import Profile
 from muster.identity.contract import Edit
 from muster.identity.model import Authentication, Identity, IdentityKey
 from muster.messages.commands import Ack, Command, Commands, FeedbackRecord, Received, command_rules
 from muster.messages.feedback import Feedback
 from muster.messages.queue import Entry, Outcome, Settlement
-from muster.messages.queue_contract import Due, Ending, New
-from muster.messages.queues import FEEDBACK, LOOK_SECONDS, SERVICE_QUEUES, Queues, taken
+from muster.messages.queue_contract import Due, EndedUpload, Ending, New
+from muster.messages.queues import (
+    FEEDBACK,
+    FILE_NOTIFICATIONS,
+    LOOK_SECONDS,
+    SERVICE_QUEUES,
+    Queues,
+    ServiceQueue,
+    taken,
+)
+from muster.messages.upload_contract import Slot, StoredFile, UploadStorage
+from muster.messages.uploads import Uploads
+from muster.node.files import FileNotices
 from muster.sessions.commands import CommandFlow
 from muster.stores.postgres.storage import PostgresStorage
 from muster.testing.clock import VirtualAmbient
@@ -37,7 +49,7 @@ class Node:
     def __init__(self, storage: Storage, ambient: VirtualAmbient, seed: int) -> None:
         stores = storage.of(HUB, None)
         self.storage, self.ambient = storage, ambient
-        self.identities, self.store = stores.identities, stores.queues
+        self.identities, self.store, self.uploads = stores.identities, stores.queues, stores.uploads
         rules, own = command_rules(Profile.OPEN), VirtualAmbient(ambient.now(), seed)
         own.now, own.at = ambient.now, ambient.at  # type: ignore[method-assign]  # one time, its own randomness
         self.queues = Queues(HUB, self.store, LocalBus(), own, identities=rules, services=SERVICE_QUEUES)
@@ -119,6 +131,41 @@ async def test_what_nodes_take_at_once_is_taken_once_and_what_they_settle_is_set
         assert sorted(type(one).__name__ for one in both) == ["HubError", "NoneType"]
     assert all(one.row is LOCK_LOST for one in outcomes if isinstance(one, HubError))
     assert await nodes[0].queues.depths([FEEDBACK]) == [0]
+
+
+async def test_an_upload_that_is_reported_to_two_nodes_at_once_is_announced_once(nodes: tuple[Node, Node]) -> None:
+    class Storage:
+        both = asyncio.Barrier(2)
+
+        async def find(self, _: str) -> StoredFile:
+            await self.both.wait()  # each has seen that the slot is there
+            return StoredFile("https://files/d/f", 1, 0.0)
+
+    now, storage = nodes[0].ambient.now(), cast("UploadStorage", Storage())
+    for number in range(10):
+        name = f"c{number}"
+        await nodes[0].uploads.begin(HUB, Slot(name, "d", f"d/{name}", now + TTL), now, 10)
+        reports = []
+        for one in nodes:
+            notices = FileNotices(ServiceQueue(one.queues, FILE_NOTIFICATIONS, one.ambient))
+            uploads = Uploads(HUB, one.uploads, storage, notices, one.ambient)
+            reports.append(uploads.report("d", name, success=True))
+        outcomes = await asyncio.gather(*reports, return_exceptions=True)
+        assert [one.row for one in outcomes if isinstance(one, HubError)] == [UPLOAD_UNKNOWN]
+        assert outcomes.count(None) == 1
+        assert await nodes[0].queues.depths([FILE_NOTIFICATIONS]) == [number + 1]
+
+
+async def test_a_notice_that_cannot_be_kept_leaves_the_upload_to_be_reported_again(nodes: tuple[Node, Node]) -> None:
+    one, now = nodes[0], nodes[0].ambient.now()
+    await one.uploads.begin(HUB, Slot("c", "d", "d/f", now + TTL), now, 10)
+    new, ends = New(now, now + TTL, "", b""), EndedUpload("d", "c")
+    await one.store.put(HUB, FILE_NOTIFICATIONS, new, lambda _: None)
+    with pytest.raises(HubError):
+        await one.store.put(HUB, FILE_NOTIFICATIONS, new, lambda _: None, most=1, ends=ends)
+    assert await one.uploads.get(HUB, "d", "c") is not None
+    await one.store.put(HUB, FILE_NOTIFICATIONS, new, lambda _: None, ends=ends)
+    assert await one.uploads.get(HUB, "d", "c") is None
 
 
 async def test_what_is_due_on_several_nodes_ends_once_and_is_told_once(nodes: tuple[Node, Node]) -> None:

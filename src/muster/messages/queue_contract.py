@@ -57,6 +57,13 @@ class WithToken(NamedTuple):
     token: UUID
 
 
+class EndedUpload(NamedTuple):
+    """A slot of ``messages.upload_contract.UploadStore`` of the same database and hub."""
+
+    device_id: str
+    correlation_id: str
+
+
 class HeldBy(NamedTuple):
     """Selects what ``holder`` holds; ``None``: what any holder but the empty one holds."""
 
@@ -126,12 +133,12 @@ class QueueStore(Protocol):
 
     def put(
         self, hub: str, queue: str, new: New, then: Callable[[Entry], None], *, most: int | None = None,
-        generation: str | None = None,
+        generation: str | None = None, ends: EndedUpload | None = None,
     ) -> asyncio.Future[Entry]:  # fmt: skip
-        """Append a message.
+        """Append a message; ``ends``: and give that upload's slot up, in the same transaction.
 
-        Raises ``HubError`` 403004 when ``most`` are in the queue, and 404001 or 404010 when it is an identity's that
-        is not there, or not with this ``generation`` id.
+        Raises ``HubError`` 400015 when there is no such slot (any more), 403004 when ``most`` are in the queue, and
+        404001 or 404010 when it is an identity's that is not there, or not with this ``generation`` id.
         """
         ...
 

@@ -29,6 +29,7 @@ from muster.messages.queue_contract import (
     Dealt,
     Due,
     Edited,
+    EndedUpload,
     Ending,
     Everything,
     HeldBy,
@@ -127,8 +128,9 @@ class Queues:
     # --- what may be done with a queue
 
     def put(
-        self, queue: str, head: str, body: bytes, expires: float, *, generation: str | None = None
-    ) -> asyncio.Future[Entry]:
+        self, queue: str, head: str, body: bytes, expires: float, *, generation: str | None = None,
+        ends: EndedUpload | None = None,
+    ) -> asyncio.Future[Entry]:  # fmt: skip
         """Append a message that ends at ``expires`` (seconds since 1970); done once it is durable.
 
         Raises ``HubError`` as ``QueueStore.put``.
@@ -141,7 +143,7 @@ class Queues:
             self._arm(entry.due)
             self._bus.publish(QUEUE_WAITING, queue)
 
-        return self._store.put(self._hub, queue, new, then, most=most, generation=generation)
+        return self._store.put(self._hub, queue, new, then, most=most, generation=generation, ends=ends)
 
     def take(
         self, queue: str, limit: int, holder: str = "", *, lock_seconds: float | None = None
@@ -371,13 +373,16 @@ class ServiceQueue:
         self.give_back = partial(queues.give_back, name)
         self.watch = partial(queues.watch, name)
 
-    def put(self, body: bytes, ttl_seconds: float | None = None) -> asyncio.Future[Entry]:
+    def put(
+        self, body: bytes, ttl_seconds: float | None = None, *, ends: EndedUpload | None = None
+    ) -> asyncio.Future[Entry]:
         """Append ``body``; done once it is durable. It ends unread after ``ttl_seconds``, by default the queue's.
 
-        Raises ``HubError`` 500001 when the disk fails, 503001 when the hub stops.
+        ``ends`` as in ``QueueStore.put``. Raises ``HubError`` as that, 500001 when the disk fails, 503001 when the hub
+        stops.
         """
         ttl = self._ttl_seconds if ttl_seconds is None else ttl_seconds
-        return self._queues.put(self.name, "", body, self._ambient.now() + ttl)
+        return self._queues.put(self.name, "", body, self._ambient.now() + ttl, ends=ends)
 
     def waiting(self) -> int | None:
         """See ``Queues.waiting``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from muster.core.errors import UPLOAD_UNKNOWN, HubError
+
 
 class Slot(NamedTuple):
     """One upload that a device has begun. ``blob_name`` begins with the device's id; ``expires_at`` is in seconds
@@ -43,6 +45,11 @@ class FileNotification(NamedTuple):
     blob_name: str
     file: StoredFile
     enqueued: float
+
+
+def upload_unknown() -> HubError:
+    """The refusal of a report about a slot that is not there, or not any more."""
+    return HubError(UPLOAD_UNKNOWN, "correlationId is not of an upload of this device that is still open.")
 
 
 class UploadStore(Protocol):
@@ -102,6 +109,9 @@ class UploadStorage(Protocol):
 class FileNotifications(Protocol):
     """The hub's queue of notices about files, for services to read."""
 
-    async def put(self, notice: FileNotification) -> None:
-        """Keep a notice; durable on return. Raises ``HubError`` when it cannot be kept."""
+    async def put(self, notice: FileNotification, correlation_id: str) -> None:
+        """Keep a notice and end the slot, both or nothing; durable on return.
+
+        Raises ``HubError`` 400015 when the slot has ended already, and when the notice cannot be kept.
+        """
         ...

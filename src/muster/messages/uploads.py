@@ -1,8 +1,8 @@
 """File upload: a device asks for a place, sends the file to the storage, and says how that ended.
 
 Each upload that has begun holds a slot until it is reported or its grant ends. Only so many may be open for a device
-(service.md 7.1). The notice goes into its queue before the slot is given up: a hub that is killed between the two
-lets the device report once more, and a file is then announced twice but never not at all.
+(service.md 7.1). The notice goes into its queue in the transaction that gives the slot up: of several reports, to
+whichever nodes, one announces the file, and none is lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from muster.core.errors import (
     STORAGE_NOT_CONFIGURED,
     STORAGE_REFUSED,
     UPLOAD_EXPIRED,
-    UPLOAD_UNKNOWN,
     HubError,
 )
 from muster.core.limits import Profile
@@ -33,6 +32,7 @@ from muster.messages.upload_contract import (
     StoredFile,
     UploadStorage,
     UploadStore,
+    upload_unknown,
 )
 
 DEFAULT_TTL_SECONDS = 3600
@@ -116,19 +116,19 @@ class Uploads:
         lock = self._reports.setdefault(f"{device_id}/{correlation_id}", asyncio.Lock())
         async with lock:  # a client that lost patience may ask again meanwhile
             slot = await self._slot(device_id, correlation_id)
-            if success:
-                await self._announce(slot, storage)
-            await self._store.end(self._hub, device_id, correlation_id)
+            notice = await self._notice(slot, storage) if success else None
+            if notice is not None and self._notifications is not None:
+                await self._notifications.put(notice, correlation_id)
+            elif not await self._store.end(self._hub, device_id, correlation_id):
+                raise upload_unknown()  # another node was first
 
-    async def _announce(self, slot: Slot, storage: UploadStorage) -> None:
+    async def _notice(self, slot: Slot, storage: UploadStorage) -> FileNotification:
         file: StoredFile | None = await storage.find(slot.blob_name)
         if file is None:
             raise HubError(
                 STORAGE_REFUSED, "The storage has no such file, upload it before you report that it is there."
             )
-        if self._notifications is not None:
-            notice = FileNotification(slot.device_id, slot.blob_name, file, self._ambient.now())
-            await self._notifications.put(notice)
+        return FileNotification(slot.device_id, slot.blob_name, file, self._ambient.now())
 
     async def _slot(self, device_id: str, correlation_id: str) -> Slot:
         slot = await self._store.get(self._hub, device_id, correlation_id)
@@ -136,7 +136,7 @@ class Uploads:
         if end is not None and end <= self._ambient.now():
             raise HubError(UPLOAD_EXPIRED, "The upload has lapsed with its sasToken, begin a new one.")
         if slot is None:
-            raise HubError(UPLOAD_UNKNOWN, "correlationId is not of an upload of this device that is still open.")
+            raise upload_unknown()
         return slot
 
     def _needed_storage(self) -> UploadStorage:

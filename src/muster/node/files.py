@@ -11,6 +11,7 @@ from muster.heads.http.blobs import BlobOperations
 from muster.heads.http.operations import Operation
 from muster.heads.http.uploads import UploadOperations
 from muster.messages.blobs import Blobs
+from muster.messages.queue_contract import EndedUpload
 from muster.messages.queues import ServiceQueue
 from muster.messages.upload_contract import FileNotification, UploadStorage
 from muster.messages.uploads import Uploads
@@ -30,8 +31,8 @@ class FileNotices:
     def __init__(self, queue: ServiceQueue) -> None:
         self._queue = queue
 
-    async def put(self, notice: FileNotification) -> None:
-        await self._queue.put(notification_body(notice))
+    async def put(self, notice: FileNotification, correlation_id: str) -> None:
+        await self._queue.put(notification_body(notice), ends=EndedUpload(notice.device_id, correlation_id))
 
 
 async def file_operations(

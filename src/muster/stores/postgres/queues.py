@@ -26,6 +26,7 @@ from muster.messages.queue_contract import (
     Dealt,
     Due,
     Edited,
+    EndedUpload,
     Ending,
     Everything,
     HeldBy,
@@ -36,7 +37,9 @@ from muster.messages.queue_contract import (
     Visible,
     WithToken,
 )
+from muster.messages.upload_contract import upload_unknown
 from muster.stores.postgres.database import Database, Step, Work, settle
+from muster.stores.postgres.uploads import end_upload
 
 T = TypeVar("T")
 
@@ -110,10 +113,12 @@ class PostgresQueueStore:
 
     def put(
         self, hub: str, queue: str, new: New, then: Callable[[Entry], None], *, most: int | None = None,
-        generation: str | None = None,
+        generation: str | None = None, ends: EndedUpload | None = None,
     ) -> asyncio.Future[Entry]:  # fmt: skip
         async def work(step: Step) -> Entry:
             await _require(step, hub, queue, generation)
+            if ends is not None and not await end_upload(step, hub, *ends):
+                raise upload_unknown()
             return await _put(step, hub, queue, new, most)
 
         return self._submit(_place(hub, queue), work, then)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import asyncpg
 
@@ -56,10 +57,7 @@ class PostgresUploadStore:
 
     async def end(self, hub: str, device_id: str, correlation_id: str) -> bool:
         """See ``UploadStore``."""
-
-        async def work(step: Step) -> bool:
-            return await step.write(_END, hub, device_id, spelled(correlation_id)) > 0
-
+        work = partial(end_upload, hub=hub, device_id=device_id, correlation_id=correlation_id)
         return await self._database.submit(f"{hub}/{device_id}", work)
 
     async def expire(self, hub: str, now: float) -> Sequence[Slot]:
@@ -74,6 +72,11 @@ class PostgresUploadStore:
         """See ``UploadStore``."""
         first: float | None = await self._database.value(_FIRST, hub)
         return first
+
+
+async def end_upload(step: Step, hub: str, device_id: str, correlation_id: str) -> bool:
+    """Forget a slot, within a transaction; whether it was there."""
+    return await step.write(_END, hub, device_id, spelled(correlation_id)) > 0
 
 
 def _slot_of(row: asyncpg.Record) -> Slot:

@@ -24,6 +24,7 @@ from muster.messages.queue_contract import (
     Dealt,
     Due,
     Edited,
+    EndedUpload,
     Ending,
     Everything,
     HeldBy,
@@ -34,8 +35,10 @@ from muster.messages.queue_contract import (
     Visible,
     WithToken,
 )
+from muster.messages.upload_contract import upload_unknown
 from muster.stores.sqlite.audit import keep
 from muster.stores.sqlite.database import Work, Writer, settle, told_as_refusal
+from muster.stores.sqlite.uploads import end_upload
 
 T = TypeVar("T")
 
@@ -88,10 +91,12 @@ class SqliteQueueStore:
 
     def put(
         self, hub: str, queue: str, new: New, then: Callable[[Entry], None], *, most: int | None = None,
-        generation: str | None = None,
+        generation: str | None = None, ends: EndedUpload | None = None,
     ) -> asyncio.Future[Entry]:  # fmt: skip
         def work(connection: apsw.Connection) -> Entry:
             _require(connection, hub, queue, generation)
+            if ends is not None and not end_upload(connection, hub, *ends):
+                raise upload_unknown()
             return _put(connection, hub, queue, new, most)
 
         return self._submit(work, then)

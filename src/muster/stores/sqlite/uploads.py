@@ -54,11 +54,7 @@ class SqliteUploadStore:
         return None if row is None else Slot(*row)
 
     async def end(self, hub: str, device_id: str, correlation_id: str) -> bool:
-        def work(connection: apsw.Connection) -> bool:
-            connection.execute(_END, (hub, device_id, correlation_id))
-            return connection.changes() > 0
-
-        return await self._writer.submit(work)
+        return await self._writer.submit(lambda connection: end_upload(connection, hub, device_id, correlation_id))
 
     async def expire(self, hub: str, now: float) -> Sequence[Slot]:
         return await self._writer.submit(
@@ -69,3 +65,9 @@ class SqliteUploadStore:
         with told_as_refusal(self._writer.path):
             first: float | None = self._reader.execute(_FIRST, (hub,)).get
         return first
+
+
+def end_upload(connection: apsw.Connection, hub: str, device_id: str, correlation_id: str) -> bool:
+    """Forget a slot, within a transaction; whether it was there."""
+    connection.execute(_END, (hub, device_id, correlation_id))
+    return connection.changes() > 0
