@@ -15,7 +15,7 @@ from muster.messages.contract import Share
 from muster.messages.telemetry import Telemetry
 from muster.stores.nats import follower, publisher, telemetry
 from muster.stores.nats.connection import NatsConnection
-from muster.stores.nats.streams import Place
+from muster.stores.nats.streams import Found, Place
 from muster.stores.nats.telemetry import JetStreamLog
 from muster.testing.clock import VirtualAmbient
 from tests.contract.telemetry_book import EVERYTHING, PATIENCE, Book, commit, everything, named, records_of, trim_all
@@ -147,6 +147,45 @@ async def test_what_got_lost_on_the_way_to_a_follower_is_fetched_again(
     assert records_of(await node.book.until(0, 20)) == [b"%d" % number for number in range(20)]
     assert arrived > 20
     assert node.book.told[0] == await everything(node.log, 0)
+
+
+async def test_a_leader_that_was_cut_off_is_not_believed_that_there_is_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads would take it for removed, and go on behind it."""
+    await node.book.commit(Share(0, [b"a"]))
+    await node.book.commit(Share(0, [b"b"]))
+    told = node.book.told[0]
+
+    async def nothing(*_: object) -> list[Found]:
+        return []
+
+    with monkeypatch.context() as stale:
+        stale.setattr(node.log._streams, "page", nothing)
+        for run in told:
+            with pytest.raises(HubError, match="do not agree") as caught:
+                await node.log.read(0, run.base, EVERYTHING)
+            assert caught.value.row is UNAVAILABLE
+        assert await node.log.read(0, told[-1].base + 4096, EVERYTHING) == [], "of more it has not heard"
+    await node.log._replies.ask(f"STREAM.PURGE.{node.log._streams.names[0]}", {})
+    assert await node.log.read(0, 0, EVERYTHING) == [], "of what is removed"
+
+
+async def test_what_comes_while_a_place_is_looked_for_is_not_skipped(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, came = node.log._streams.first_since, list[bytes]()
+
+    async def slow(partition: int, earliest_ms: int) -> Found | None:
+        found = await look(partition, earliest_ms)
+        if not came:
+            came.append(b"a")
+            await node.book.commit(Share(0, came))
+        return found
+
+    monkeypatch.setattr(node.log._streams, "first_since", slow)
+    at = await node.log.sequence_at(0, 1, inclusive=True)
+    assert records_of(await node.log.read(0, at, EVERYTHING)) == came
 
 
 async def test_what_is_no_run_of_records_is_left_out_and_named(

@@ -137,6 +137,10 @@ class Streams:
             raise HubError(SERVER_ERROR, f"the stream {self.names[partition]} is gone: restore it, or remove the hub")
         return info
 
+    async def oldest(self, partition: int) -> int:
+        """The place of the oldest message that is kept; where none is, that of the next. Raises ``HubError``."""
+        return int((await self.describe(partition))["state"]["first_seq"])
+
     async def state(self, partition: int) -> PartitionState:
         """See ``SharedLog.state``."""
         state = (await self.describe(partition))["state"]

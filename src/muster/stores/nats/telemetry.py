@@ -15,7 +15,7 @@ from muster.core.errors import INVALID_OPERATION, UNAVAILABLE, HubError
 from muster.messages.contract import PartitionState, Share, Slice, Stored
 from muster.stores.nats.connection import NatsConnection
 from muster.stores.nats.follower import Follower
-from muster.stores.nats.positions import base_of, slice_of
+from muster.stores.nats.positions import base_of, place_of, slice_of
 from muster.stores.nats.publisher import Publisher
 from muster.stores.nats.replies import Replies
 from muster.stores.nats.streams import Place, Streams, delete_streams
@@ -25,6 +25,8 @@ OPENING_SECONDS = 15.0
 RETRY_SECONDS = 0.25
 
 _LAST_SEQUENCE = (1 << 62) - 1
+_LOOKS = 3
+_DISAGREE = "the NATS servers do not agree yet on what a stream holds; read again"
 _LEAST_PAYLOAD = 1_000_000
 """Servers take 1 MiB by default. Runs are of half of that, a longer message of a device or the hub fits too."""
 
@@ -53,6 +55,7 @@ class JetStreamLog:
         self._streams = streams
         self._states = states
         self._stored: Stored | None = None
+        self._heard = [0] * streams.partitions  # the newest place that was followed, for each
         self._publisher = Publisher(connection, replies, streams)
         self._followers: set[Follower] = set()
         self._closed = False
@@ -119,7 +122,7 @@ class JetStreamLog:
             self._replies,
             self._streams,
             partition,
-            begun=begun,
+            begun=partial(self._begin, partition, begun),
             stored=partial(self._tell, partition),
             damaged=partial(self._report, partition),
         )
@@ -149,6 +152,7 @@ class JetStreamLog:
             self._check_open()
             found = await self._streams.page(partition, sequence, limit_bytes)
             if not found:
+                await self._doubt(partition, place_of(sequence))
                 break
             latest = 0
             for place, enqueued_ms, body in found:
@@ -164,10 +168,23 @@ class JetStreamLog:
     async def sequence_at(self, partition: int, enqueued_ms: int, *, inclusive: bool) -> int:
         """See ``TelemetryLog.sequence_at``."""
         self._check_open()
-        found = await self._streams.first_since(partition, enqueued_ms if inclusive else enqueued_ms + 1)
-        if found is not None:
-            return base_of(found.place)
-        return (await self._streams.state(partition)).next
+        earliest = enqueued_ms if inclusive else enqueued_ms + 1
+        for _ in range(_LOOKS):
+            found = await self._streams.first_since(partition, earliest)
+            if found is not None:
+                return base_of(found.place)
+            state = await self._streams.state(partition)
+            if state.enqueued_ms < earliest or state.first == state.next:
+                return state.next  # else something came in between, and would be skipped
+        raise HubError(UNAVAILABLE, _DISAGREE)
+
+    async def _doubt(self, partition: int, place: int) -> None:
+        """Raise ``HubError`` (503001) unless there is nothing at ``place`` and behind it, as a leader has said: one
+        that was cut off takes itself for the leader still, for a while. What this node has heard of is not there any
+        more only where it was removed, and with it all that is older."""
+        heard = self._heard[partition]
+        if place <= heard and await self._streams.oldest(partition) <= heard:
+            raise HubError(UNAVAILABLE, _DISAGREE)
 
     async def trim(self, now_ms: int, keep_ms: int, limit_bytes: int) -> Sequence[int]:
         """See ``TelemetryLog.trim``: servers are told the limits and hold the streams to them, each to its part of
@@ -198,7 +215,13 @@ class JetStreamLog:
         if self._closed:
             raise HubError(UNAVAILABLE, "the telemetry log is closed; nothing can be read any more")
 
+    def _begin(self, partition: int, begun: Callable[[PartitionState], None], state: PartitionState) -> None:
+        if state.first < state.next:
+            self._heard[partition] = max(self._heard[partition], place_of(state.next - 1))
+        begun(state)
+
     def _tell(self, partition: int, new: Slice) -> None:
+        self._heard[partition] = place_of(new.base)
         if self._stored is not None:
             self._stored(partition, new)
 
