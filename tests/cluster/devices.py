@@ -218,10 +218,15 @@ class SdkDevice:
         """Begin to send."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Send nothing new."""
+        self._stop.set()
+
     async def end(self) -> None:
         """Send nothing new; ends when what was sent is acknowledged."""
-        self._stop.set()
-        await asyncio.to_thread(self._thread.join)
+        self.stop()
+        while self._thread.is_alive():  # it may last for ever, and who waits here is cancelled then
+            await asyncio.sleep(PAUSE)
         await asyncio.to_thread(self._client.shutdown)
 
     def _note(self, kind: str, number: int, session: int = 0) -> None:

@@ -16,6 +16,7 @@ from azure.eventhub.aio import EventHubConsumerClient
 from muster.testing.hub import HubUser
 from tests.cluster.record import Event, Record
 
+QUIET_SECONDS, LATE_SECONDS = 5.0, 60.0
 _PAUSE = 0.05
 
 
@@ -63,8 +64,10 @@ class Services:
             return None
 
 
-async def read_all(hub: HubUser, record: Record, quiet: float = 5.0) -> int:
-    """Note every message of every partition, with azure-eventhub; how many. Ends when ``quiet`` seconds bring none."""
+async def read_all(hub: HubUser, record: Record, acked: set[tuple[str, int]]) -> int:
+    """Note every message of every partition, with azure-eventhub; how many. Ends when ``QUIET_SECONDS`` bring none;
+    ``LATE_SECONDS``, while it has not seen all that was ``acked``, messages by device and number."""
+    left = set(acked)
     client = EventHubConsumerClient.from_connection_string(
         hub.facts["EVENTHUB_CONNECTION_STRING"], "$Default", connection_verify=hub.facts["HUB_CA_FILE"],
         load_balancing_interval=0.5,
@@ -78,11 +81,12 @@ async def read_all(hub: HubUser, record: Record, quiet: float = 5.0) -> int:
             found += 1
             device = event.system_properties[b"iothub-connection-device-id"].decode()
             number = int(event.properties[b"n"])
+            left.discard((device, number))
             record.note(Event("read", last, device, number, 0, event.sequence_number))
 
     async with client:
         reading = asyncio.create_task(client.receive_batch(receive, starting_position="-1", max_wait_time=1))
-        while time.monotonic() - last < quiet:
+        while time.monotonic() - last < (LATE_SECONDS if left else QUIET_SECONDS):
             await asyncio.sleep(0.2)
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):

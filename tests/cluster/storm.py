@@ -189,14 +189,22 @@ class Load:
         deadline = time.monotonic() + SETTLE_SECONDS
         while (left := self._unsettled(ends)) and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
-        self._over.set()
-        for task in self._tasks:
-            task.cancel()
-        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+        for end in ends:
+            end.cancel()
+        for ended in await self.stop():
             if isinstance(ended, Exception):
                 raise ended
-        await asyncio.gather(*self._threads)
         return left
+
+    async def stop(self) -> Sequence[object]:
+        """End all clients as they are; what became of each. A thread that was left would keep the process for ever."""
+        for event in (self._quiet, self._stop, self._over):
+            event.set()
+        for one in self.sdk:
+            one.stop()
+        for task in self._tasks:
+            task.cancel()
+        return await asyncio.gather(*self._tasks, *self._threads, return_exceptions=True)
 
     def _unsettled(self, ends: Sequence[asyncio.Task[None]]) -> list[str]:
         """What is under way still."""
@@ -225,16 +233,24 @@ async def storm(deployment: Deployment, directory: Path, faults: Sequence[Fault]
     names = [f"storm{seed}-{number}" for number in range(SCRIPTED + POLLING + SDK + 1)]
     load = Load(hub, directory, {name: await asyncio.to_thread(hub.add_device, name) for name in names})
     load.start()
-    for number, fault in enumerate(faults, 1):
+    try:
+        for number, fault in enumerate(faults, 1):
+            await asyncio.sleep(CALM_SECONDS)
+            load.faults.note(Event("struck", time.monotonic(), fault.name, number))
+            await fault.strike(deployment, chance)
+            load.faults.note(Event("healed", time.monotonic(), fault.name, number))
         await asyncio.sleep(CALM_SECONDS)
-        load.faults.note(Event("struck", time.monotonic(), fault.name, number))
-        await fault.strike(deployment, chance)
-        load.faults.note(Event("healed", time.monotonic(), fault.name, number))
-    await asyncio.sleep(CALM_SECONDS)
-    left = await load.settle()
-    found = await read_all(hub, load.reader)
+        left = await load.settle()
+    finally:
+        await load.stop()
+
+    def noted() -> list[Event]:
+        return read(sorted(directory.glob("*.jsonl")))
+
+    acked = {(event.subject, event.number) for event in await asyncio.to_thread(noted) if event.kind == "acked"}
+    found = await read_all(hub, load.reader, acked)
     load.close()
-    events = await asyncio.to_thread(lambda: read(sorted(directory.glob("*.jsonl"))))
+    events = await asyncio.to_thread(noted)
     total, again = repeated(events)
     acknowledged = sum(event.kind == "acked" for event in events)
     assert found >= total
