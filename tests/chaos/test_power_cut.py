@@ -198,6 +198,7 @@ def disk() -> Iterator[RecordingDisk]:
         yield disk
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("make_inline", [lambda: None, Always], ids=["in the thread", "inline"])
 async def test_nothing_acknowledged_is_lost_wherever_the_power_is_cut(
     disk: RecordingDisk, tmp_path: Path, make_inline: Callable[[], Always | None]
