@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from muster.testing.hub import HubProcess
 from tests.addresses import loopback
-from tests.engines import EngineKind, clustered, hub_process, start_servers, use, workers
+from tests.engines import EngineKind, clustered, hub_process, start_servers, use
 from tests.nats_servers import nats as nats  # noqa: PLC0414  a fixture for all
 from tests.servers import end_all
 
@@ -45,8 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if clustered() and (marker := item.get_closest_marker("embedded")):
-        pytest.skip(*marker.args)
-    if workers() and (marker := item.get_closest_marker("one_process")):
         pytest.skip(*marker.args)
     start_servers()
 

@@ -27,10 +27,12 @@ class Row:
 
 
 class DirectoryHere:
-    """``sessions.contract.SessionDirectory`` and ``LeaseStore``. ``down`` are leases whose node does not reach it."""
+    """``sessions.contract.SessionDirectory``, ``SeatStore`` and ``LeaseStore``. ``down`` are leases whose node does not
+    reach it."""
 
     def __init__(self) -> None:
         self.rows: dict[Place, Row] = {}
+        self.seats: dict[tuple[str, str], str] = {}
         self.leases: dict[str, float] = {}
         self.down: set[str] = set()
         self._devices: dict[str, Mapping[str, int]] = {}
@@ -87,6 +89,13 @@ class DirectoryHere:
         row = self.rows.get((hub, key))
         if row is not None and row.generation_id == generation_id and not row.connected:
             row.generation_id = ""
+
+    async def swap(self, hub: str, place: str, old: str, new: str) -> str | None:
+        present = self.seats.get((hub, place), "")
+        if present != old:
+            return present
+        self.seats[hub, place] = new
+        return None
 
     # --- leases
 

@@ -26,6 +26,7 @@ from muster.identity.policies import development_policies
 from muster.identity.refusals import Refusals
 from muster.messages.contract import TelemetryLog
 from muster.messages.groups import ConsumerGroups
+from muster.messages.readers import Readers
 from muster.messages.telemetry import Telemetry
 from muster.node.engines import Engines
 from muster.stores.nats.connection import NatsConnection
@@ -105,8 +106,9 @@ class EventHubServer:
             issuers = Issuers([Issuer(self.issuer.url, self.issuer.fetch, ambient)])
             gate = BearerGate(issuers, by_claim, ambient, self.refusals, ENTITY)
         authenticator = Authenticator(hub, identities, ambient, self.refusals, bearer=gate)
+        self.readers = Readers()
         groups = ConsumerGroups(("other", "third"), engines.storage.settings, ambient)
-        self.event_hub = EventHub(self.telemetry, ENTITY, groups=groups)
+        self.event_hub = EventHub(self.telemetry, ENTITY, self.readers, groups=groups)
         self.head = AmqpHead(HubDirectory(AmqpHub(authenticator, self.refusals, [self.event_hub])), ambient, self.loop)
         self._server = await self.loop.create_server(self.head, "127.0.0.1", 0)
         self.port = self.event_hub.redirect_port = self._server.sockets[0].getsockname()[1]

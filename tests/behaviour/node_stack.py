@@ -27,6 +27,7 @@ from muster.stores.postgres.database import Database
 from muster.stores.postgres.identities import PostgresIdentityStore
 from muster.stores.postgres.outbox import PostgresOutbox
 from muster.stores.postgres.queues import PostgresQueueStore
+from muster.stores.postgres.seats import PostgresSeatStore
 from muster.stores.postgres.sessions import PostgresLeaseStore, PostgresSessionDirectory
 from muster.stores.postgres.twins import PostgresTwinStore
 from muster.twins.service import Twins
@@ -150,7 +151,9 @@ async def join(undo: AsyncExitStack, name: str, urls: Sequence[str], database_ur
     stack.lease = Lease(leases, node.bus())
     await stack.lease.start()
     undo.push_async_callback(stack.lease.stop)
-    stack.several = several = Several(node, stack.lease, PostgresSessionDirectory(database))
+    stack.several = several = Several(
+        node, stack.lease, PostgresSessionDirectory(database), PostgresSeatStore(database)
+    )
 
     bus = node.bus(HUB)
     outbox = PostgresOutbox(database, HUB)

@@ -233,7 +233,7 @@ def test_only_what_comes_from_now_on(server: EventHubServer, read: Callable[...,
 def wait_for_receivers(server: EventHubServer, count: int) -> None:
     """Until so many receivers are attached."""
     deadline = time.monotonic() + WAIT
-    while server.call(lambda: sum(len(held) for held in server.event_hub.readers._readers.values())) < count:
+    while server.call(lambda: sum(len(held) for held in server.readers._readers.values())) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -349,5 +349,5 @@ def test_a_receiver_that_is_gone_leaves_nothing(server: EventHubServer) -> None:
     while server.connected() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert server.connected() == 0
-    assert server.call(lambda: dict(server.event_hub.readers._readers)) == {}
+    assert server.call(lambda: dict(server.readers._readers)) == {}
     assert server.call(lambda: [len(subscribers) for subscribers in server.telemetry._subscribers]) == [0, 0]

@@ -135,7 +135,6 @@ async def test_latest_is_what_comes_from_now_on(killed_hub: tuple[HubProcess, De
         assert seen[0] >= 20
 
 
-@pytest.mark.one_process("owner levels are each worker's own (docs/operate.md)")
 async def test_an_owner_is_replaced_from_another_transport(killed_hub: tuple[HubProcess, Devices]) -> None:
     hub, devices = killed_hub
     async with (

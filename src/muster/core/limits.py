@@ -320,7 +320,7 @@ CONSUMER_READERS = Limit(
     5,
     "receivers",
     "service.md 4.4",
-    "Per consumer group and partition, as Event Hubs has it.",
+    "Per consumer group and partition, as Event Hubs has it, over all nodes.",
 )
 EVENTS_AT_ONCE = Limit(
     "events to one receiver in one go",

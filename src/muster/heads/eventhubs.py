@@ -32,7 +32,7 @@ from muster.heads.management import Management, partition_number
 from muster.heads.requests import RequestNode, node_of
 from muster.identity.sas import host_name
 from muster.messages.contract import Slice
-from muster.messages.readers import Readers
+from muster.messages.readers import PartitionReaders
 from muster.messages.telemetry import Telemetry
 from muster.wire.amqp.link import Link, SendingLink
 from muster.wire.amqp.performatives import MIXED, SETTLED
@@ -52,14 +52,17 @@ _REDIRECT_SECONDS = 0.05
 class EventHub:
     """The role that serves one entity and its partitions."""
 
-    def __init__(self, telemetry: Telemetry, entity: str, *, groups: Container[str], redirect_port: int = 5671) -> None:
+    def __init__(
+        self, telemetry: Telemetry, entity: str, readers: PartitionReaders, *, groups: Container[str],
+        redirect_port: int = 5671,
+    ) -> None:  # fmt: skip
         """``entity`` is the Event Hub-compatible name; ``groups`` are the consumer groups, in any case.
 
         ``redirect_port`` is told to clients that ask for events under the hub's own address.
         """
         self.telemetry = telemetry
         self.entity = entity
-        self.readers = Readers()
+        self._readers = readers
         self._groups = groups
         self.redirect_port = redirect_port
         self._management = Management(telemetry, entity)
@@ -99,7 +102,7 @@ class EventHub:
         partition = partition_number(address.partition, self.telemetry.partitions)
         position = start_position(link.attach.source)
         receiver = PartitionReceiver(connection, link, self.telemetry, partition, scope)
-        receiver.begin(position, self.readers, address.group)
+        receiver.begin(position, self._readers, address.group)
         return receiver
 
 
@@ -130,7 +133,7 @@ class PartitionReceiver(LinkHandler):
         self._scheduled: asyncio.Handle | None = None
         self._leave: Callable[[], None] = _not_there
 
-    def begin(self, position: Position, readers: Readers, group: str) -> None:
+    def begin(self, position: Position, readers: PartitionReaders, group: str) -> None:
         """Find the position, take a place among the readers and accept the link; or refuse it."""
         self._unsubscribe = self._telemetry.subscribe(self._partition, self._pump)
         self._run(partial(self._begin, position, readers, group))
@@ -170,7 +173,7 @@ class PartitionReceiver(LinkHandler):
             self._task = None
             self._pump()
 
-    async def _begin(self, position: Position, readers: Readers, group: str) -> None:
+    async def _begin(self, position: Position, readers: PartitionReaders, group: str) -> None:
         state, link = await self._telemetry.look(self._partition), self._link
         if position.start is Start.SEQUENCE:
             self._next = position.value if position.inclusive else position.value + 1
@@ -182,7 +185,7 @@ class PartitionReceiver(LinkHandler):
                 )
         else:
             self._next = state.next if position.start is Start.END else state.first
-        self._leave = readers.join(
+        self._leave = await readers.join(
             group, self._partition, name=receiver_name(link.attach), epoch=owner_level(link.attach),
             evicted=partial(self._connection.detach, link),
         )  # fmt: skip

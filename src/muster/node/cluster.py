@@ -27,6 +27,7 @@ from muster.stores.nats.telemetry import JetStreamLog
 from muster.stores.postgres.database import Database
 from muster.stores.postgres.doctor import examine
 from muster.stores.postgres.schema import migrate
+from muster.stores.postgres.seats import PostgresSeatStore
 from muster.stores.postgres.sessions import PostgresLeaseStore, PostgresSessionDirectory
 from muster.stores.postgres.storage import PostgresStorage
 
@@ -77,7 +78,7 @@ async def open_cluster(settings: Settings, ambient: Ambient, undo: Undo, about: 
         node.bus,
         forget_log,
         database.alone,
-        Several(node, lease, PostgresSessionDirectory(database)),
+        Several(node, lease, PostgresSessionDirectory(database), PostgresSeatStore(database)),
         forget_changed,
         examine_servers,
     )

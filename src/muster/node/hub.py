@@ -100,7 +100,9 @@ class OpenHub:
             parts.twins, parts.methods, parts.messaging.commands, parts.meters,
             partial(site.renewals.renew, base.hub.host), parts.faults, parts.network,
         )  # fmt: skip
-        events = EventHub(parts.telemetry, self.name, groups=parts.groups, redirect_port=site.ports["amqp"])
+        events = EventHub(
+            parts.telemetry, self.name, parts.readers, groups=parts.groups, redirect_port=site.ports["amqp"]
+        )
         roles: list[Role] = [device_links(self.devices), events, *parts.messaging.roles]
         self.amqp = AmqpHub(parts.authenticator, parts.refusals, roles, parts.faults, parts.network)
 

@@ -18,7 +18,7 @@ from muster.sessions.lease import Lease
 from muster.sessions.several import Several
 from muster.stores.keeper.bus import WorkerNode
 from muster.stores.keeper.link import Link
-from muster.stores.keeper.sessions import KeeperLeases, KeeperSessions
+from muster.stores.keeper.sessions import KeeperLeases, KeeperSeats, KeeperSessions
 from muster.stores.keeper.telemetry import KeeperLog
 from muster.stores.sqlite.storage import SqliteStorage
 
@@ -60,6 +60,6 @@ async def open_machine(
         node.bus,
         forget_log,
         turns.starting,
-        Several(node, lease, KeeperSessions(link)),
+        Several(node, lease, KeeperSessions(link), KeeperSeats(link)),
         forget_changed,
     )

@@ -22,6 +22,7 @@ from muster.identity.registry import Registry
 from muster.jobs.transfer import Transfer
 from muster.messages.groups import ConsumerGroups
 from muster.messages.methods import Methods
+from muster.messages.readers import PartitionReaders, Readers
 from muster.messages.telemetry import Telemetry
 from muster.node.certificates import Certificates, open_certificates
 from muster.node.foundation import Foundation
@@ -53,6 +54,7 @@ class Parts(NamedTuple):
     bearer: BearerGate
     twins: Twins
     methods: Methods
+    readers: PartitionReaders
     messaging: Messaging
     queries: Queries
     meters: Meters
@@ -95,6 +97,7 @@ async def make_parts(base: Foundation) -> Parts:
     if several is not None:
         base.undo.append(several.connect(name, sessions, methods))
         drain(sessions, telemetry, subscriptions, twins)
+    readers = _readers(base)
     messaging, stop_queues = await make_messaging(name, queues, registry, ambient, settings, meters=meters)
     base.undo.append(stop_queues)
     return Parts(
@@ -111,6 +114,7 @@ async def make_parts(base: Foundation) -> Parts:
         bearer=bearer,
         twins=twins,
         methods=methods,
+        readers=readers,
         messaging=messaging,
         queries=await _queries(base, sessions),
         meters=meters,
@@ -126,6 +130,14 @@ def _twins(base: Foundation, stores: HubStores, sessions: SessionTable, recorder
     listener = sessions if several is None else several.desired(name, sessions, stores.twins)
     epoch_of = None if several is None else sessions.epoch_of
     return Twins(name, stores.twins, listener, base.ambient, recorder, epoch_of=epoch_of)
+
+
+def _readers(base: Foundation) -> PartitionReaders:
+    if base.several is None:
+        return Readers()
+    readers = base.several.readers(base.hub.name)
+    base.undo.append(readers.close)
+    return readers
 
 
 async def _groups(base: Foundation) -> ConsumerGroups:

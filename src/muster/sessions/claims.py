@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muster.core.ambient import Ambient
 from muster.core.bus import NodeBus
-from muster.core.errors import NOT_FOUND, TAKEN_OVER, UNAVAILABLE, HubError
+from muster.core.errors import TAKEN_OVER, UNAVAILABLE, HubError
 from muster.identity.model import IdentityKey
 from muster.sessions.contract import SessionDirectory, node_of
 from muster.sessions.lease import Lease
@@ -30,7 +30,6 @@ _ASK_SECONDS = 5.0
 _AGAIN_SECONDS = 0.5
 _AT_ONCE = 500
 """Sessions that one question asks to end."""
-_GONE_KEPT = 1000
 _SUBJECT = "session.end"
 
 log = logging.getLogger("muster.sessions")
@@ -70,7 +69,6 @@ class Claims:
         self._bus, self._ambient = bus, ambient
         self._table: SessionTable | None = None
         self._endings: dict[str, list[_Ending]] = {}
-        self._gone: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.drains: list[Callable[[Sequence[IdentityKey]], Awaitable[object]]] = []
         """Each waits until what ended sessions of the identities have begun is stored, or has failed."""
@@ -140,7 +138,7 @@ class Claims:
             claim.epoch = claimed.epoch
         finally:
             claim.known.set_result(None)
-        others = [holder for holder in claimed.holders if holder != claim.lease and holder not in self._gone]
+        others = [holder for holder in claimed.holders if holder != claim.lease]
         if others:
             try:
                 async with asyncio.timeout(CLAIM_SECONDS):
@@ -157,7 +155,7 @@ class Claims:
 
     async def _end_there(self, holder: str, key: IdentityKey, epoch: int) -> None:
         """Return when the node of the lease ``holder`` has ended its session of ``key``, or all of its sessions."""
-        while holder not in self._gone:
+        while True:
             waiting = self._endings.get(holder)
             if waiting is None:
                 waiting = self._endings[holder] = []
@@ -182,24 +180,8 @@ class Claims:
 
     async def _ended(self, holder: str, question: bytes) -> bool:
         """Whether the node has ended the sessions, or has no lease any more."""
-        try:
-            await self._bus.ask(node_of(holder), _SUBJECT, question, _ASK_SECONDS)
-            return True
-        except HubError as error:
-            if error.row is NOT_FOUND:  # the node has not opened the hub, or has closed it
-                return True
-            log.info("the end of sessions on %s is waited for: %s", holder, error)
-        try:
-            left = await self._lease.expire(holder)
-        except HubError as error:
-            log.warning("whether %s is alive cannot be read: %s", holder, error)
-            return False
-        if left > 0:
-            return False
-        self._gone[holder] = None
-        if len(self._gone) > _GONE_KEPT:
-            del self._gone[next(iter(self._gone))]
-        return True
+        answer = await self._lease.answer_of(holder, self._bus, _SUBJECT, question, seconds=_ASK_SECONDS)
+        return answer is not None
 
     # --- claimed by others
 

@@ -1,5 +1,5 @@
 """What sessions ask of a store: the MQTT subscriptions that outlive a connection; and where a deployment has several
-nodes, which of them has whose session, and which of them are alive."""
+nodes, which of them has whose session, who reads which partition where, and which nodes are alive."""
 
 from __future__ import annotations
 
@@ -77,6 +77,18 @@ class SessionDirectory(Protocol):
 
     async def forget(self, hub: str, key: IdentityKey, generation_id: str) -> None:
         """The identity of that generation was deleted: a later one of the same id begins anew. Epochs go on."""
+        ...
+
+
+class SeatStore(Protocol):
+    """Who reads which partition, for all nodes of a deployment: a text for each place of a hub, empty at first."""
+
+    async def swap(self, hub: str, place: str, old: str, new: str) -> str | None:
+        """Put ``new`` in the place of ``old``: ``None`` when that is done, else what is there instead.
+
+        Of several calls with the same ``old`` one is done. Raises ``HubError`` 500001 or 503001; whether it was done is
+        not known then.
+        """
         ...
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from muster.core.ambient import SystemAmbient
 from muster.core.bus import NodeBus
-from muster.core.errors import HubError
+from muster.core.errors import NOT_FOUND, HubError
 from muster.sessions.contract import Leased, LeaseStore, node_of
 
 LEASE_SECONDS, RENEW_SECONDS, MARGIN_SECONDS = 5.0, 1.0, 1.0
@@ -32,6 +32,7 @@ _STORE_SECONDS = 1.5
 """Within which the store must answer: two such silences leave time to ask the others."""
 _ASK_SECONDS = 0.5
 """Within which another node says whether it reaches the store."""
+_GONE_KEPT = 1000
 _REACHED, _NOT_REACHED = b"+", b"-"
 _SUBJECT = "lease.store"
 _BEGUN = "lease.begun"
@@ -62,6 +63,8 @@ class Lease:
         self._others: Sequence[str] = ()
         self._over: dict[str, float] = {}
         """Leases that are over, and since when this node sees it."""
+        self._gone: dict[str, None] = {}
+        """Leases that are known to be over; no name is given again."""
         self._when_lost: dict[object, Callable[[], None]] = {}
         self._task: asyncio.Task[None] | None = None
         bus.answer(_SUBJECT, self._reached)
@@ -106,6 +109,31 @@ class Lease:
     async def expire(self, lease: str) -> float:
         """See ``LeaseStore.expire``."""
         return await self._store.expire(lease)
+
+    async def answer_of(
+        self, holder: str, bus: NodeBus, subject: str, question: bytes, *, seconds: float
+    ) -> bytes | None:
+        """What the node of the lease ``holder`` answers on ``bus``, a hub's. Empty when it has not opened the hub, or
+        its lease is over and taken away: nothing that hung on it goes on. ``None`` when neither came about, within
+        ``seconds`` and some."""
+        if holder in self._gone:
+            return b""
+        try:
+            return await bus.ask(node_of(holder), subject, question, seconds)
+        except HubError as error:
+            if error.row is NOT_FOUND:
+                return b""
+            log.info("%s: an answer of %s is waited for: %s", subject, holder, error)
+        try:
+            if await self.expire(holder) > 0:
+                return None
+        except HubError as error:
+            log.warning("whether %s is alive cannot be read: %s", holder, error)
+            return None
+        self._gone[holder] = None
+        if len(self._gone) > _GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
+        return b""
 
     async def devices(self, hub: str) -> int:
         """See ``LeaseStore.devices``."""

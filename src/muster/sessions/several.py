@@ -13,9 +13,10 @@ from muster.messages.methods import Methods
 from muster.messages.methods_elsewhere import MethodsElsewhere
 from muster.messages.telemetry import Telemetry
 from muster.sessions.claims import Claims
-from muster.sessions.contract import SessionDirectory
+from muster.sessions.contract import SeatStore, SessionDirectory
 from muster.sessions.desired import DesiredElsewhere
 from muster.sessions.lease import Lease
+from muster.sessions.shared_readers import SharedReaders
 from muster.sessions.subscriptions import Subscriptions
 from muster.sessions.table import SessionTable
 from muster.twins.contract import TwinStore
@@ -35,15 +36,20 @@ class Buses(Protocol):
 
 
 class Several(NamedTuple):
-    """What a node has of the others: the buses, its own lease, and whose sessions are where."""
+    """What a node has of the others: the buses, its own lease, whose sessions are where, and who reads partitions."""
 
     buses: Buses
     lease: Lease
     directory: SessionDirectory
+    seats: SeatStore
 
     def claims(self, hub: str, ambient: Ambient) -> Claims:
         """The claims of the sessions of ``hub``."""
         return Claims(hub, self.directory, self.lease, self.buses.bus(hub), ambient)
+
+    def readers(self, hub: str) -> SharedReaders:
+        """Who reads the partitions of ``hub``."""
+        return SharedReaders(hub, self.seats, self.lease, self.buses.bus(hub))
 
     def desired(self, hub: str, table: SessionTable, store: TwinStore) -> DesiredElsewhere:
         """Who hears of desired properties, in place of ``table``, which has claims."""

@@ -1,7 +1,7 @@
-"""Whose sessions are where, and which workers are alive, in the memory of the keeper.
+"""Whose sessions are where, who reads which partition, and which workers are alive, in the memory of the keeper.
 
-Nothing of it has to survive: when the keeper goes all sessions of the machine end (``sessions.lease``), and begin anew.
-A row stays when a session ends, for it tells since when; it goes with its identity.
+Nothing of it has to survive: when the keeper goes all sessions and readers of the machine end (``sessions.lease``), and
+begin anew. A row stays when a session ends, for it tells since when; it goes with its identity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from muster.core.ambient import SystemAmbient
 from muster.sessions.contract import Claimed, Leased, Present, node_of
 
 Place = str
-"""Hub, device id and module id (empty for the device itself), which hold no line break, a line each."""
+"""Hub, device id and module id (empty for the device itself), which hold no line break, a line each; of readers, a hub
+and the place."""
 
 
 class _Row:
@@ -39,8 +40,8 @@ class _Lease:
 
 
 class SessionBook:
-    """What ``sessions.contract`` asks of a ``SessionDirectory`` and a ``LeaseStore``, by calls that are done when they
-    return."""
+    """What ``sessions.contract`` asks of a ``SessionDirectory``, a ``SeatStore`` and a ``LeaseStore``, by calls that
+    are done when they return."""
 
     def __init__(self) -> None:
         self._run = SystemAmbient.random_bytes(4).hex()
@@ -48,6 +49,7 @@ class SessionBook:
         self._rows: dict[Place, _Row] = {}
         self._begun = 0
         """The highest epoch of a row that has gone: later ones go on from there."""
+        self._seats: dict[Place, str] = {}
         self._leases: dict[str, _Lease] = {}
         self._numbers = count(1)
 
@@ -100,6 +102,19 @@ class SessionBook:
         else:
             self._begun = max(self._begun, row.epoch)
             del self._rows[place]
+
+    # --- readers
+
+    def swap(self, place: Place, old: str, new: str) -> str | None:
+        """See ``SeatStore``."""
+        present = self._seats.get(place, "")
+        if present != old:
+            return present
+        if new:
+            self._seats[place] = new
+        else:
+            self._seats.pop(place, None)
+        return None
 
     # --- leases
 

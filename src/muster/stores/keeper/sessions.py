@@ -1,4 +1,5 @@
-"""The directory of sessions and the leases of workers: kept by the keeper, asked for over the socket."""
+"""The directory of sessions, the seats of readers and the leases of workers: kept by the keeper, asked for over the
+socket."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ _CALLS = (
     "find",
     "present",
     "forget",
+    "swap",
     "register",
     "renew",
     "expire",
@@ -102,6 +104,15 @@ class KeeperSessions(_Asks):
     async def forget(self, hub: str, key: IdentityKey, generation_id: str) -> None:
         """See ``SessionDirectory``."""
         await self._ask("forget", _place(hub, key), generation_id)
+
+
+class KeeperSeats(_Asks):
+    """``sessions.contract.SeatStore`` at the keeper."""
+
+    async def swap(self, hub: str, place: str, old: str, new: str) -> str | None:
+        """See ``SeatStore``."""
+        found: str | None = await self._ask("swap", f"{hub}\n{place}", old, new)
+        return found
 
 
 class KeeperLeases(_Asks):
