@@ -303,7 +303,7 @@ async def test_2_11_a_hub_that_stops_ends_sessions_in_good_order(hub: EveryHub, 
     hub.mqtt.sessions.end_all(UNAVAILABLE)
     assert await device.ended() == ""
     assert await hub.bodies() == ["acknowledged"]
-    assert await hub.told_of() == ("Disconnected", 0)
+    await hub.tells_of("Disconnected", 0)
 
 
 # --- 3. telemetry
