@@ -11,7 +11,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from muster.core.errors import INVALID_OPERATION, SERVER_ERROR, UNAVAILABLE, HubError
-from muster.messages.contract import Share
+from muster.messages.contract import PartitionState, Share
 from muster.messages.telemetry import Telemetry
 from muster.stores.nats import follower, publisher, telemetry
 from muster.stores.nats.connection import NatsConnection
@@ -169,6 +169,24 @@ async def test_a_leader_that_was_cut_off_is_not_believed_that_there_is_nothing(
         assert await node.log.read(0, told[-1].base + 4096, EVERYTHING) == [], "of more it has not heard"
     await node.log._replies.ask(f"STREAM.PURGE.{node.log._streams.names[0]}", {})
     assert await node.log.read(0, 0, EVERYTHING) == [], "of what is removed"
+
+
+async def test_nor_where_a_partition_ends(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who goes on from a checkpoint would be told that there is no such message."""
+    await node.book.commit(Share(0, [b"a"]))
+    before = await node.log.state(0)
+    await node.book.commit(Share(0, [b"b"]))
+    await node.log.probe()
+    after = await node.log.state(0)
+    assert after.next > before.next
+
+    async def stale(_: int) -> PartitionState:
+        return before
+
+    monkeypatch.setattr(node.log._streams, "state", stale)
+    with pytest.raises(HubError, match="do not agree") as caught:
+        await node.log.state(0)
+    assert caught.value.row is UNAVAILABLE
 
 
 async def test_what_comes_while_a_place_is_looked_for_is_not_skipped(

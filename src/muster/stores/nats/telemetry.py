@@ -137,7 +137,10 @@ class JetStreamLog:
     async def state(self, partition: int) -> PartitionState:
         """See ``SharedLog.state``."""
         self._check_open()
-        return await self._streams.state(partition)
+        state = await self._streams.state(partition)
+        if place_of(state.next) < self._heard[partition]:  # of a leader that was cut off, see _doubt
+            raise HubError(UNAVAILABLE, _DISAGREE)
+        return state
 
     def commit(self, shares: Sequence[Share], now_ms: int, done: Callable[[BaseException | None], None]) -> None:
         """See ``TelemetryLog.commit``. ``now_ms`` counts for nothing: streams have clocks of their own."""
