@@ -189,6 +189,37 @@ async def test_nor_where_a_partition_ends(node: Node, monkeypatch: pytest.Monkey
     assert caught.value.row is UNAVAILABLE
 
 
+async def test_what_comes_while_the_leader_is_asked_does_not_make_it_a_liar(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer was true when it gave it: nobody is refused."""
+    await node.book.commit(Share(0, [b"a"]))
+    end = node.book.told[0][-1].base + 4096
+    page, state = node.log._streams.page, node.log._streams.state
+
+    async def heard_of_more() -> None:
+        told = len(node.book.told[0])
+        await node.book.commit(Share(0, [b"b"]))
+        async with asyncio.timeout(PATIENCE):
+            while len(node.book.told[0]) == told:
+                await asyncio.sleep(0.01)
+
+    async def slow_page(partition: int, sequence: int, limit_bytes: int) -> list[Found]:
+        found = await page(partition, sequence, limit_bytes)
+        await heard_of_more()
+        return found
+
+    async def slow_state(partition: int) -> PartitionState:
+        found = await state(partition)
+        await heard_of_more()
+        return found
+
+    monkeypatch.setattr(node.log._streams, "page", slow_page)
+    monkeypatch.setattr(node.log._streams, "state", slow_state)
+    assert await node.log.read(0, end, EVERYTHING) == []
+    assert (await node.log.state(0)).next == node.book.told[0][-2].base + 1
+
+
 async def test_what_comes_while_a_place_is_looked_for_is_not_skipped(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,8 +137,9 @@ class JetStreamLog:
     async def state(self, partition: int) -> PartitionState:
         """See ``SharedLog.state``."""
         self._check_open()
+        heard = self._heard[partition]  # before it is asked: more may come meanwhile
         state = await self._streams.state(partition)
-        if place_of(state.next) < self._heard[partition]:  # of a leader that was cut off, see _doubt
+        if place_of(state.next) < heard:  # of a leader that was cut off, see _doubt
             raise HubError(UNAVAILABLE, _DISAGREE)
         return state
 
@@ -153,9 +154,10 @@ class JetStreamLog:
         sequence = min(sequence, _LAST_SEQUENCE)
         while not slices:
             self._check_open()
+            heard = self._heard[partition]  # before it is asked: more may come meanwhile
             found = await self._streams.page(partition, sequence, limit_bytes)
             if not found:
-                await self._doubt(partition, place_of(sequence))
+                await self._doubt(partition, place_of(sequence), heard)
                 break
             latest = 0
             for place, enqueued_ms, body in found:
@@ -176,16 +178,15 @@ class JetStreamLog:
             found = await self._streams.first_since(partition, earliest)
             if found is not None:
                 return base_of(found.place)
-            state = await self._streams.state(partition)
+            state = await self.state(partition)
             if state.enqueued_ms < earliest or state.first == state.next:
                 return state.next  # else something came in between, and would be skipped
         raise HubError(UNAVAILABLE, _DISAGREE)
 
-    async def _doubt(self, partition: int, place: int) -> None:
+    async def _doubt(self, partition: int, place: int, heard: int) -> None:
         """Raise ``HubError`` (503001) unless there is nothing at ``place`` and behind it, as a leader has said: one
-        that was cut off takes itself for the leader still, for a while. What this node has heard of is not there any
-        more only where it was removed, and with it all that is older."""
-        heard = self._heard[partition]
+        that was cut off takes itself for the leader still, for a while. What this node had ``heard`` of when it asked
+        is not there any more only where it was removed, and with it all that is older."""
         if place <= heard and await self._streams.oldest(partition) <= heard:
             raise HubError(UNAVAILABLE, _DISAGREE)
 
