@@ -12,7 +12,6 @@ import base64
 import binascii
 import logging
 import re
-from weakref import WeakValueDictionary
 
 from muster.core.ambient import Ambient, Timer
 from muster.core.errors import (
@@ -73,7 +72,6 @@ class Uploads:
         self._ttl = ttl_seconds
         self._timer: Timer | None = None
         self._expiring: asyncio.Task[None] | None = None
-        self._reports: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closed = False
 
     async def start(self) -> None:
@@ -113,14 +111,12 @@ class Uploads:
         stays then, so that the device can send the file and report again.
         """
         storage = self._needed_storage()
-        lock = self._reports.setdefault(f"{device_id}/{correlation_id}", asyncio.Lock())
-        async with lock:  # a client that lost patience may ask again meanwhile
-            slot = await self._slot(device_id, correlation_id)
-            notice = await self._notice(slot, storage) if success else None
-            if notice is not None and self._notifications is not None:
-                await self._notifications.put(notice, correlation_id)
-            elif not await self._store.end(self._hub, device_id, correlation_id):
-                raise upload_unknown()  # another node was first
+        slot = await self._slot(device_id, correlation_id)
+        notice = await self._notice(slot, storage) if success else None
+        if notice is not None and self._notifications is not None:
+            await self._notifications.put(notice, correlation_id)
+        elif not await self._store.end(self._hub, device_id, correlation_id):
+            raise upload_unknown()  # another report was first
 
     async def _notice(self, slot: Slot, storage: UploadStorage) -> FileNotification:
         file: StoredFile | None = await storage.find(slot.blob_name)
