@@ -9,11 +9,23 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import pytest
+
 from muster.core.errors import UNAVAILABLE, HubError
 from muster.identity.model import IdentityKey
+from muster.sessions import lease
 from muster.sessions.contract import Claimed, Leased, Present
 
+LEASE_SECONDS = 2.0
+"""Of leases after ``hasten``."""
+
 Place = tuple[str, IdentityKey]
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have leases end, and nodes give up, sooner than they do."""
+    for name, seconds in (("LEASE", LEASE_SECONDS), ("RENEW", 0.2), ("MARGIN", 0.6), ("_STORE", 0.3), ("_ASK", 0.1)):
+        monkeypatch.setattr(lease, f"{name}_SECONDS", seconds)
 
 
 @dataclass

@@ -23,11 +23,10 @@ from muster.sessions.lease import Lease
 from muster.sessions.table import Session, SessionTable
 from muster.testing.clock import VirtualAmbient
 from tests.node_buses import Nodes
-from tests.session_directory import DirectoryHere
+from tests.session_directory import LEASE_SECONDS, DirectoryHere, hasten
 from tests.unit.test_sessions import DEVICE, Ended, Room
 
 PATIENCE = 30.0
-LEASE = 2.0
 
 
 class Sink(Ended):
@@ -83,8 +82,7 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    for name, seconds in (("LEASE", LEASE), ("RENEW", 0.2), ("MARGIN", 0.6), ("_STORE", 0.3), ("_ASK", 0.1)):
-        monkeypatch.setattr(lease_module, f"{name}_SECONDS", seconds)
+    hasten(monkeypatch)
     made = Cluster()
     yield made
     for node in made.all:
@@ -235,7 +233,7 @@ async def test_a_node_that_was_killed_is_waited_for_once_by_all(cluster: Cluster
 
     cluster.directory.expire = counted  # type: ignore[method-assign]
     await asyncio.gather(*(granted(session) for session, _ in [b.open(key) for key in keys]))
-    assert len(asked) <= 4 * LEASE / 0.5
+    assert len(asked) <= 4 * LEASE_SECONDS / 0.5
     assert b.table.connected_count() == 500
     assert {tuple(row.holders) for row in cluster.directory.rows.values()} == {(b.lease.name,)}
 
@@ -246,7 +244,7 @@ async def test_sessions_go_on_while_the_store_is_down_for_all(cluster: Cluster) 
     await granted(session)
     await asyncio.sleep(0.5)
     cluster.directory.down |= {"a", "b"}
-    await asyncio.sleep(LEASE + 1)
+    await asyncio.sleep(LEASE_SECONDS + 1)
     assert (sink.errors, a.lease.held, b.lease.held) == ([], True, True)
     refused, _ = b.open()
     with pytest.raises(HubError):
@@ -267,7 +265,7 @@ async def test_a_node_that_alone_does_not_reach_the_store_ends_its_sessions(clus
     await granted(session)
     await asyncio.sleep(seconds)
     cluster.directory.down.add("a")
-    await asyncio.sleep(LEASE)
+    await asyncio.sleep(LEASE_SECONDS)
     assert (sink.errors, a.lease.held, b.lease.held) == ([UNAVAILABLE], False, True)
 
 
@@ -310,7 +308,7 @@ async def test_a_lease_that_stays_over_is_taken_away(cluster: Cluster, monkeypat
     session, _ = a.open()
     await granted(session)
     a.lease._task.cancel()  # type: ignore[union-attr]  # killed
-    async with asyncio.timeout(LEASE - 0.5):
+    async with asyncio.timeout(LEASE_SECONDS - 0.5):
         while [one.lease for one in await cluster.directory.nodes()] != [a.lease.name, b.lease.name]:
             await asyncio.sleep(0.01)
     async with asyncio.timeout(PATIENCE):

@@ -15,10 +15,9 @@ from muster.sessions import lease as lease_module
 from muster.sessions.lease import Lease
 from muster.sessions.shared_readers import SharedReaders
 from tests.node_buses import Nodes
-from tests.session_directory import DirectoryHere
+from tests.session_directory import LEASE_SECONDS, DirectoryHere, hasten
 
 PATIENCE = 30.0
-LEASE = 2.0
 PLACE = ("hub", "g/0")
 
 
@@ -98,8 +97,7 @@ async def refusal(node: Node, epoch: int | None) -> ErrorRow:
 
 @pytest.fixture
 async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    for name, seconds in (("LEASE", LEASE), ("RENEW", 0.2), ("MARGIN", 0.6), ("_STORE", 0.3), ("_ASK", 0.1)):
-        monkeypatch.setattr(lease_module, f"{name}_SECONDS", seconds)
+    hasten(monkeypatch)
     made = Cluster()
     yield made
     for node in made.all:
@@ -146,7 +144,7 @@ async def test_the_owner_of_a_killed_node_holds_its_place_no_longer_than_the_lea
     assert await refusal(b, None) is READER_REPLACED, "it might live"
     began = asyncio.get_running_loop().time()
     same = await reading(b, 5)
-    assert asyncio.get_running_loop().time() - began > LEASE / 4
+    assert asyncio.get_running_loop().time() - began > LEASE_SECONDS / 4
     b.die(cluster.nodes)
     async with asyncio.timeout(PATIENCE):
         while True:  # a lower one is refused, and in when the lease is over
